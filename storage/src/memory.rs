@@ -1,0 +1,63 @@
+//! The memory of one segment, and how it reaches the disk.
+//!
+//! [`SegmentMemory`] is one of the two seams of this crate (the other is [`Folder`](crate::Folder)):
+//! the log writes and reads through [`base`](SegmentMemory::base) and knows nothing else about where
+//! the bytes lie. On disk they are a shared map of a file, in tests a heap block.
+//!
+//! Only a base pointer is handed out, never a slice: several threads write and read the same pages
+//! at once, and what keeps them apart is the log's own protocol (`storage::sync`).
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// The pages a segment lies in, shared by everyone who holds the segment.
+///
+/// # Safety
+///
+/// Whoever implements this promises that `base` returns the same page-aligned pointer for the life
+/// of `self`, that it is valid for reads of `len_bytes` bytes (and for writes, unless the segment was
+/// opened to read only), that both stay true when `self` moves, and that the implementation itself
+/// never makes a Rust reference to those bytes.
+///
+/// Whoever uses the pointer keeps data races out. That includes reads through the folder: no byte of
+/// a file may be written through its memory while [`Folder::read_file`](crate::Folder::read_file) or
+/// [`Folder::copy_range`](crate::Folder::copy_range) reads the same file.
+pub unsafe trait SegmentMemory: Send + Sync + Debug {
+    /// The first byte.
+    fn base(&self) -> NonNull<u8>;
+
+    /// Bytes that may be touched from [`base`](Self::base) on: the length of the file when it was
+    /// opened, which may be less than the caller expects. Nothing past it may be touched.
+    fn len_bytes(&self) -> usize;
+
+    /// Brings every byte stored so far to the disk and returns when it is there (`fdatasync`).
+    ///
+    /// # Errors
+    ///
+    /// What the disk said. What it then holds is unknown, and a second call that returns `Ok` proves
+    /// nothing: the caller never repeats it on the same segment.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Whether all of `range` is in memory, so that reading it waits for no disk. Costs a system call.
+    fn is_resident(&self, range: Range<usize>) -> bool;
+
+    /// Brings `range` into memory; waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// When a page can't be read. Nothing was touched through the map, so this is the way to find a
+    /// bad page without a signal.
+    fn populate(&self, range: Range<usize>) -> io::Result<()>;
+
+    /// Cuts the file behind the memory to `len_bytes`, and gives the rest back to the disk.
+    ///
+    /// [`len_bytes`](Self::len_bytes) does not change; the caller promises that nobody touches what
+    /// lies beyond the new end from now on. Takes effect on disk with the next sync.
+    ///
+    /// # Errors
+    ///
+    /// What the disk said, or `InvalidInput` when the file would grow.
+    fn shrink(&self, len_bytes: usize) -> io::Result<()>;
+}
