@@ -1,0 +1,589 @@
+//! Gathers messages into the body of one frame.
+
+use bytes::Bytes;
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+
+use super::layout::{COLUMN_BYTES, ColumnKind, ROOT_BYTES, VEC_BYTES, vec_ref};
+use super::{Message, PushError};
+use crate::checksum::crc32c;
+use crate::frame::{FrameKind, ProducerStamp, PublisherFields};
+use crate::limits::{
+    BODY_BYTES_MAX, COMPRESS_BYTES_MIN, FRAME_HEADER_BYTES, GROUP_BYTES_MAX, HEADERS_BYTES_MAX,
+    HEADERS_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, RECORDS_PER_FRAME_MAX,
+};
+
+/// Bodies from this size are kept as handles and written from where they are; smaller ones are
+/// gathered into the payload block, which costs less than a handle.
+const LARGE_BYTES_MIN: usize = 4096;
+/// A compressed payload is taken when it saves at least one part in this many.
+const COMPRESS_GAIN_PARTS: usize = 8;
+const COLUMNS: usize = ColumnKind::ALL.len();
+const COLUMN_KINDS: [ColumnKind; COLUMNS] = *ColumnKind::ALL.first_chunk::<COLUMNS>().expect("all");
+
+/// Where the bytes of a body go: a vector, or a claimed place in a segment.
+pub trait Sink {
+    /// Takes the next bytes. The writer said before how many will come in all.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Gathers messages into the body of one frame; reusable, and without allocation once warm.
+///
+/// The exact size of the body is known at every moment, so a place for it can be claimed before it
+/// is written.
+///
+/// ```
+/// use millstream_protocol::batch::{BatchBuilder, BatchView, Message};
+/// let mut batch = BatchBuilder::new();
+/// batch.push(&Message::new("one").key("k"))?;
+/// batch.push_body(b"two")?;
+/// let mut body = Vec::new();
+/// batch.write_body(&mut body);
+/// assert_eq!(body.len(), batch.body_bytes() as usize);
+/// let fields = batch.fields();
+/// let view = BatchView::check(fields.kind, fields.record_count, false, &body).unwrap();
+/// assert_eq!(view.record(1).unwrap().body(), b"two");
+/// # Ok::<(), millstream_protocol::batch::PushError>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchBuilder {
+    record_count: u16,
+    bytes_max: usize,
+    /// Little-endian u32s.
+    ends: Vec<u8>,
+    /// The bodies that were gathered, one after the other.
+    gathered: Vec<u8>,
+    /// The bodies that were not, each with the gathered byte it stands before.
+    large: Vec<(usize, Bytes)>,
+    payload_bytes: usize,
+    columns: [ColumnBuffer; COLUMNS],
+    compressor: Option<Compressor>,
+    /// Bytes of the compressed payload when [`BatchBuilder::compress`] took it.
+    compressed_bytes: Option<usize>,
+}
+
+/// The parts of one optional column; all empty while no record has the option.
+#[derive(Debug, Default)]
+struct ColumnBuffer {
+    /// Little-endian u32s, one a record.
+    ends: Vec<u8>,
+    /// Little-endian u32s, two a header; they follow `ends`.
+    pairs: Vec<u8>,
+    /// Little-endian u64s.
+    words: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+struct Compressor {
+    table: CompressTable,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor")
+            .field("room_bytes", &self.output.len())
+            .finish()
+    }
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch that grows up to the limit of a frame.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_bytes_max(BODY_BYTES_MAX)
+    }
+
+    /// An empty batch whose body never exceeds `bytes_max`, nor the limit of a frame.
+    #[must_use]
+    pub fn with_bytes_max(bytes_max: usize) -> Self {
+        Self {
+            record_count: 0,
+            bytes_max: bytes_max.min(BODY_BYTES_MAX),
+            ends: Vec::new(),
+            gathered: Vec::new(),
+            large: Vec::new(),
+            payload_bytes: 0,
+            columns: Default::default(),
+            compressor: None,
+            compressed_bytes: None,
+        }
+    }
+
+    /// The records in it.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.record_count as usize
+    }
+
+    /// Whether it holds no record; such a batch cannot be published.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.record_count == 0
+    }
+
+    /// Bytes of all bodies together, as they were pushed.
+    #[must_use]
+    pub const fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    /// What a frame with this body says of it, without a producer.
+    #[must_use]
+    pub fn fields(&self) -> PublisherFields {
+        PublisherFields {
+            kind: if self.is_single() {
+                FrameKind::Single
+            } else {
+                FrameKind::Batch
+            },
+            compressed: self.compressed_bytes.is_some(),
+            record_count: self.record_count,
+            body_bytes: self.body_bytes(),
+            producer: ProducerStamp::NONE,
+        }
+    }
+
+    /// The exact number of bytes [`BatchBuilder::write_body`] will write.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "push keeps bodies to 16 MiB"
+    )]
+    pub fn body_bytes(&self) -> u32 {
+        let payload_bytes = self.compressed_bytes.unwrap_or(self.payload_bytes);
+        (self.plain_bytes() - self.payload_bytes + payload_bytes) as u32
+    }
+
+    /// Puts a message behind those already there.
+    ///
+    /// Copies a small body; keeps a handle to a large one.
+    ///
+    /// # Errors
+    ///
+    /// The batch is as before; see [`PushError`].
+    pub fn push(&mut self, message: &Message) -> Result<(), PushError> {
+        if message.is_plain() {
+            self.admit(message.body.len(), None)?;
+        } else {
+            check_fields(message)?;
+            let values = value_bytes(message);
+            self.admit(message.body.len(), Some(&values))?;
+            self.push_options(message, &values);
+        }
+        if message.body.len() < LARGE_BYTES_MIN {
+            self.gathered.extend_from_slice(&message.body);
+        } else {
+            self.large.push((self.gathered.len(), message.body.clone()));
+        }
+        self.finish_record(message.body.len());
+        Ok(())
+    }
+
+    /// Puts a message without options behind those already there; copies `body`.
+    ///
+    /// # Errors
+    ///
+    /// The batch is as before; see [`PushError`].
+    pub fn push_body(&mut self, body: &[u8]) -> Result<(), PushError> {
+        self.admit(body.len(), None)?;
+        self.gathered.extend_from_slice(body);
+        self.finish_record(body.len());
+        Ok(())
+    }
+
+    /// Compresses the payload block with lz4 if it has 1 KiB or more and an eighth is saved.
+    ///
+    /// Says whether it did. A later push undoes it; costs one pass over the payload.
+    pub fn compress(&mut self) -> bool {
+        if self.payload_bytes < COMPRESS_BYTES_MIN || self.compressed_bytes.is_some() {
+            return self.compressed_bytes.is_some();
+        }
+        let mut compressor = self.compressor.take().unwrap_or_else(|| Compressor {
+            table: CompressTable::large(),
+            input: Vec::new(),
+            output: Vec::new(),
+        });
+        if !self.large.is_empty() {
+            compressor.input.clear();
+            self.write_payload(&mut compressor.input);
+        }
+        let Compressor {
+            table,
+            input,
+            output,
+        } = &mut compressor;
+        let input = if self.large.is_empty() {
+            &self.gathered
+        } else {
+            &*input
+        };
+        output.resize(get_maximum_output_size(input.len()), 0);
+        let worth = self.payload_bytes - self.payload_bytes / COMPRESS_GAIN_PARTS;
+        // A single has to become a batch, whose columns cost and whose expanded form must fit.
+        let added = if self.is_single() {
+            self.columns_bytes()
+        } else {
+            0
+        };
+        self.compressed_bytes = compress_into_with_table(input, output, table)
+            .ok()
+            .filter(|bytes| bytes + added <= worth)
+            .filter(|_| self.payload_bytes + self.columns_bytes() <= self.bytes_max);
+        self.compressor = Some(compressor);
+        self.compressed_bytes.is_some()
+    }
+
+    /// Writes the body: exactly [`BatchBuilder::body_bytes`] bytes, each part straight from where
+    /// it is. Allocates nothing.
+    pub fn write_body(&self, out: &mut impl Sink) {
+        if self.is_single() {
+            return self.write_payload(out);
+        }
+        out.put(&self.ends);
+        match (&self.compressor, self.compressed_bytes) {
+            (Some(compressor), Some(bytes)) => {
+                out.put(compressor.output.get(..bytes).unwrap_or_default());
+            }
+            _ => self.write_payload(out),
+        }
+        for column in self.columns.iter().filter(|column| column.is_present()) {
+            column.write(out);
+        }
+        self.write_references(out);
+    }
+
+    /// Appends the frame as a publisher sends it: header, then body.
+    pub fn encode_frame(&self, producer: ProducerStamp, out: &mut Vec<u8>) {
+        let start = out.len();
+        let fields = PublisherFields {
+            producer,
+            ..self.fields()
+        };
+        out.reserve(FRAME_HEADER_BYTES + fields.body_bytes as usize);
+        out.extend_from_slice(&[0; FRAME_HEADER_BYTES / 2]);
+        out.extend_from_slice(&fields.encode());
+        self.write_body(out);
+        let crc = crc32c(
+            out.get(start + FRAME_HEADER_BYTES / 2..)
+                .unwrap_or_default(),
+        );
+        if let Some(place) = out.get_mut(start + 12..start + 16) {
+            place.copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+
+    /// Empties the batch and keeps its room.
+    pub fn clear(&mut self) {
+        self.record_count = 0;
+        self.ends.clear();
+        self.gathered.clear();
+        self.large.clear();
+        self.payload_bytes = 0;
+        self.compressed_bytes = None;
+        for column in &mut self.columns {
+            column.clear();
+        }
+    }
+
+    /// Whether the body is the payload alone.
+    fn is_single(&self) -> bool {
+        self.record_count == 1
+            && self.compressed_bytes.is_none()
+            && !self.columns.iter().any(ColumnBuffer::is_present)
+    }
+
+    /// Bytes of the body with its payload as pushed.
+    fn plain_bytes(&self) -> usize {
+        self.payload_bytes
+            + if self.is_single() {
+                0
+            } else {
+                self.columns_bytes()
+            }
+    }
+
+    /// Bytes of a columnar body without its payload.
+    fn columns_bytes(&self) -> usize {
+        let optional: usize = self
+            .columns
+            .iter()
+            .filter(|column| column.is_present())
+            .map(|column| COLUMN_BYTES + column.len_bytes())
+            .sum();
+        self.ends.len() + optional + ROOT_BYTES
+    }
+
+    /// Whether one more record fits, with this many bytes of body and these values of options.
+    fn admit(&self, body_bytes: usize, values: Option<&ValueBytes>) -> Result<(), PushError> {
+        let alone = body_bytes + values.map_or(0, |values| 4 + ROOT_BYTES + fresh_bytes(values));
+        if alone > self.bytes_max {
+            return Err(PushError::TooLarge {
+                bytes: alone,
+                bytes_max: self.bytes_max,
+            });
+        }
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut after = self.payload_bytes + body_bytes + self.columns_bytes() + 4;
+        for (kind, column) in ColumnKind::ALL.iter().zip(&self.columns) {
+            let value = values.and_then(|values| values.get(kind.index()).copied().flatten());
+            after += match (column.is_present(), value) {
+                (true, value) => entry_bytes(*kind) + value.unwrap_or(0),
+                (false, Some(value)) => {
+                    COLUMN_BYTES + entry_bytes(*kind) * (self.len() + 1) + value
+                }
+                (false, None) => 0,
+            };
+        }
+        if self.len() == RECORDS_PER_FRAME_MAX || after > self.bytes_max {
+            return Err(PushError::Full);
+        }
+        Ok(())
+    }
+
+    /// Enters the options of the next record; columns it is the first to use begin with empty
+    /// entries for those before it.
+    fn push_options(&mut self, message: &Message, values: &ValueBytes) {
+        let records = self.len();
+        for ((kind, column), value) in ColumnKind::ALL.iter().zip(&mut self.columns).zip(values) {
+            if value.is_none() {
+                continue;
+            }
+            if !column.is_present() {
+                column
+                    .entries(*kind)
+                    .resize(records * entry_bytes(*kind), 0);
+            }
+            match kind {
+                ColumnKind::Key => column.push_bytes(&message.key),
+                ColumnKind::Id => column.push_bytes(&message.id),
+                ColumnKind::Group => column.push_bytes(&message.group),
+                ColumnKind::Headers => column.push_headers(&message.headers),
+                ColumnKind::DueAt => column.push_word(message.due_at_us),
+                ColumnKind::ExpiresAt => column.push_word(message.expires_at_us),
+                ColumnKind::PublishedAt => column.push_word(message.published_at_us),
+                ColumnKind::Priority => column.bytes.push(message.priority),
+            }
+        }
+    }
+
+    /// Counts a record whose body and options are in, and gives it empty entries in the columns
+    /// it did not use.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "admit keeps a payload to 16 MiB"
+    )]
+    fn finish_record(&mut self, body_bytes: usize) {
+        self.payload_bytes += body_bytes;
+        self.ends
+            .extend_from_slice(&(self.payload_bytes as u32).to_le_bytes());
+        self.record_count += 1;
+        self.compressed_bytes = None;
+        let records = self.len();
+        for (kind, column) in ColumnKind::ALL.iter().zip(&mut self.columns) {
+            if column.is_present() && column.entries(*kind).len() < records * entry_bytes(*kind) {
+                column.push_nothing(*kind);
+            }
+        }
+    }
+
+    /// Writes the payload block as it was pushed.
+    fn write_payload(&self, out: &mut impl Sink) {
+        let mut from = 0;
+        for (before, body) in &self.large {
+            out.put(self.gathered.get(from..*before).unwrap_or_default());
+            out.put(body);
+            from = *before;
+        }
+        out.put(self.gathered.get(from..).unwrap_or_default());
+    }
+
+    /// Writes the entries of the optional columns, and the root behind them.
+    fn write_references(&self, out: &mut impl Sink) {
+        let payload_bytes = self.compressed_bytes.unwrap_or(self.payload_bytes);
+        let payload_at = self.ends.len();
+        let present = || {
+            self.columns
+                .iter()
+                .zip(ColumnKind::ALL)
+                .filter(|(c, _)| c.is_present())
+        };
+        let mut part_at = payload_at + payload_bytes;
+        let columns_at = part_at
+            + present()
+                .map(|(column, _)| column.len_bytes())
+                .sum::<usize>();
+        let mut at = columns_at;
+        for (column, kind) in present() {
+            let ends_bytes = column.ends.len() + column.pairs.len();
+            let words_at = part_at + ends_bytes;
+            let bytes_at = words_at + column.words.len();
+            out.put(&[kind.code()]);
+            out.put(&vec_ref(at + 1, part_at, ends_bytes / 4));
+            out.put(&vec_ref(
+                at + 1 + VEC_BYTES,
+                words_at,
+                column.words.len() / 8,
+            ));
+            out.put(&vec_ref(
+                at + 1 + 2 * VEC_BYTES,
+                bytes_at,
+                column.bytes.len(),
+            ));
+            part_at += column.len_bytes();
+            at += COLUMN_BYTES;
+        }
+        out.put(&vec_ref(at, 0, self.len()));
+        out.put(&vec_ref(at + VEC_BYTES, payload_at, payload_bytes));
+        out.put(&vec_ref(at + 2 * VEC_BYTES, columns_at, present().count()));
+    }
+}
+
+impl ColumnBuffer {
+    const fn is_present(&self) -> bool {
+        !(self.ends.is_empty() && self.words.is_empty() && self.bytes.is_empty())
+    }
+
+    const fn len_bytes(&self) -> usize {
+        self.ends.len() + self.pairs.len() + self.words.len() + self.bytes.len()
+    }
+
+    /// The part that has one entry a record.
+    const fn entries(&mut self, kind: ColumnKind) -> &mut Vec<u8> {
+        match kind {
+            ColumnKind::Key | ColumnKind::Headers | ColumnKind::Id | ColumnKind::Group => {
+                &mut self.ends
+            }
+            ColumnKind::DueAt | ColumnKind::ExpiresAt | ColumnKind::PublishedAt => &mut self.words,
+            ColumnKind::Priority => &mut self.bytes,
+        }
+    }
+
+    /// An entry for a record without the option: where the one before ends, or zero.
+    fn push_nothing(&mut self, kind: ColumnKind) {
+        match kind {
+            ColumnKind::Key | ColumnKind::Id | ColumnKind::Group => self.push_bytes(&[]),
+            ColumnKind::Headers => self.push_headers(&[]),
+            ColumnKind::DueAt | ColumnKind::ExpiresAt | ColumnKind::PublishedAt => {
+                self.push_word(0);
+            }
+            ColumnKind::Priority => self.bytes.push(0),
+        }
+    }
+
+    fn push_bytes(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        push_count(&mut self.ends, self.bytes.len());
+    }
+
+    fn push_headers(&mut self, headers: &[(String, Bytes)]) {
+        for (name, value) in headers {
+            self.bytes.extend_from_slice(name.as_bytes());
+            push_count(&mut self.pairs, self.bytes.len());
+            self.bytes.extend_from_slice(value);
+            push_count(&mut self.pairs, self.bytes.len());
+        }
+        push_count(&mut self.ends, self.pairs.len() / 8);
+    }
+
+    fn push_word(&mut self, word: u64) {
+        self.words.extend_from_slice(&word.to_le_bytes());
+    }
+
+    fn write(&self, out: &mut impl Sink) {
+        out.put(&self.ends);
+        out.put(&self.pairs);
+        out.put(&self.words);
+        out.put(&self.bytes);
+    }
+
+    fn clear(&mut self) {
+        self.ends.clear();
+        self.pairs.clear();
+        self.words.clear();
+        self.bytes.clear();
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "admit keeps a body to 16 MiB"
+)]
+fn push_count(ends: &mut Vec<u8>, count: usize) {
+    ends.extend_from_slice(&(count as u32).to_le_bytes());
+}
+
+/// Bytes each option of a message needs besides its entry; `None` without the option.
+type ValueBytes = [Option<usize>; COLUMNS];
+
+fn value_bytes(message: &Message) -> ValueBytes {
+    let filled = |value: &Bytes| (!value.is_empty()).then_some(value.len());
+    let headers_bytes = headers_bytes(message) + 8 * message.headers.len();
+    COLUMN_KINDS.map(|kind| match kind {
+        ColumnKind::Key => filled(&message.key),
+        ColumnKind::Headers => (!message.headers.is_empty()).then_some(headers_bytes),
+        ColumnKind::Id => filled(&message.id),
+        ColumnKind::Group => filled(&message.group),
+        ColumnKind::DueAt => (message.due_at_us != 0).then_some(0),
+        ColumnKind::ExpiresAt => (message.expires_at_us != 0).then_some(0),
+        ColumnKind::PublishedAt => (message.published_at_us != 0).then_some(0),
+        ColumnKind::Priority => (message.priority != 0).then_some(0),
+    })
+}
+
+/// Bytes of the columns for one record in a batch of its own.
+fn fresh_bytes(values: &ValueBytes) -> usize {
+    let values = ColumnKind::ALL.iter().zip(values);
+    values
+        .filter_map(|(kind, value)| value.map(|bytes| COLUMN_BYTES + entry_bytes(*kind) + bytes))
+        .sum()
+}
+
+/// Bytes every record has in a column of this kind, with or without the option.
+const fn entry_bytes(kind: ColumnKind) -> usize {
+    match kind {
+        ColumnKind::Key | ColumnKind::Headers | ColumnKind::Id | ColumnKind::Group => 4,
+        ColumnKind::DueAt | ColumnKind::ExpiresAt | ColumnKind::PublishedAt => 8,
+        ColumnKind::Priority => 1,
+    }
+}
+
+fn headers_bytes(message: &Message) -> usize {
+    message
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum()
+}
+
+/// Every part of the message keeps to its limit.
+fn check_fields(message: &Message) -> Result<(), PushError> {
+    let fields = [
+        ("key", message.key.len(), KEY_BYTES_MAX),
+        ("id", message.id.len(), ID_BYTES_MAX),
+        ("group", message.group.len(), GROUP_BYTES_MAX),
+        ("header count", message.headers.len(), HEADERS_MAX),
+        ("headers", headers_bytes(message), HEADERS_BYTES_MAX),
+    ];
+    if let Some((field, found, max)) = fields.into_iter().find(|(_, found, max)| found > max) {
+        return Err(PushError::FieldTooLarge { field, found, max });
+    }
+    if message.headers.iter().any(|(name, _)| name.is_empty()) {
+        return Err(PushError::HeaderNameEmpty);
+    }
+    Ok(())
+}

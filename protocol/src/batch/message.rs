@@ -1,0 +1,148 @@
+//! One message as its publisher makes it.
+
+use bytes::Bytes;
+
+/// One message: a body and options.
+///
+/// Options beyond key and headers are kept and given back; what reads them decides what they mean.
+/// Limits are checked when the message goes into a batch.
+///
+/// ```
+/// use millstream_protocol::batch::Message;
+/// let message = Message::new("hello").key("customer 7").header("trace", "af31");
+/// assert_eq!(message.body(), "hello");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    pub(super) body: Bytes,
+    pub(super) key: Bytes,
+    pub(super) id: Bytes,
+    pub(super) group: Bytes,
+    pub(super) headers: Vec<(String, Bytes)>,
+    pub(super) due_at_us: u64,
+    pub(super) expires_at_us: u64,
+    pub(super) published_at_us: u64,
+    pub(super) priority: u8,
+}
+
+impl Message {
+    /// A message with this body and no options. Takes the bytes over without a copy where it can.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Sets the key: at most 1,024 bytes; an empty one is none.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// Adds a header: at most 32, and 4,096 bytes of names and values together; names may repeat.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the publisher's own name for the message: at most 255 bytes; an empty one is none.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<Bytes>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets the group whose messages are delivered in order: at most 255 bytes; empty is none.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<Bytes>) -> Self {
+        self.group = group.into();
+        self
+    }
+
+    /// Sets the time before which it is not due, in microseconds of the Unix epoch; 0 is none.
+    #[must_use]
+    pub const fn due_at_us(mut self, due_at_us: u64) -> Self {
+        self.due_at_us = due_at_us;
+        self
+    }
+
+    /// Sets the time after which it is worthless, in microseconds of the Unix epoch; 0 is none.
+    #[must_use]
+    pub const fn expires_at_us(mut self, expires_at_us: u64) -> Self {
+        self.expires_at_us = expires_at_us;
+        self
+    }
+
+    /// Sets the time at which it was made, in microseconds of the Unix epoch; 0 is none.
+    #[must_use]
+    pub const fn published_at_us(mut self, published_at_us: u64) -> Self {
+        self.published_at_us = published_at_us;
+        self
+    }
+
+    /// Sets the priority: higher goes first, 0 is what a message has that says nothing.
+    #[must_use]
+    pub const fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The body.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Whether it has no options, so that alone it travels as its body and nothing else.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.key.is_empty()
+            && self.id.is_empty()
+            && self.group.is_empty()
+            && self.headers.is_empty()
+            && self.due_at_us == 0
+            && self.expires_at_us == 0
+            && self.published_at_us == 0
+            && self.priority == 0
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(body: Bytes) -> Self {
+        Self::new(body)
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(body: Vec<u8>) -> Self {
+        Self::new(body)
+    }
+}
+
+impl From<String> for Message {
+    fn from(body: String) -> Self {
+        Self::new(body)
+    }
+}
+
+impl From<&str> for Message {
+    fn from(body: &str) -> Self {
+        Self::new(Bytes::copy_from_slice(body.as_bytes()))
+    }
+}
+
+impl From<&[u8]> for Message {
+    fn from(body: &[u8]) -> Self {
+        Self::new(Bytes::copy_from_slice(body))
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for Message {
+    fn from(body: &[u8; N]) -> Self {
+        Self::from(body.as_slice())
+    }
+}

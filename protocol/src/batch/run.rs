@@ -1,0 +1,206 @@
+//! Owned records from a run of stored frames.
+
+use bytes::Bytes;
+
+use super::record::{Options, Record};
+use super::{BatchView, decompress};
+use crate::Offset;
+use crate::frame::{FrameError, FrameHeader, FrameKind, FramePlace, check_stored, walk_stored};
+use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_BYTES};
+
+/// Whether the bodies of a run were compared with their checksums before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// They were, in this process, or this process wrote them.
+    Yes,
+    /// They were not: each frame is, before its first record is given out.
+    No,
+}
+
+/// The records of a run of whole stored frames, from an offset on.
+///
+/// Void frames, seals and records before the offset are skipped. Costs no allocation but one for
+/// each compressed batch; a record is a slice of the run and keeps it alive.
+///
+/// A frame that is wrong in itself ends the run after its error. A batch that passed its checksum
+/// and does not expand is an error of its own: the frames behind it follow.
+#[derive(Debug)]
+pub struct RecordRun {
+    frames: Bytes,
+    /// Where the next frame begins in `frames`.
+    at: usize,
+    place: FramePlace,
+    checked: Checked,
+    /// The first record not given out yet.
+    next: Offset,
+    open: Option<OpenFrame>,
+}
+
+/// A frame whose records are being given out.
+#[derive(Debug)]
+struct OpenFrame {
+    /// The plain body.
+    body: Bytes,
+    header: FrameHeader,
+    has_options: bool,
+    /// The next record.
+    index: u16,
+    /// Where its payload starts in the payload block.
+    start: usize,
+}
+
+impl RecordRun {
+    /// The records from `from` on in `frames`, the first of which lies at `place`.
+    #[must_use]
+    pub const fn new(frames: Bytes, place: FramePlace, checked: Checked, from: Offset) -> Self {
+        Self {
+            frames,
+            at: 0,
+            place,
+            checked,
+            next: from,
+            open: None,
+        }
+    }
+
+    /// The offset after the last record given out or skipped.
+    #[must_use]
+    pub const fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// Opens the next frame that has records to give; `None` at the end of the run.
+    fn open_frame(&mut self) -> Result<Option<OpenFrame>, FrameError> {
+        while let Some(rest) = self.frames.get(self.at..).filter(|rest| !rest.is_empty()) {
+            let FramePlace {
+                seed,
+                nonce_half,
+                position,
+            } = self.place;
+            let checked = match self.checked {
+                Checked::Yes => walk_stored(rest, seed, position, nonce_half),
+                Checked::No => check_stored(rest, seed, position, nonce_half),
+            };
+            let frame = match checked {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.at = self.frames.len();
+                    return Err(error);
+                }
+            };
+            let header = *frame.header();
+            let body_at = self.at + FRAME_HEADER_BYTES;
+            self.at += header.frame_bytes() as usize;
+            self.place.position = position.saturating_add(header.frame_bytes());
+            if header.next_offset() <= self.next {
+                continue;
+            }
+            let skipped = header.base_offset.since(self.next).is_none();
+            let first = if skipped {
+                self.next
+            } else {
+                header.base_offset
+            };
+            self.next = header.next_offset();
+            if matches!(header.fields.kind, FrameKind::Void | FrameKind::Seal) {
+                continue;
+            }
+            let body = self
+                .frames
+                .slice(body_at..body_at + header.fields.body_bytes as usize);
+            let frame = OpenFrame::new(body, header, first)?;
+            self.next = first;
+            return Ok(Some(frame));
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for RecordRun {
+    type Item = Result<Record, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.open.as_mut().and_then(OpenFrame::next_record) {
+                self.next = record.offset + 1;
+                return Some(Ok(record));
+            }
+            match self.open_frame() {
+                Ok(Some(frame)) => self.open = Some(frame),
+                Ok(None) => return None,
+                Err(error) => {
+                    self.open = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl OpenFrame {
+    /// Expands and checks the body, and goes to the record of offset `first`.
+    fn new(body: Bytes, header: FrameHeader, first: Offset) -> Result<Self, FrameError> {
+        let fields = header.fields;
+        let body = if fields.compressed {
+            Bytes::from(decompress(&body, BODY_BYTES_MAX)?)
+        } else {
+            body
+        };
+        let view = BatchView::check(fields.kind, fields.record_count, false, &body)?;
+        let has_options = view.has_options();
+        let index = first.since(header.base_offset).unwrap_or(0);
+        let index = u16::try_from(index).unwrap_or(fields.record_count);
+        let mut frame = Self {
+            body,
+            header,
+            has_options,
+            index,
+            start: 0,
+        };
+        frame.start = index
+            .checked_sub(1)
+            .and_then(|before| frame.end_of(before))
+            .unwrap_or(0);
+        Ok(frame)
+    }
+
+    /// Where the payload of a record ends in the payload block.
+    fn end_of(&self, index: u16) -> Option<usize> {
+        if self.header.fields.kind == FrameKind::Single {
+            return Some(self.body.len());
+        }
+        let at = 4 * usize::from(index);
+        let end = self.body.get(at..at + 4)?.first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*end) as usize)
+    }
+
+    fn next_record(&mut self) -> Option<Record> {
+        let record_count = self.header.fields.record_count;
+        if self.index >= record_count {
+            return None;
+        }
+        let single = self.header.fields.kind == FrameKind::Single;
+        // The ends come first in a body, the payload block behind them.
+        let payload_at = if single {
+            0
+        } else {
+            4 * usize::from(record_count)
+        };
+        let end = self.end_of(self.index)?;
+        let body = self.body.slice(payload_at + self.start..payload_at + end);
+        let options = self.has_options.then(|| Options {
+            batch: self.body.clone(),
+            index: self.index,
+            record_count,
+        });
+        let offset = self.header.base_offset + u64::from(self.index);
+        self.start = end;
+        self.index += 1;
+        Some(Record {
+            offset,
+            append_time_us: self.header.append_time_us,
+            body,
+            options,
+        })
+    }
+}
