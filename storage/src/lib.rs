@@ -1,7 +1,11 @@
 //! Under construction.
 
+mod disk;
 mod folder;
+mod heap;
 mod memory;
 
+pub use disk::DiskFolder;
 pub use folder::{Access, AppendFile, FileError, Folder, NAME_PART_BYTES_MAX};
+pub use heap::{Failure, HeapFolder, Operation};
 pub use memory::SegmentMemory;

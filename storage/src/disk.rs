@@ -1,0 +1,365 @@
+//! A [`Folder`] that is a directory of the file system.
+//!
+//! All names are looked up from one open descriptor of the directory, so a folder that is moved or
+//! replaced by another while it is open is never mixed with that other one.
+
+mod map;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
+use crate::memory::SegmentMemory;
+use map::DiskSegment;
+
+/// Bytes of one write of zeros and of one piece of a copy; larger writes gain nothing.
+const PIECE_BYTES: usize = 1 << 20;
+/// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
+const RESERVE_BYTES: u64 = 64 << 10;
+/// Owner reads and writes, his group reads.
+const FILE_MODE: u32 = 0o640;
+/// The same for directories.
+const DIR_MODE: u32 = 0o750;
+
+/// What a new segment is filled with. Lies in the zero pages of the program.
+static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+
+/// A data folder on disk. Clones share the open directory.
+#[derive(Clone)]
+pub struct DiskFolder {
+    root: Arc<OwnedFd>,
+    path: Arc<PathBuf>,
+}
+
+impl DiskFolder {
+    /// Opens a directory that exists. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `NotADirectory`, `PermissionDenied`, or what else the disk said.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(root) => Ok(Self {
+                root: Arc::new(root),
+                path: Arc::new(path.to_path_buf()),
+            }),
+            Err(error) => Err(FileError::wrap(
+                "open",
+                path.display().to_string(),
+                error.into(),
+            )),
+        }
+    }
+
+    /// Opens a directory, and makes it and those above it if they are missing. What was made
+    /// survives power loss when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), or what the disk said about making a directory.
+    pub fn open_or_create(path: &Path) -> io::Result<Self> {
+        make_dirs(path)?;
+        Self::open(path)
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn error(
+        &self,
+        operation: &'static str,
+        name: &str,
+        source: impl Into<io::Error>,
+    ) -> io::Error {
+        FileError::wrap(
+            operation,
+            self.path.join(name).display().to_string(),
+            source.into(),
+        )
+    }
+
+    fn open_file(&self, operation: &'static str, name: &str, flags: OFlags) -> io::Result<File> {
+        check_file_name(name)?;
+        let mode = Mode::from_raw_mode(FILE_MODE);
+        rustix::fs::openat(&*self.root, name, flags | OFlags::CLOEXEC, mode)
+            .map(File::from)
+            .map_err(|error| self.error(operation, name, error))
+    }
+
+    fn open_dir(&self, operation: &'static str, dir: &str) -> io::Result<OwnedFd> {
+        check_dir_name(dir)?;
+        let name = if dir.is_empty() { "." } else { dir };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&*self.root, name, flags, Mode::empty())
+            .map_err(|error| self.error(operation, dir, error))
+    }
+
+    /// Makes the file `name` and lets `fill` write it; without success nothing stays.
+    fn create_with<T>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = self.open_file("create", name, flags)?;
+        fill(file).map_err(|error| {
+            // A second failure leaves a file that nothing names; the first one is what matters.
+            let _ = rustix::fs::unlinkat(&*self.root, name, AtFlags::empty());
+            self.error("create", name, error)
+        })
+    }
+}
+
+impl fmt::Debug for DiskFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DiskFolder").field(&self.path).finish()
+    }
+}
+
+impl Folder for DiskFolder {
+    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>> {
+        if len_bytes == 0 {
+            return Err(self.error("create", name, ErrorKind::InvalidInput));
+        }
+        let path = self.path.join(name).display().to_string();
+        let segment = self.create_with(name, |file| {
+            allocate(&file, len_bytes as u64)?;
+            write_zeros(&file, len_bytes)?;
+            file.sync_data()?;
+            DiskSegment::map(file, len_bytes, Access::ReadWrite, path)
+        })?;
+        Ok(Arc::new(segment))
+    }
+
+    fn open_segment(&self, name: &str, access: Access) -> io::Result<Arc<dyn SegmentMemory>> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+        let file = self.open_file("open", name, flags)?;
+        let path = self.path.join(name).display().to_string();
+        let segment = file
+            .metadata()
+            .and_then(|metadata| {
+                let len_bytes =
+                    usize::try_from(metadata.len()).map_err(|_| ErrorKind::FileTooLarge)?;
+                DiskSegment::map(file, len_bytes, access, path)
+            })
+            .map_err(|error| self.error("map", name, error))?;
+        Ok(Arc::new(segment))
+    }
+
+    fn make_dir(&self, name: &str) -> io::Result<()> {
+        check_dir_name(name)?;
+        rustix::fs::mkdirat(&*self.root, name, Mode::from_raw_mode(DIR_MODE))
+            .map_err(|error| self.error("create directory", name, error))
+    }
+
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        check_dir_name(name)?;
+        rustix::fs::unlinkat(&*self.root, name, AtFlags::REMOVEDIR)
+            .map_err(|error| self.error("remove directory", name, error))
+    }
+
+    fn create_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.create_with(name, |mut file| {
+            file.write_all(bytes)?;
+            file.sync_data()
+        })
+    }
+
+    fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
+        let file = self.open_file("open", name, OFlags::WRONLY | OFlags::APPEND)?;
+        let len_bytes = file
+            .metadata()
+            .map_err(|error| self.error("open", name, error))?
+            .len();
+        let path = self.path.join(name).display().to_string();
+        Ok(Box::new(DiskAppend {
+            file,
+            path,
+            len_bytes,
+            reserved_bytes: len_bytes,
+        }))
+    }
+
+    fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut file = self.open_file("read", name, OFlags::RDONLY)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|error| self.error("read", name, error))?;
+        Ok(bytes)
+    }
+
+    fn copy_range(&self, from: &str, range: Range<u64>, to: &str) -> io::Result<()> {
+        let source = self.open_file("read", from, OFlags::RDONLY)?;
+        self.create_with(to, |mut copy| {
+            let left = range.end.saturating_sub(range.start);
+            let mut piece = vec![0; left.min(PIECE_BYTES as u64) as usize];
+            let mut position = range.start;
+            while position < range.end {
+                piece.truncate((range.end - position).min(PIECE_BYTES as u64) as usize);
+                source
+                    .read_exact_at(&mut piece, position)
+                    .map_err(|error| self.error("read", from, error))?;
+                copy.write_all(&piece)?;
+                position += piece.len() as u64;
+            }
+            copy.sync_data()
+        })
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let directory = self.open_dir("list", dir)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(directory).map_err(|error| self.error("list", dir, error))? {
+            let entry = entry.map_err(|error| self.error("list", dir, error))?;
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        check_file_name(from)?;
+        check_file_name(to)?;
+        rustix::fs::renameat(&*self.root, from, &*self.root, to)
+            .map_err(|error| self.error("rename", from, error))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        check_file_name(name)?;
+        rustix::fs::unlinkat(&*self.root, name, AtFlags::empty())
+            .map_err(|error| self.error("remove", name, error))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let directory = self.open_dir("sync", dir)?;
+        rustix::fs::fsync(directory).map_err(|error| self.error("sync", dir, error))
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        let file = self.open_file("look at", name, OFlags::RDONLY)?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| self.error("look at", name, error))?;
+        Ok(metadata.len())
+    }
+}
+
+/// A file of a [`DiskFolder`] that grows.
+#[derive(Debug)]
+struct DiskAppend {
+    file: File,
+    path: String,
+    len_bytes: u64,
+    /// Where the allocated room ends, as far as it is known.
+    reserved_bytes: u64,
+}
+
+impl AppendFile for DiskAppend {
+    fn reserve(&mut self, len_bytes: u64) -> io::Result<()> {
+        let end = self.len_bytes.saturating_add(len_bytes);
+        if end <= self.reserved_bytes {
+            return Ok(());
+        }
+        let chunk = len_bytes.max(RESERVE_BYTES);
+        let taken = match reserve_behind(&self.file, self.len_bytes, chunk) {
+            Err(Errno::NOSPC | Errno::DQUOT) if chunk > len_bytes => {
+                reserve_behind(&self.file, self.len_bytes, len_bytes).map(|()| len_bytes)
+            }
+            other => other.map(|()| chunk),
+        };
+        match taken {
+            Ok(taken) => {
+                self.reserved_bytes = self.len_bytes.saturating_add(taken);
+                Ok(())
+            }
+            Err(error) => Err(FileError::wrap(
+                "reserve room for",
+                &*self.path,
+                error.into(),
+            )),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| FileError::wrap("append to", &*self.path, error))?;
+        self.len_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|error| FileError::wrap("sync", &*self.path, error))
+    }
+}
+
+/// Allocates blocks for the first `len_bytes` bytes, so that a full disk shows here and not as a
+/// signal. A file system that can't is left to allocate when the zeros are written.
+fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Allocates blocks behind the end without moving it; same exception.
+fn reserve_behind(file: &File, end: u64, len_bytes: u64) -> Result<(), Errno> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, end, len_bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => other,
+    }
+}
+
+fn write_zeros(file: &File, len_bytes: usize) -> io::Result<()> {
+    let mut position = 0;
+    while position < len_bytes {
+        let (piece, _) = ZEROS.split_at((len_bytes - position).min(PIECE_BYTES));
+        file.write_all_at(piece, position as u64)?;
+        position += piece.len();
+    }
+    Ok(())
+}
+
+/// Makes `path` and what is missing above it, each synced into the directory that holds it.
+fn make_dirs(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .take_while(
+            |dir| matches!(dir.symlink_metadata(), Err(e) if e.kind() == ErrorKind::NotFound),
+        )
+        .collect();
+    for dir in missing.into_iter().rev() {
+        let failed = |error| FileError::wrap("create directory", dir.display().to_string(), error);
+        match std::fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            other => other.map_err(failed)?,
+        }
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! A segment file in memory: a shared map, and the descriptor its syncs go through.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::folder::{Access, FileError};
+use crate::memory::SegmentMemory;
+
+/// Pages asked about in one `mincore`; a megabyte of 4 KiB pages.
+const PAGES_PER_CALL: usize = 256;
+/// Bytes read at once where the kernel can't populate a map by itself.
+const READ_BYTES: usize = 64 << 10;
+
+/// One mapped segment file.
+pub(super) struct DiskSegment {
+    map: MmapRaw,
+    file: File,
+    path: String,
+}
+
+// SAFETY: `base` is where `map` lies: page-aligned, as long as the file was, and neither moved nor
+// unmapped before `self` is dropped. `MmapRaw` makes no references to its bytes, nor do we.
+unsafe impl SegmentMemory for DiskSegment {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.map.as_mut_ptr()).expect("the kernel maps nothing at address zero")
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|error| self.error("sync", error))
+    }
+
+    fn is_resident(&self, range: Range<usize>) -> bool {
+        if range.end > self.map.len() {
+            return false;
+        }
+        let page_bytes = page_bytes();
+        let last_page = range.end.div_ceil(page_bytes);
+        let mut page = range.start / page_bytes;
+        while page < last_page {
+            let pages = (last_page - page).min(PAGES_PER_CALL);
+            if !self.pages_are_resident(page * page_bytes, pages, page_bytes) {
+                return false;
+            }
+            page += pages;
+        }
+        true
+    }
+
+    fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        if range.start > range.end || range.end > self.map.len() {
+            return Err(self.error("read", ErrorKind::InvalidInput.into()));
+        }
+        let len_bytes = range.end - range.start;
+        match self
+            .map
+            .advise_range(Advice::PopulateRead, range.start, len_bytes)
+        {
+            // A kernel before 5.14 doesn't know the advice; reading the file fills the same pages.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => self.read_through(range),
+            other => other,
+        }
+        .map_err(|error| self.error("read", error))
+    }
+
+    fn shrink(&self, len_bytes: usize) -> io::Result<()> {
+        if len_bytes > self.map.len() {
+            return Err(self.error("shrink", ErrorKind::InvalidInput.into()));
+        }
+        self.file
+            .set_len(len_bytes as u64)
+            .map_err(|error| self.error("shrink", error))
+    }
+}
+
+impl DiskSegment {
+    /// Maps the first `len_bytes` bytes of `file`, which has them.
+    pub(super) fn map(
+        file: File,
+        len_bytes: usize,
+        access: Access,
+        path: String,
+    ) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.len(len_bytes);
+        let map = match access {
+            Access::Read => options.map_raw_read_only(&file)?,
+            Access::ReadWrite => options.map_raw(&file)?,
+        };
+        Ok(Self { map, file, path })
+    }
+
+    fn error(&self, operation: &'static str, source: io::Error) -> io::Error {
+        FileError::wrap(operation, &*self.path, source)
+    }
+
+    /// Whether `pages` pages from the byte `start` on are in the page cache; they are mapped.
+    fn pages_are_resident(&self, start: usize, pages: usize, page_bytes: usize) -> bool {
+        let mut states = [0_u8; PAGES_PER_CALL];
+        let Some(states) = states.get_mut(..pages) else {
+            return false;
+        };
+        // The last page may be shorter than the map's end suggests; the kernel rounds up itself.
+        let len_bytes = (pages * page_bytes).min(self.map.len() - start);
+        let address = self.map.as_mut_ptr().wrapping_add(start);
+        // SAFETY: `address` is page-aligned and `len_bytes` from it on are mapped by `self.map`;
+        // `states` has a byte for each page the range touches.
+        let answer = unsafe { libc::mincore(address.cast(), len_bytes, states.as_mut_ptr()) };
+        answer == 0 && states.iter().all(|state| state & 1 == 1)
+    }
+
+    /// Reads `range` of the file and forgets it, which leaves its pages in the page cache.
+    fn read_through(&self, range: Range<usize>) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BYTES.min(range.end - range.start)];
+        let mut position = range.start;
+        while position < range.end {
+            buffer.truncate(range.end - position);
+            self.file.read_exact_at(&mut buffer, position as u64)?;
+            position += buffer.len();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DiskSegment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskSegment")
+            .field("path", &self.path)
+            .field("len_bytes", &self.map.len())
+            .finish()
+    }
+}
+
+/// Bytes of a page of this machine.
+fn page_bytes() -> usize {
+    // SAFETY: `sysconf` reads a constant of the system and touches no memory of ours.
+    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(answer)
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two())
+        .unwrap_or(4096)
+}

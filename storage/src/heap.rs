@@ -1,0 +1,565 @@
+//! A [`Folder`] in memory, which fails on request: the twin that tests, loom and Miri run on.
+//!
+//! Every operation is counted by name and can be made to fail. Two views of what a crash leaves are
+//! kept: the folder itself is what a killed process leaves behind (open it again), and
+//! [`HeapFolder::after_power_loss`] is what a disk keeps that loses all that was not synced: names
+//! without a later sync of their directory, and bytes of files without a later sync of the file.
+//! Segments are the exception: they come back with the bytes they hold, since copying them at each
+//! sync would cost more than it shows.
+//!
+//! Locks are the standard library's, also under loom: none is held while a hook runs.
+
+mod block;
+mod faults;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
+use crate::memory::SegmentMemory;
+use block::HeapBlock;
+use faults::Faults;
+pub use faults::{Failure, Operation};
+
+/// Called with the name of a segment while it is being synced.
+type SyncHook = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// A data folder in memory. Clones are handles to the same folder.
+#[derive(Clone, Default)]
+pub struct HeapFolder {
+    tree: Arc<Mutex<Tree>>,
+    faults: Arc<Mutex<Faults>>,
+    hook: Arc<Mutex<Option<SyncHook>>>,
+}
+
+/// Names to what they stand for, as the process sees them and as the disk would.
+#[derive(Default)]
+struct Tree {
+    live: BTreeMap<String, Item>,
+    durable: BTreeMap<String, Item>,
+}
+
+#[derive(Clone)]
+enum Item {
+    Dir,
+    File(Arc<HeapFile>),
+}
+
+/// One file, whatever names it has.
+struct HeapFile {
+    content: Mutex<Content>,
+}
+
+enum Content {
+    Bytes {
+        live: Vec<u8>,
+        /// What survives power loss.
+        durable: Vec<u8>,
+        /// A sync failed: `durable` grows no more.
+        spoiled: bool,
+    },
+    /// Opened as a segment; the file is `len_bytes` long, the block may be longer.
+    Mapped {
+        block: Arc<HeapBlock>,
+        len_bytes: usize,
+    },
+}
+
+impl HeapFolder {
+    /// An empty folder.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Plans that of the operations from now on whose name ends in `suffix` (an empty one fits all)
+    /// the `nth`, counted from one, fails, once.
+    ///
+    /// ```
+    /// use millstream_storage::{Failure, Folder, HeapFolder, Operation};
+    /// let folder = HeapFolder::new();
+    /// folder.fail(Operation::CreateFile, "b", 1, Failure::Full);
+    /// assert!(folder.create_file("a", b"1").is_ok());
+    /// assert_eq!(folder.create_file("b", b"2").unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    /// assert!(folder.create_file("b", b"2").is_ok());
+    /// ```
+    pub fn fail(&self, operation: Operation, suffix: &str, nth: u64, failure: Failure) {
+        lock(&self.faults).plan(Some(operation), suffix, nth, failure);
+    }
+
+    /// Plans that the `nth` operation from now on that changes anything fails, whatever it is.
+    pub fn fail_nth_change(&self, nth: u64, failure: Failure) {
+        lock(&self.faults).plan(None, "", nth, failure);
+    }
+
+    /// From now on, or no more, nothing that needs room succeeds.
+    pub fn set_full(&self, full: bool) {
+        lock(&self.faults).set_full(full);
+    }
+
+    /// Forgets all planned failures, and that the disk is full.
+    pub fn heal(&self) {
+        lock(&self.faults).clear();
+    }
+
+    /// How often `operation` was asked for with a name that ends in `suffix`.
+    #[must_use]
+    pub fn count(&self, operation: Operation, suffix: &str) -> u64 {
+        lock(&self.faults).count(operation, suffix)
+    }
+
+    /// How many operations that change anything were asked for.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        lock(&self.faults).changes()
+    }
+
+    /// Has `hook` called, with the segment's name, inside every sync of a segment from now on. The
+    /// sync returns when the hook does, so a test can hold one open.
+    pub fn on_sync(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        *lock(&self.hook) = Some(Arc::new(hook));
+    }
+
+    /// Changes the bytes of a file behind everyone's back, and on the disk too: rot, a tear, a
+    /// truncation. Memory already mapped from it keeps what it was and is the file's no more.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let file = self.file("edit", name)?;
+        let mut content = lock(&file.content);
+        let mut live = content.bytes();
+        edit(&mut live);
+        *content = Content::settled(live);
+        Ok(())
+    }
+
+    /// What a disk that loses everything unsynced holds after power loss, as a folder of its own
+    /// without plans, hook and counts. See the module for what is not modelled.
+    #[must_use]
+    pub fn after_power_loss(&self) -> Self {
+        self.copied(|tree| &tree.durable, Content::durable_bytes)
+    }
+
+    /// The folder as it is, as a folder of its own without plans, hook and counts.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        self.copied(|tree| &tree.live, Content::bytes)
+    }
+
+    fn copied(
+        &self,
+        names: impl FnOnce(&Tree) -> &BTreeMap<String, Item>,
+        bytes: impl Fn(&Content) -> Vec<u8>,
+    ) -> Self {
+        let tree = lock(&self.tree);
+        let names = names(&tree);
+        let has_parent = |name: &str| {
+            name.split_once('/')
+                .is_none_or(|(dir, _)| matches!(names.get(dir), Some(Item::Dir)))
+        };
+        let live: BTreeMap<String, Item> = names
+            .iter()
+            .filter(|(name, _)| has_parent(name))
+            .map(|(name, item)| {
+                let item = match item {
+                    Item::Dir => Item::Dir,
+                    Item::File(file) => {
+                        Item::File(HeapFile::new(Content::settled(bytes(&lock(&file.content)))))
+                    }
+                };
+                (name.clone(), item)
+            })
+            .collect();
+        let durable = live.clone();
+        let tree = Arc::new(Mutex::new(Tree { live, durable }));
+        Self {
+            tree,
+            faults: Arc::default(),
+            hook: Arc::default(),
+        }
+    }
+
+    /// Counts an operation and fails it if that is planned.
+    fn pass(&self, operation: Operation, verb: &'static str, name: &str) -> io::Result<()> {
+        let passed = lock(&self.faults).pass(operation, name);
+        passed.map_err(|error| FileError::wrap(verb, name, error))
+    }
+
+    fn file(&self, verb: &'static str, name: &str) -> io::Result<Arc<HeapFile>> {
+        check_file_name(name)?;
+        match lock(&self.tree).live.get(name) {
+            Some(Item::File(file)) => Ok(Arc::clone(file)),
+            Some(Item::Dir) => Err(failed(verb, name, ErrorKind::IsADirectory)),
+            None => Err(failed(verb, name, ErrorKind::NotFound)),
+        }
+    }
+
+    /// Adds a file that is not there yet, in a directory that is.
+    fn add(&self, name: &str, content: Content) -> io::Result<Arc<HeapFile>> {
+        let file = HeapFile::new(content);
+        let mut tree = lock(&self.tree);
+        if let Some((dir, _)) = name.split_once('/') {
+            tree.check_dir("create", dir)?;
+        }
+        if tree.live.contains_key(name) {
+            return Err(failed("create", name, ErrorKind::AlreadyExists));
+        }
+        tree.live
+            .insert(name.to_owned(), Item::File(Arc::clone(&file)));
+        Ok(file)
+    }
+}
+
+impl fmt::Debug for HeapFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HeapFolder")
+            .field(&lock(&self.tree).live.keys())
+            .finish()
+    }
+}
+
+impl Folder for HeapFolder {
+    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>> {
+        check_file_name(name)?;
+        if len_bytes == 0 {
+            return Err(failed("create", name, ErrorKind::InvalidInput));
+        }
+        self.pass(Operation::CreateSegment, "create", name)?;
+        let block = Arc::new(HeapBlock::zeroed(len_bytes));
+        let file = self.add(
+            name,
+            Content::Mapped {
+                block: Arc::clone(&block),
+                len_bytes,
+            },
+        )?;
+        Ok(Arc::new(HeapSegment {
+            block,
+            len_bytes,
+            file,
+            folder: self.clone(),
+            name: name.to_owned(),
+        }))
+    }
+
+    fn open_segment(&self, name: &str, _: Access) -> io::Result<Arc<dyn SegmentMemory>> {
+        let file = self.file("open", name)?;
+        self.pass(Operation::OpenSegment, "open", name)?;
+        let (block, len_bytes) = lock(&file.content).mapped();
+        Ok(Arc::new(HeapSegment {
+            block,
+            len_bytes,
+            file,
+            folder: self.clone(),
+            name: name.to_owned(),
+        }))
+    }
+
+    fn make_dir(&self, name: &str) -> io::Result<()> {
+        check_dir_name(name)?;
+        self.pass(Operation::MakeDir, "create directory", name)?;
+        let mut tree = lock(&self.tree);
+        if name.is_empty() || tree.live.contains_key(name) {
+            return Err(failed("create directory", name, ErrorKind::AlreadyExists));
+        }
+        tree.live.insert(name.to_owned(), Item::Dir);
+        Ok(())
+    }
+
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        check_dir_name(name)?;
+        self.pass(Operation::RemoveDir, "remove directory", name)?;
+        let mut tree = lock(&self.tree);
+        tree.check_dir("remove directory", name)?;
+        if tree.live.keys().any(|other| parent(other) == name) {
+            return Err(failed(
+                "remove directory",
+                name,
+                ErrorKind::DirectoryNotEmpty,
+            ));
+        }
+        tree.live.remove(name);
+        Ok(())
+    }
+
+    fn create_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        check_file_name(name)?;
+        self.pass(Operation::CreateFile, "create", name)?;
+        self.add(name, Content::settled(bytes.to_vec()))?;
+        Ok(())
+    }
+
+    fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
+        let file = self.file("open", name)?;
+        self.pass(Operation::OpenAppend, "open", name)?;
+        Ok(Box::new(HeapAppend {
+            file,
+            folder: self.clone(),
+            name: name.to_owned(),
+        }))
+    }
+
+    fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
+        let file = self.file("read", name)?;
+        self.pass(Operation::Read, "read", name)?;
+        Ok(lock(&file.content).bytes())
+    }
+
+    fn copy_range(&self, from: &str, range: Range<u64>, to: &str) -> io::Result<()> {
+        let bytes = self.read_file(from)?;
+        let piece = usize::try_from(range.start)
+            .ok()
+            .zip(usize::try_from(range.end.max(range.start)).ok())
+            .and_then(|(start, end)| bytes.get(start..end))
+            .ok_or_else(|| failed("read", from, ErrorKind::UnexpectedEof))?;
+        self.create_file(to, piece)
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        check_dir_name(dir)?;
+        self.pass(Operation::List, "list", dir)?;
+        let tree = lock(&self.tree);
+        tree.check_dir("list", dir)?;
+        let inside = tree.live.keys().filter(|name| parent(name) == dir);
+        let last_part = |name: &String| name.rsplit('/').next().unwrap_or(name).to_owned();
+        Ok(inside.map(last_part).collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.file("rename", from)?;
+        check_file_name(to)?;
+        self.pass(Operation::Rename, "rename", to)?;
+        let mut tree = lock(&self.tree);
+        tree.check_dir("rename", parent(to))?;
+        if matches!(tree.live.get(to), Some(Item::Dir)) {
+            return Err(failed("rename", to, ErrorKind::IsADirectory));
+        }
+        if let Some(item) = tree.live.remove(from) {
+            tree.live.insert(to.to_owned(), item);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.file("remove", name)?;
+        self.pass(Operation::Remove, "remove", name)?;
+        lock(&self.tree).live.remove(name);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        check_dir_name(dir)?;
+        self.pass(Operation::SyncDir, "sync", dir)?;
+        let mut tree = lock(&self.tree);
+        tree.check_dir("sync", dir)?;
+        let Tree { live, durable } = &mut *tree;
+        durable.retain(|name, _| parent(name) != dir);
+        let inside = live.iter().filter(|(name, _)| parent(name) == dir);
+        durable.extend(inside.map(|(name, item)| (name.clone(), item.clone())));
+        Ok(())
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        let file = self.file("look at", name)?;
+        self.pass(Operation::Read, "look at", name)?;
+        Ok(lock(&file.content).len_bytes() as u64)
+    }
+}
+
+impl Tree {
+    fn check_dir(&self, verb: &'static str, dir: &str) -> io::Result<()> {
+        match self.live.get(dir) {
+            Some(Item::Dir) => Ok(()),
+            None if dir.is_empty() => Ok(()),
+            Some(Item::File(_)) => Err(failed(verb, dir, ErrorKind::NotADirectory)),
+            None => Err(failed(verb, dir, ErrorKind::NotFound)),
+        }
+    }
+}
+
+impl HeapFile {
+    fn new(content: Content) -> Arc<Self> {
+        Arc::new(Self {
+            content: Mutex::new(content),
+        })
+    }
+}
+
+impl Content {
+    /// Bytes that are on the disk as they are in memory.
+    fn settled(live: Vec<u8>) -> Self {
+        Self::Bytes {
+            durable: live.clone(),
+            live,
+            spoiled: false,
+        }
+    }
+
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Bytes { live, .. } => live.len(),
+            Self::Mapped { len_bytes, .. } => *len_bytes,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes { live, .. } => live.clone(),
+            Self::Mapped { block, len_bytes } => block.copy(*len_bytes),
+        }
+    }
+
+    fn durable_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes { durable, .. } => durable.clone(),
+            Self::Mapped { .. } => self.bytes(),
+        }
+    }
+
+    /// The block behind the file, made from its bytes the first time.
+    fn mapped(&mut self) -> (Arc<HeapBlock>, usize) {
+        let (block, len_bytes) = match self {
+            Self::Bytes { live, .. } => (Arc::new(HeapBlock::holding(live)), live.len()),
+            Self::Mapped { block, len_bytes } => (Arc::clone(block), *len_bytes),
+        };
+        *self = Self::Mapped {
+            block: Arc::clone(&block),
+            len_bytes,
+        };
+        (block, len_bytes)
+    }
+}
+
+/// A segment of a [`HeapFolder`].
+struct HeapSegment {
+    block: Arc<HeapBlock>,
+    /// Length of the file when it was opened.
+    len_bytes: usize,
+    file: Arc<HeapFile>,
+    folder: HeapFolder,
+    name: String,
+}
+
+// SAFETY: the block is page-aligned, never moves, is at least `len_bytes` long and lives as long as
+// `self` keeps its `Arc`; no reference to its bytes is ever made.
+unsafe impl SegmentMemory for HeapSegment {
+    fn base(&self) -> NonNull<u8> {
+        self.block.base()
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let hook = lock(&self.folder.hook).clone();
+        if let Some(hook) = hook {
+            hook(&self.name);
+        }
+        self.folder.pass(Operation::Sync, "sync", &self.name)
+    }
+
+    fn is_resident(&self, range: Range<usize>) -> bool {
+        range.end <= self.block.len_bytes()
+    }
+
+    fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        if range.start > range.end || range.end > self.block.len_bytes() {
+            return Err(failed("read", &self.name, ErrorKind::InvalidInput));
+        }
+        Ok(())
+    }
+
+    fn shrink(&self, len_bytes: usize) -> io::Result<()> {
+        self.folder.pass(Operation::Shrink, "shrink", &self.name)?;
+        if len_bytes > self.block.len_bytes() {
+            return Err(failed("shrink", &self.name, ErrorKind::InvalidInput));
+        }
+        if let Content::Mapped {
+            len_bytes: file_bytes,
+            ..
+        } = &mut *lock(&self.file.content)
+        {
+            *file_bytes = len_bytes;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HeapSegment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeapSegment")
+            .field("name", &self.name)
+            .field("len_bytes", &self.len_bytes)
+            .finish()
+    }
+}
+
+/// A file of a [`HeapFolder`] that grows.
+struct HeapAppend {
+    file: Arc<HeapFile>,
+    folder: HeapFolder,
+    name: String,
+}
+
+impl AppendFile for HeapAppend {
+    fn reserve(&mut self, _: u64) -> io::Result<()> {
+        self.folder
+            .pass(Operation::Reserve, "reserve room for", &self.name)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let passed = self.folder.pass(Operation::Append, "append to", &self.name);
+        let (half, _) = bytes.split_at(bytes.len() / 2);
+        match &mut *lock(&self.file.content) {
+            Content::Bytes { live, .. } => {
+                live.extend_from_slice(if passed.is_ok() { bytes } else { half });
+            }
+            Content::Mapped { .. } => {
+                return Err(failed("append to", &self.name, ErrorKind::ResourceBusy));
+            }
+        }
+        passed
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let passed = self.folder.pass(Operation::Sync, "sync", &self.name);
+        if let Content::Bytes {
+            live,
+            durable,
+            spoiled,
+        } = &mut *lock(&self.file.content)
+        {
+            *spoiled |= passed.is_err();
+            if !*spoiled {
+                durable.clone_from(live);
+            }
+        }
+        passed
+    }
+}
+
+impl fmt::Debug for HeapAppend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HeapAppend").field(&self.name).finish()
+    }
+}
+
+/// The directory a name lies in.
+fn parent(name: &str) -> &str {
+    name.split_once('/').map_or("", |(dir, _)| dir)
+}
+
+fn failed(verb: &'static str, name: &str, kind: ErrorKind) -> io::Error {
+    FileError::wrap(verb, name, kind.into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

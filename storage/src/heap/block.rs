@@ -1,0 +1,74 @@
+//! Page-aligned heap memory that stands in for a mapped file.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// What a page is here; the same as on most machines.
+const PAGE_BYTES: usize = 4096;
+
+/// Zeroed bytes that never move. Shared by everyone who opened the segment.
+#[derive(Debug)]
+pub(super) struct HeapBlock {
+    base: NonNull<u8>,
+    len_bytes: usize,
+    layout: Layout,
+}
+
+// SAFETY: the block owns its memory, and touches it only through raw pointers whose users keep races
+// out (see `SegmentMemory`); freeing it on another thread is fine with the allocator.
+unsafe impl Send for HeapBlock {}
+// SAFETY: a shared block gives its address and copies bytes; the rest is as for `Send`.
+unsafe impl Sync for HeapBlock {}
+
+impl HeapBlock {
+    /// A block of `len_bytes` zeros.
+    pub(super) fn zeroed(len_bytes: usize) -> Self {
+        let layout = Layout::from_size_align(len_bytes.max(1), PAGE_BYTES)
+            .expect("a segment is far smaller than the address space");
+        // SAFETY: the layout has at least one byte.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(memory) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            base,
+            len_bytes,
+            layout,
+        }
+    }
+
+    /// A block that begins as `bytes`.
+    pub(super) fn holding(bytes: &[u8]) -> Self {
+        let block = Self::zeroed(bytes.len());
+        let base = block.base.as_ptr();
+        // SAFETY: the block is new, so nobody else has its address, and as long as `bytes`.
+        unsafe { base.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        block
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(super) fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// A copy of the first `len_bytes` bytes as they are now. Nobody writes them meanwhile: that is
+    /// part of what users of [`SegmentMemory`](crate::SegmentMemory) promise.
+    pub(super) fn copy(&self, len_bytes: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len_bytes.min(self.len_bytes)];
+        let base = self.base.as_ptr();
+        // SAFETY: as many bytes as `bytes` has are in the block, all initialised when it was made;
+        // `SegmentMemory` keeps writers away while a file is read.
+        unsafe { base.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        bytes
+    }
+}
+
+impl Drop for HeapBlock {
+    fn drop(&mut self) {
+        // SAFETY: `base` came from this allocator with this layout, and is freed once.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
