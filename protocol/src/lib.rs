@@ -5,6 +5,8 @@
 //! - [`limits`]: every bound, in one place, tied together by const-asserts;
 //! - [`frame`]: the 64-byte header before every batch, on disk and on the wire;
 //! - [`batch`]: the columnar body of a frame, its builder, its checked view, its records;
+//! - [`wire`]: the 32-byte header before every message of a connection;
+//! - [`control`]: the bodies of all messages that are not frames;
 //! - [`error`]: the stable codes a peer answers with.
 //!
 //! Everything read from outside is checked before it is believed: the type before the length, the
@@ -14,9 +16,11 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod control;
 pub mod error;
 pub mod frame;
 pub mod limits;
+pub mod wire;
 
 mod bytes_at;
 mod coded;
