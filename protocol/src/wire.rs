@@ -255,7 +255,7 @@ impl WireHeader {
         let reserved = [
             ("flags", u32::from(u8_at::<1, LEN>(bytes))),
             ("reserved bytes 2..4", u32::from(u16_at::<2, LEN>(bytes))),
-            ("reserved bytes 12..16", u32::from(u32_at::<12, LEN>(bytes))),
+            ("reserved bytes 12..16", u32_at::<12, LEN>(bytes)),
         ];
         if let Some((field, found)) = reserved.into_iter().find(|(_, found)| *found != 0) {
             return Err(WireError::Reserved { field, found });
