@@ -332,8 +332,8 @@ impl Folder for HeapFolder {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.file("rename", from)?;
         check_file_name(to)?;
+        self.file("rename", from)?;
         self.pass(Operation::Rename, "rename", to)?;
         let mut tree = lock(&self.tree);
         tree.check_dir("rename", parent(to))?;
