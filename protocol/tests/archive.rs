@@ -26,7 +26,11 @@ fn built(messages: &[Message]) -> Vec<u8> {
     }
     let mut body = Vec::new();
     builder.write_body(&mut body);
-    assert_eq!(body.len(), builder.body_bytes() as usize, "the size was known before");
+    assert_eq!(
+        body.len(),
+        builder.body_bytes() as usize,
+        "the size was known before"
+    );
     body
 }
 
@@ -35,16 +39,30 @@ fn archived(batch: &Batch) -> Vec<u8> {
 }
 
 fn bytes_column(kind: u8, ends: &[u32], bytes: &[u8]) -> Column {
-    Column { kind, ends: ends.to_vec(), words: Vec::new(), bytes: bytes.to_vec() }
+    Column {
+        kind,
+        ends: ends.to_vec(),
+        words: Vec::new(),
+        bytes: bytes.to_vec(),
+    }
 }
 
 fn words_column(kind: u8, words: &[u64]) -> Column {
-    Column { kind, ends: Vec::new(), words: words.to_vec(), bytes: Vec::new() }
+    Column {
+        kind,
+        ends: Vec::new(),
+        words: words.to_vec(),
+        bytes: Vec::new(),
+    }
 }
 
 #[test]
 fn a_plain_batch_is_what_rkyv_makes_of_it() {
-    let batch = Batch { ends: vec![3, 3, 6], payload: b"onetwo".to_vec(), columns: Vec::new() };
+    let batch = Batch {
+        ends: vec![3, 3, 6],
+        payload: b"onetwo".to_vec(),
+        columns: Vec::new(),
+    };
     let messages = ["one", "", "two"].map(Message::from);
     assert_eq!(built(&messages), archived(&batch));
 }
@@ -93,6 +111,10 @@ fn large_bodies_lie_between_small_ones_in_the_order_pushed() {
         Message::from("b"),
     ];
     let payload = [&large, b"a".as_slice(), &large, &large, b"b"].concat();
-    let batch = Batch { ends: vec![5000, 5001, 10_001, 15_001, 15_002], payload, columns: vec![] };
+    let batch = Batch {
+        ends: vec![5000, 5001, 10_001, 15_001, 15_002],
+        payload,
+        columns: vec![],
+    };
     assert_eq!(built(&messages), archived(&batch));
 }

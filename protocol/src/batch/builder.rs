@@ -62,6 +62,8 @@ pub struct BatchBuilder {
     large: Vec<(usize, Bytes)>,
     payload_bytes: usize,
     columns: [ColumnBuffer; COLUMNS],
+    /// Whether any of the columns is present; most batches have none and pay for none.
+    has_options: bool,
     compressor: Option<Compressor>,
     /// Bytes of the compressed payload when [`BatchBuilder::compress`] took it.
     compressed_bytes: Option<usize>,
@@ -117,6 +119,7 @@ impl BatchBuilder {
             large: Vec::new(),
             payload_bytes: 0,
             columns: Default::default(),
+            has_options: false,
             compressor: None,
             compressed_bytes: None,
         }
@@ -259,7 +262,7 @@ impl BatchBuilder {
             }
             _ => self.write_payload(out),
         }
-        for column in self.columns.iter().filter(|column| column.is_present()) {
+        for (column, _) in self.present() {
             column.write(out);
         }
         self.write_references(out);
@@ -293,6 +296,7 @@ impl BatchBuilder {
         self.large.clear();
         self.payload_bytes = 0;
         self.compressed_bytes = None;
+        self.has_options = false;
         for column in &mut self.columns {
             column.clear();
         }
@@ -300,9 +304,7 @@ impl BatchBuilder {
 
     /// Whether the body is the payload alone.
     fn is_single(&self) -> bool {
-        self.record_count == 1
-            && self.compressed_bytes.is_none()
-            && !self.columns.iter().any(ColumnBuffer::is_present)
+        self.record_count == 1 && self.compressed_bytes.is_none() && !self.has_options
     }
 
     /// Bytes of the body with its payload as pushed.
@@ -317,13 +319,10 @@ impl BatchBuilder {
 
     /// Bytes of a columnar body without its payload.
     fn columns_bytes(&self) -> usize {
-        let optional: usize = self
-            .columns
-            .iter()
-            .filter(|column| column.is_present())
-            .map(|column| COLUMN_BYTES + column.len_bytes())
-            .sum();
-        self.ends.len() + optional + ROOT_BYTES
+        let optional = self
+            .present()
+            .map(|(column, _)| COLUMN_BYTES + column.len_bytes());
+        self.ends.len() + optional.sum::<usize>() + ROOT_BYTES
     }
 
     /// Whether one more record fits, with this many bytes of body and these values of options.
@@ -339,7 +338,8 @@ impl BatchBuilder {
             return Ok(());
         }
         let mut after = self.payload_bytes + body_bytes + self.columns_bytes() + 4;
-        for (kind, column) in ColumnKind::ALL.iter().zip(&self.columns) {
+        let any = self.has_options || values.is_some();
+        for (kind, column) in ColumnKind::ALL.iter().zip(&self.columns).filter(|_| any) {
             let value = values.and_then(|values| values.get(kind.index()).copied().flatten());
             after += match (column.is_present(), value) {
                 (true, value) => entry_bytes(*kind) + value.unwrap_or(0),
@@ -358,6 +358,7 @@ impl BatchBuilder {
     /// Enters the options of the next record; columns it is the first to use begin with empty
     /// entries for those before it.
     fn push_options(&mut self, message: &Message, values: &ValueBytes) {
+        self.has_options = true;
         let records = self.len();
         for ((kind, column), value) in ColumnKind::ALL.iter().zip(&mut self.columns).zip(values) {
             if value.is_none() {
@@ -393,12 +394,28 @@ impl BatchBuilder {
             .extend_from_slice(&(self.payload_bytes as u32).to_le_bytes());
         self.record_count += 1;
         self.compressed_bytes = None;
+        if !self.has_options {
+            return;
+        }
         let records = self.len();
         for (kind, column) in ColumnKind::ALL.iter().zip(&mut self.columns) {
             if column.is_present() && column.entries(*kind).len() < records * entry_bytes(*kind) {
                 column.push_nothing(*kind);
             }
         }
+    }
+
+    /// The columns some record has a value in.
+    fn present(&self) -> impl Iterator<Item = (&ColumnBuffer, ColumnKind)> {
+        let columns = if self.has_options {
+            self.columns.as_slice()
+        } else {
+            &[]
+        };
+        columns
+            .iter()
+            .zip(COLUMN_KINDS)
+            .filter(|(column, _)| column.is_present())
     }
 
     /// Writes the payload block as it was pushed.
@@ -428,7 +445,7 @@ impl BatchBuilder {
                 .map(|(column, _)| column.len_bytes())
                 .sum::<usize>();
         let mut at = columns_at;
-        for (column, kind) in present() {
+        for (column, kind) in self.present() {
             let ends_bytes = column.ends.len() + column.pairs.len();
             let words_at = part_at + ends_bytes;
             let bytes_at = words_at + column.words.len();
@@ -449,7 +466,11 @@ impl BatchBuilder {
         }
         out.put(&vec_ref(at, 0, self.len()));
         out.put(&vec_ref(at + VEC_BYTES, payload_at, payload_bytes));
-        out.put(&vec_ref(at + 2 * VEC_BYTES, columns_at, present().count()));
+        out.put(&vec_ref(
+            at + 2 * VEC_BYTES,
+            columns_at,
+            self.present().count(),
+        ));
     }
 }
 

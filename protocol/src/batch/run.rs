@@ -1,11 +1,15 @@
 //! Owned records from a run of stored frames.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::record::{Options, Record};
 use super::{BatchView, decompress};
 use crate::Offset;
-use crate::frame::{FrameError, FrameHeader, FrameKind, FramePlace, check_stored, walk_stored};
+use crate::frame::{
+    FrameError, FrameHeader, FrameKind, FramePlace, PublisherFields, check_stored, walk_stored,
+};
 use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_BYTES};
 
 /// Whether the bodies of a run were compared with their checksums before.
@@ -39,8 +43,10 @@ pub struct RecordRun {
 /// A frame whose records are being given out.
 #[derive(Debug)]
 struct OpenFrame {
-    /// The plain body.
-    body: Bytes,
+    /// The plain body of a compressed batch; any other lies in the run.
+    expanded: Option<Bytes>,
+    /// Where the body is, in the run or in `expanded`.
+    body: Range<usize>,
     header: FrameHeader,
     has_options: bool,
     /// The next record.
@@ -105,10 +111,8 @@ impl RecordRun {
             if matches!(header.fields.kind, FrameKind::Void | FrameKind::Seal) {
                 continue;
             }
-            let body = self
-                .frames
-                .slice(body_at..body_at + header.fields.body_bytes as usize);
-            let frame = OpenFrame::new(body, header, first)?;
+            let body = body_at..body_at + header.fields.body_bytes as usize;
+            let frame = OpenFrame::new(&self.frames, body, header, first)?;
             self.next = first;
             return Ok(Some(frame));
         }
@@ -121,7 +125,8 @@ impl Iterator for RecordRun {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(record) = self.open.as_mut().and_then(OpenFrame::next_record) {
+            let frames = &self.frames;
+            if let Some(record) = self.open.as_mut().and_then(|open| open.next_record(frames)) {
                 self.next = record.offset + 1;
                 return Some(Ok(record));
             }
@@ -139,57 +144,56 @@ impl Iterator for RecordRun {
 
 impl OpenFrame {
     /// Expands and checks the body, and goes to the record of offset `first`.
-    fn new(body: Bytes, header: FrameHeader, first: Offset) -> Result<Self, FrameError> {
+    fn new(
+        frames: &Bytes,
+        mut body: Range<usize>,
+        header: FrameHeader,
+        first: Offset,
+    ) -> Result<Self, FrameError> {
         let fields = header.fields;
-        let body = if fields.compressed {
-            Bytes::from(decompress(&body, BODY_BYTES_MAX)?)
-        } else {
-            body
+        let stored = frames.get(body.clone()).unwrap_or_default();
+        let expanded = match fields.compressed {
+            true => Some(Bytes::from(decompress(stored, BODY_BYTES_MAX)?)),
+            false => None,
         };
-        let view = BatchView::check(fields.kind, fields.record_count, false, &body)?;
+        let plain = expanded.as_deref().unwrap_or(stored);
+        let view = BatchView::check(fields.kind, fields.record_count, false, plain)?;
         let has_options = view.has_options();
         let index = first.since(header.base_offset).unwrap_or(0);
         let index = u16::try_from(index).unwrap_or(fields.record_count);
-        let mut frame = Self {
+        let before = index.checked_sub(1);
+        let start = before.map_or(0, |before| end_of(plain, fields.kind, before));
+        if let Some(expanded) = &expanded {
+            body = 0..expanded.len();
+        }
+        Ok(Self {
+            expanded,
             body,
             header,
             has_options,
             index,
-            start: 0,
-        };
-        frame.start = index
-            .checked_sub(1)
-            .and_then(|before| frame.end_of(before))
-            .unwrap_or(0);
-        Ok(frame)
+            start,
+        })
     }
 
-    /// Where the payload of a record ends in the payload block.
-    fn end_of(&self, index: u16) -> Option<usize> {
-        if self.header.fields.kind == FrameKind::Single {
-            return Some(self.body.len());
-        }
-        let at = 4 * usize::from(index);
-        let end = self.body.get(at..at + 4)?.first_chunk::<4>()?;
-        Some(u32::from_le_bytes(*end) as usize)
-    }
-
-    fn next_record(&mut self) -> Option<Record> {
-        let record_count = self.header.fields.record_count;
+    fn next_record(&mut self, frames: &Bytes) -> Option<Record> {
+        let PublisherFields {
+            kind, record_count, ..
+        } = self.header.fields;
         if self.index >= record_count {
             return None;
         }
-        let single = self.header.fields.kind == FrameKind::Single;
+        let bytes = self.expanded.as_ref().unwrap_or(frames);
+        let end = end_of(bytes.get(self.body.clone())?, kind, self.index);
         // The ends come first in a body, the payload block behind them.
-        let payload_at = if single {
-            0
-        } else {
-            4 * usize::from(record_count)
+        let ends_bytes = match kind {
+            FrameKind::Single => 0,
+            _ => 4 * usize::from(record_count),
         };
-        let end = self.end_of(self.index)?;
-        let body = self.body.slice(payload_at + self.start..payload_at + end);
+        let payload_at = self.body.start + ends_bytes;
+        let body = bytes.slice(payload_at + self.start..payload_at + end);
         let options = self.has_options.then(|| Options {
-            batch: self.body.clone(),
+            batch: bytes.slice(self.body.clone()),
             index: self.index,
             record_count,
         });
@@ -203,4 +207,15 @@ impl OpenFrame {
             options,
         })
     }
+}
+
+/// Where the payload of a record ends in the payload block of a checked body.
+fn end_of(body: &[u8], kind: FrameKind, index: u16) -> usize {
+    if kind == FrameKind::Single {
+        return body.len();
+    }
+    let end = body
+        .get(4 * usize::from(index)..)
+        .and_then(<[u8]>::first_chunk::<4>);
+    end.map_or(0, |end| u32::from_le_bytes(*end) as usize)
 }
