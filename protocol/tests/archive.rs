@@ -1,5 +1,7 @@
 //! The bytes of a batch are those rkyv's own serializer makes of the same columns.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use millstream_protocol::batch::{BatchBuilder, Message};
 use rkyv::rancor::Error;
 use rkyv::{Archive, Serialize};
