@@ -1,1 +1,62 @@
-//! Under construction.
+//! The remote client of Millstream: the same words as the engine, over a connection.
+//!
+//! [`Client`] is async and runs on tokio; [`blocking::Client`] is the same without async. Both
+//! drive one [`core::Core`], which takes bytes and gives bytes and does no I/O itself.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use millstream_client::{Client, Start};
+//!
+//! let client = Client::connect("millstream://localhost").await?;
+//! let mut orders = client.publisher("orders").await?;
+//! let receipt = orders.publish("hello").await?; // on disk when it returns
+//! let ticket = orders.enqueue("again").await?; // pipelined; the ticket resolves later
+//! println!("{} and {}", receipt.first, ticket.await?.first);
+//!
+//! let mut tape = client.reader("orders", Start::Earliest).await?;
+//! while let Some(record) = tape.next().await {
+//!     println!("{:?}", record?.as_bytes());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! - A [`Receipt`] means that the records are as safe as its level says, at its offsets.
+//! - What one handle publishes is stored in the order of its calls.
+//! - Every error tells its kind (`code`), whether the records are in the topic all the same
+//!   (`effect`), and whether trying again may help (`is_retriable`).
+//! - A record is given out only after every checksum on its way was compared.
+//! - Memory is bounded: publishing waits at the server's window, reading at its own credit.
+//!
+//! A connection that was lost stays lost: what was sent and not acknowledged is unknown.
+#![forbid(unsafe_code)]
+
+pub mod blocking;
+pub mod core;
+
+mod address;
+mod client;
+mod connection;
+mod driver;
+mod error;
+mod outcomes;
+mod publisher;
+mod reader;
+
+pub use address::{Address, AddressError};
+pub use client::{Client, ConnectOptions, TopicOptions};
+pub use error::{
+    Action, ConnectError, ConnectionError, PublishError, ReadError, Refusal, TopicError,
+    TopicErrorCause,
+};
+pub use millstream_protocol::batch::{BatchBuilder, Message, Record};
+pub use millstream_protocol::control::{GapReason, TopicInfo, TopicList, Welcome};
+pub use millstream_protocol::error::{Effect, ErrorCode};
+pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
+pub use publisher::{Publisher, PublisherOptions, Receipt, Ticket};
+pub use reader::{Reader, ReaderOptions, Records};
+
+/// The port a server listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7878;

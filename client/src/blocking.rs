@@ -1,0 +1,390 @@
+//! The client without async: every call blocks its thread until it is done.
+//!
+//! The same handles over the same driver, carried by a tokio runtime of one thread that each client
+//! has to itself: starting it and waiting for futures from other threads are all this module does.
+//! Plain threads over std sockets would have been a second driver, with its own time-outs,
+//! wake-ups and shutdown to get right; that is more code than this, for the same core.
+//!
+//! Calls panic inside an async runtime, whose threads may not block: use [`crate::Client`] there.
+//!
+//! ```no_run
+//! use millstream_client::{Start, blocking::Client};
+//!
+//! let client = Client::connect("millstream://localhost")?;
+//! let mut orders = client.publisher("orders")?;
+//! let receipt = orders.publish("one order")?; // on disk
+//! let mut reader = client.reader("orders", Start::Offset(receipt.first))?;
+//! if let Some(record) = reader.next() {
+//!     assert_eq!(record?.as_bytes(), b"one order");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+
+use millstream_protocol::batch::{BatchBuilder, Message, Record};
+use millstream_protocol::control::{TopicInfo, TopicList, Welcome};
+use millstream_protocol::{Durability, Offset, Start, TopicName};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc;
+
+use crate::address::Address;
+use crate::client::{ConnectOptions, TopicOptions};
+use crate::error::{ConnectError, ConnectionError, PublishError, ReadError, TopicError};
+use crate::publisher::{PublisherOptions, Receipt};
+use crate::reader::{ReaderOptions, Records};
+
+/// A connection to a Millstream server; see [`crate::Client`].
+#[derive(Debug, Clone)]
+pub struct Client {
+    client: crate::Client,
+    runtime: Handle,
+}
+
+impl Client {
+    /// Connects to the server at `address`, such as `millstream://host:port`.
+    ///
+    /// # Errors
+    ///
+    /// What was given is no address, nobody answers there, or not as a server does.
+    pub fn connect<A>(address: A) -> Result<Self, ConnectError>
+    where
+        A: TryInto<Address, Error: Into<ConnectError>>,
+    {
+        Self::connect_with(address, &ConnectOptions::new())
+    }
+
+    /// As [`Client::connect`], with options. Starts a thread that lives as long as the handles.
+    ///
+    /// # Errors
+    ///
+    /// What was given is no address, nobody answers there, or not as a server does.
+    pub fn connect_with<A>(address: A, options: &ConnectOptions) -> Result<Self, ConnectError>
+    where
+        A: TryInto<Address, Error: Into<ConnectError>>,
+    {
+        let address = address.try_into().map_err(Into::into)?;
+        let options = options.clone();
+        let (connected, answer) = std_mpsc::sync_channel(1);
+        thread::Builder::new()
+            .name("millstream-client".to_owned())
+            .spawn(move || carry(&address, &options, &connected))
+            .map_err(|error| ConnectError::Thread {
+                message: error.to_string().into(),
+            })?;
+        answer.recv().unwrap_or_else(|_| {
+            Err(ConnectError::Thread {
+                message: "the thread panicked".into(),
+            })
+        })
+    }
+
+    /// See [`crate::Client::server`].
+    #[must_use]
+    pub fn server(&self) -> Welcome {
+        self.client.server()
+    }
+
+    /// See [`crate::Client::create_topic`].
+    ///
+    /// # Errors
+    ///
+    /// The name is none, a topic with other options has it, or the server did not answer.
+    pub fn create_topic(
+        &self,
+        name: impl AsRef<str>,
+        options: TopicOptions,
+    ) -> Result<TopicInfo, TopicError> {
+        self.runtime
+            .block_on(self.client.create_topic(name, options))
+    }
+
+    /// See [`crate::Client::topic`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, or the server did not answer.
+    pub fn topic(&self, name: impl AsRef<str>) -> Result<TopicInfo, TopicError> {
+        self.runtime.block_on(self.client.topic(name))
+    }
+
+    /// See [`crate::Client::delete_topic`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, or the server did not answer.
+    pub fn delete_topic(&self, name: impl AsRef<str>) -> Result<(), TopicError> {
+        self.runtime.block_on(self.client.delete_topic(name))
+    }
+
+    /// See [`crate::Client::topics`].
+    ///
+    /// # Errors
+    ///
+    /// The server did not answer.
+    pub fn topics(&self) -> Result<Vec<TopicInfo>, TopicError> {
+        self.runtime.block_on(self.client.topics())
+    }
+
+    /// See [`crate::Client::topics_after`].
+    ///
+    /// # Errors
+    ///
+    /// The server did not answer.
+    pub fn topics_after(&self, after: Option<&TopicName>) -> Result<TopicList, TopicError> {
+        self.runtime.block_on(self.client.topics_after(after))
+    }
+
+    /// See [`crate::Client::publisher`].
+    ///
+    /// # Errors
+    ///
+    /// The name is none, the server refused, or it did not answer.
+    pub fn publisher(&self, topic: impl AsRef<str>) -> Result<Publisher, TopicError> {
+        self.publisher_with(topic, PublisherOptions::new())
+    }
+
+    /// See [`crate::Client::publisher_with`].
+    ///
+    /// # Errors
+    ///
+    /// The name is none, the server refused, or it did not answer.
+    pub fn publisher_with(
+        &self,
+        topic: impl AsRef<str>,
+        options: PublisherOptions,
+    ) -> Result<Publisher, TopicError> {
+        let publisher = self
+            .runtime
+            .block_on(self.client.publisher_with(topic, options))?;
+        Ok(Publisher {
+            publisher,
+            runtime: self.runtime.clone(),
+        })
+    }
+
+    /// See [`crate::Client::reader`].
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such topic or offset, or the server did not answer.
+    pub fn reader(&self, topic: impl AsRef<str>, start: Start) -> Result<Reader, TopicError> {
+        self.reader_with(topic, start, ReaderOptions::new())
+    }
+
+    /// See [`crate::Client::reader_with`].
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such topic or offset, or the server did not answer.
+    pub fn reader_with(
+        &self,
+        topic: impl AsRef<str>,
+        start: Start,
+        options: ReaderOptions,
+    ) -> Result<Reader, TopicError> {
+        let reader = self
+            .runtime
+            .block_on(self.client.reader_with(topic, start, options))?;
+        Ok(Reader {
+            reader,
+            runtime: self.runtime.clone(),
+        })
+    }
+
+    /// See [`crate::Client::close`].
+    ///
+    /// # Errors
+    ///
+    /// The connection ended in another way before.
+    pub fn close(self) -> Result<(), ConnectionError> {
+        let Self { client, runtime } = self;
+        runtime.block_on(client.close())
+    }
+}
+
+/// The thread of one client: connects, carries the connection, stays while handles may wait.
+fn carry(
+    address: &Address,
+    options: &ConnectOptions,
+    connected: &std_mpsc::SyncSender<Result<Client, ConnectError>>,
+) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let message = error.to_string().into();
+            // Nobody waits for the answer only if connecting panicked.
+            let _ = connected.send(Err(ConnectError::Thread { message }));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let (thread, mut handles_gone) = mpsc::channel(1);
+        match crate::Client::greet(address, options, Some(thread)).await {
+            Ok((client, established)) => {
+                let _ = connected.send(Ok(Client {
+                    client,
+                    runtime: Handle::current(),
+                }));
+                established.run().await;
+                // Nothing is ever sent: this ends with the last handle. Their time-outs need this
+                // thread until then.
+                let _ = handles_gone.recv().await;
+            }
+            Err(error) => {
+                let _ = connected.send(Err(error));
+            }
+        }
+    });
+}
+
+/// Publishes to one topic; see [`crate::Publisher`].
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    publisher: crate::Publisher,
+    runtime: Handle,
+}
+
+impl Publisher {
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        self.publisher.topic()
+    }
+
+    /// What an acknowledged record survives.
+    #[must_use]
+    pub fn level(&self) -> Durability {
+        self.publisher.level()
+    }
+
+    /// See [`crate::Publisher::publish`].
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; its effect says whether the message may be in the topic all the same.
+    pub fn publish(&mut self, message: impl Into<Message>) -> Result<Receipt, PublishError> {
+        self.runtime.block_on(self.publisher.publish(message))
+    }
+
+    /// See [`crate::Publisher::enqueue`]: blocks only while the window is full.
+    ///
+    /// # Errors
+    ///
+    /// The message was not taken; it is not and will not be in the topic.
+    pub fn enqueue(&mut self, message: impl Into<Message>) -> Result<Ticket, PublishError> {
+        let ticket = self.runtime.block_on(self.publisher.enqueue(message))?;
+        Ok(Ticket {
+            ticket,
+            runtime: self.runtime.clone(),
+        })
+    }
+
+    /// See [`crate::Publisher::publish_batch`].
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; its effect says whether the batch may be in the topic all the same.
+    pub fn publish_batch(&mut self, batch: &BatchBuilder) -> Result<Receipt, PublishError> {
+        self.runtime.block_on(self.publisher.publish_batch(batch))
+    }
+
+    /// See [`crate::Publisher::enqueue_batch`]: blocks only while the window is full.
+    ///
+    /// # Errors
+    ///
+    /// The batch was not taken; it is not and will not be in the topic.
+    pub fn enqueue_batch(&mut self, batch: &BatchBuilder) -> Result<Ticket, PublishError> {
+        let ticket = self.runtime.block_on(self.publisher.enqueue_batch(batch))?;
+        Ok(Ticket {
+            ticket,
+            runtime: self.runtime.clone(),
+        })
+    }
+}
+
+/// The receipt to come of what was enqueued.
+///
+/// Dropping it changes nothing about the publishing.
+#[derive(Debug)]
+#[must_use = "a ticket tells whether the message was published"]
+pub struct Ticket {
+    ticket: crate::Ticket,
+    runtime: Handle,
+}
+
+impl Ticket {
+    /// Waits until the message is as safe as asked.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; its effect says whether the message may be in the topic all the same.
+    pub fn wait(self) -> Result<Receipt, PublishError> {
+        self.runtime.block_on(self.ticket)
+    }
+}
+
+/// Reads the records of one topic; see [`crate::Reader`].
+#[derive(Debug)]
+pub struct Reader {
+    reader: crate::Reader,
+    runtime: Handle,
+}
+
+impl Reader {
+    /// The topic.
+    #[must_use]
+    pub const fn topic(&self) -> &TopicName {
+        self.reader.topic()
+    }
+
+    /// See [`crate::Reader::incarnation`].
+    #[must_use]
+    pub const fn incarnation(&self) -> [u8; 16] {
+        self.reader.incarnation()
+    }
+
+    /// The offset at which reading began.
+    #[must_use]
+    pub const fn start_offset(&self) -> Offset {
+        self.reader.start_offset()
+    }
+
+    /// The offset after the last record there was to read when the reader was opened.
+    #[must_use]
+    pub const fn end_offset(&self) -> Offset {
+        self.reader.end_offset()
+    }
+
+    /// The offset that comes next; a later one if that was never used.
+    #[must_use]
+    pub const fn next_offset(&self) -> Offset {
+        self.reader.next_offset()
+    }
+
+    /// See [`crate::Reader::stop_at`].
+    pub const fn stop_at(&mut self, offset: Offset) {
+        self.reader.stop_at(offset);
+    }
+
+    /// The next record; blocks until there is one. See [`crate::Reader::next`].
+    #[expect(clippy::should_implement_trait, reason = "the engine's word for it")]
+    pub fn next(&mut self) -> Option<Result<Record, ReadError>> {
+        if let Some(record) = self.reader.try_next() {
+            return Some(record);
+        }
+        self.runtime.block_on(self.reader.next())
+    }
+
+    /// The next record if it is here already; nothing also once the reader is over.
+    pub fn try_next(&mut self) -> Option<Result<Record, ReadError>> {
+        self.reader.try_next()
+    }
+
+    /// Blocks until there is something, then gives all that is here. See
+    /// [`crate::Reader::next_run`].
+    pub fn next_run(&mut self) -> Option<Records<'_>> {
+        self.runtime.block_on(self.reader.next_run())
+    }
+}

@@ -1,0 +1,404 @@
+//! A connection to a server, and what is asked of it about topics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_protocol::control::{
+    CreateTopic, DeleteTopic, DescribeTopic, ListTopics, TopicInfo, TopicList, Welcome,
+};
+use millstream_protocol::{Durability, Start, TopicName};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::address::Address;
+use crate::connection::Connection;
+use crate::core::{Answer, Request};
+use crate::driver::{Established, establish};
+use crate::error::{Action, ConnectError, ConnectionError, TopicError, TopicErrorCause};
+use crate::publisher::{Publisher, PublisherOptions};
+use crate::reader::{Reader, ReaderOptions};
+
+/// How a client connects.
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream_client::ConnectOptions;
+/// let options = ConnectOptions::new().name("billing").timeout(Duration::from_secs(2));
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    name: String,
+    pub(crate) timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConnectOptions {
+    /// Ten seconds to connect, thirty for an answer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            name: concat!("millstream-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Sets what this client calls itself, for the server's log. At most 128 bytes are sent.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets how long connecting may take, up to the server's welcome.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how long an answer about a topic is waited for. Publishing and reading wait as long as
+    /// the connection lives.
+    #[must_use]
+    pub const fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+}
+
+/// How a topic is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicOptions {
+    durability: Durability,
+}
+
+impl Default for TopicOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TopicOptions {
+    /// A topic whose records are on disk before they are acknowledged and shown.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            durability: Durability::Synced,
+        }
+    }
+
+    /// Sets how safe records are when they are acknowledged and shown.
+    #[must_use]
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
+/// A connection to a Millstream server.
+///
+/// Cheap to clone; all clones, publishers, readers and tickets share one connection, which is
+/// closed in good order when the last of them goes: what was published is still sent. Needs a tokio
+/// runtime with I/O and time; [`crate::blocking::Client`] needs none.
+///
+/// # Example
+///
+/// ```no_run
+/// use millstream_client::{Client, Start};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect("millstream://localhost").await?;
+/// let mut orders = client.publisher("orders").await?;
+/// let receipt = orders.publish("one order").await?; // on disk
+/// let mut reader = client.reader("orders", Start::Offset(receipt.first)).await?;
+/// if let Some(record) = reader.next().await {
+///     assert_eq!(record?.as_bytes(), b"one order");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) connection: Arc<Connection>,
+}
+
+impl Client {
+    /// Connects to the server at `address`, such as `millstream://host:port`.
+    ///
+    /// # Errors
+    ///
+    /// What was given is no address, nobody answers there, or not as a server does.
+    pub async fn connect<A>(address: A) -> Result<Self, ConnectError>
+    where
+        A: TryInto<Address, Error: Into<ConnectError>>,
+    {
+        Self::connect_with(address, &ConnectOptions::new()).await
+    }
+
+    /// As [`Client::connect`], with options.
+    ///
+    /// # Errors
+    ///
+    /// What was given is no address, nobody answers there, or not as a server does.
+    pub async fn connect_with<A>(address: A, options: &ConnectOptions) -> Result<Self, ConnectError>
+    where
+        A: TryInto<Address, Error: Into<ConnectError>>,
+    {
+        let address = address.try_into().map_err(Into::into)?;
+        let (client, established) = Self::greet(&address, options, None).await?;
+        tokio::spawn(established.run());
+        Ok(client)
+    }
+
+    /// Connects; the connection is yet to be driven.
+    pub(crate) async fn greet(
+        address: &Address,
+        options: &ConnectOptions,
+        thread: Option<mpsc::Sender<()>>,
+    ) -> Result<(Self, Established), ConnectError> {
+        let established = match timeout(options.timeout, establish(address, &options.name)).await {
+            Ok(established) => established?,
+            Err(_) => {
+                let (address, ms) = (address.clone(), millis(options.timeout));
+                return Err(ConnectError::TimedOut { address, ms });
+            }
+        };
+        let shared = Arc::clone(&established.shared);
+        let connection = Arc::new(Connection::new(shared, options.request_timeout, thread));
+        Ok((Self { connection }, established))
+    }
+
+    /// What the server said of itself when it welcomed this client.
+    #[must_use]
+    pub fn server(&self) -> Welcome {
+        self.connection.lock().core.welcome().clone()
+    }
+
+    /// Creates a topic, or finds it there with the same options; tells what there is to say of it.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, a topic with other options has it, or the server did not answer.
+    pub async fn create_topic(
+        &self,
+        name: impl AsRef<str>,
+        options: TopicOptions,
+    ) -> Result<TopicInfo, TopicError> {
+        let asking = Asking::new(self, Action::Create, name.as_ref());
+        let request = CreateTopic {
+            name: asking.name()?,
+            durability: options.durability,
+        };
+        asking.topic(Request::Create(request)).await
+    }
+
+    /// Tells what there is to say of a topic.
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, or the server did not answer.
+    pub async fn topic(&self, name: impl AsRef<str>) -> Result<TopicInfo, TopicError> {
+        let asking = Asking::new(self, Action::Describe, name.as_ref());
+        let request = DescribeTopic {
+            name: asking.name()?,
+        };
+        asking.topic(Request::Describe(request)).await
+    }
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, or the server did not answer.
+    pub async fn delete_topic(&self, name: impl AsRef<str>) -> Result<(), TopicError> {
+        let asking = Asking::new(self, Action::Delete, name.as_ref());
+        let request = DeleteTopic {
+            name: asking.name()?,
+        };
+        match asking.ask(Request::Delete(request)).await? {
+            Answer::Deleted => Ok(()),
+            Answer::Topic(_) | Answer::Topics(_) => Err(asking.mismatched()),
+        }
+    }
+
+    /// All topics, by rising name: as many requests as it takes.
+    ///
+    /// # Errors
+    ///
+    /// The server did not answer.
+    pub async fn topics(&self) -> Result<Vec<TopicInfo>, TopicError> {
+        let mut all: Vec<TopicInfo> = Vec::new();
+        loop {
+            let page = self
+                .topics_after(all.last().map(|topic| &topic.name))
+                .await?;
+            let rises = match (all.last(), page.topics.first()) {
+                (Some(last), Some(first)) => last.name < first.name,
+                _ => true,
+            };
+            let more = page.more && rises && !page.topics.is_empty();
+            if rises {
+                all.extend(page.topics);
+            }
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The topics whose names follow `after`, as many as one answer holds, by rising name.
+    ///
+    /// # Errors
+    ///
+    /// The server did not answer.
+    pub async fn topics_after(&self, after: Option<&TopicName>) -> Result<TopicList, TopicError> {
+        let asking = Asking::new(self, Action::List, "");
+        match asking
+            .ask(Request::List(ListTopics {
+                after: after.cloned(),
+            }))
+            .await?
+        {
+            Answer::Topics(list) => Ok(list),
+            Answer::Topic(_) | Answer::Deleted => Err(asking.mismatched()),
+        }
+    }
+
+    /// Opens a topic for publishing, as durable as the topic is; creates it, `synced`, if needed.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, the server refused, or it did not answer.
+    pub async fn publisher(&self, topic: impl AsRef<str>) -> Result<Publisher, TopicError> {
+        self.publisher_with(topic, PublisherOptions::new()).await
+    }
+
+    /// Opens a topic for publishing.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, the server refused, or it did not answer.
+    pub async fn publisher_with(
+        &self,
+        topic: impl AsRef<str>,
+        options: PublisherOptions,
+    ) -> Result<Publisher, TopicError> {
+        let topic = Asking::new(self, Action::OpenPublisher, topic.as_ref()).name()?;
+        Publisher::open(Arc::clone(&self.connection), topic, options).await
+    }
+
+    /// Opens a reader of a topic. It goes on with what is published later.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such topic or offset, or the server did not answer.
+    pub async fn reader(&self, topic: impl AsRef<str>, start: Start) -> Result<Reader, TopicError> {
+        self.reader_with(topic, start, ReaderOptions::new()).await
+    }
+
+    /// As [`Client::reader`], with options.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such topic or offset, or the server did not answer.
+    pub async fn reader_with(
+        &self,
+        topic: impl AsRef<str>,
+        start: Start,
+        options: ReaderOptions,
+    ) -> Result<Reader, TopicError> {
+        let topic = Asking::new(self, Action::OpenReader, topic.as_ref()).name()?;
+        Reader::open(Arc::clone(&self.connection), topic, start, options).await
+    }
+
+    /// Closes the connection in good order: what was published is sent and answered first.
+    ///
+    /// Other handles of the connection get [`ConnectionError::ClosedHere`] from now on.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended in another way before.
+    pub async fn close(self) -> Result<(), ConnectionError> {
+        self.connection.act(|state| state.core.close());
+        match self.connection.over().await {
+            ConnectionError::ClosedHere => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+/// One request, and what its errors say.
+struct Asking<'a> {
+    connection: &'a Connection,
+    action: Action,
+    topic: &'a str,
+}
+
+impl<'a> Asking<'a> {
+    fn new(client: &'a Client, action: Action, topic: &'a str) -> Self {
+        Self {
+            connection: &client.connection,
+            action,
+            topic,
+        }
+    }
+
+    fn error(&self, cause: TopicErrorCause) -> TopicError {
+        TopicError::new(self.action, self.topic, cause)
+    }
+
+    fn name(&self) -> Result<TopicName, TopicError> {
+        TopicName::parse(self.topic).map_err(|error| self.error(TopicErrorCause::Name(error)))
+    }
+
+    async fn ask(&self, request: Request) -> Result<Answer, TopicError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.connection.act(|state| {
+            let id = state.core.request(&request)?;
+            state.answers.insert(id, reply);
+            Ok(())
+        });
+        sent.map_err(|error| self.error(TopicErrorCause::NotSent(error)))?;
+        answered(answer, self.connection.request_timeout)
+            .await
+            .map_err(|cause| self.error(cause))
+    }
+
+    async fn topic(&self, request: Request) -> Result<TopicInfo, TopicError> {
+        match self.ask(request).await? {
+            Answer::Topic(info) => Ok(info),
+            Answer::Topics(_) | Answer::Deleted => Err(self.mismatched()),
+        }
+    }
+
+    /// The core lets no answer of another kind through; should it, this is what is said.
+    fn mismatched(&self) -> TopicError {
+        let error = ConnectionError::protocol("it answered something that was not asked");
+        self.error(TopicErrorCause::Unanswered(error))
+    }
+}
+
+/// Waits for what a reply brings, but not for ever.
+pub(crate) async fn answered<T>(
+    answer: oneshot::Receiver<Result<T, TopicErrorCause>>,
+    longest: Duration,
+) -> Result<T, TopicErrorCause> {
+    match timeout(longest, answer).await {
+        Ok(Ok(result)) => result,
+        // The reply is dropped unsent only together with what the asker holds.
+        Ok(Err(_)) => Err(TopicErrorCause::Unanswered(ConnectionError::ClosedHere)),
+        Err(_) => Err(TopicErrorCause::TimedOut {
+            ms: millis(longest),
+        }),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

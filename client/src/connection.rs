@@ -1,0 +1,510 @@
+//! What the handles of one connection share, and how the core's events reach them.
+//!
+//! One mutex guards the core and everything its events touch, so there is no order of locks. It is
+//! held for moments only, never across an await, a system call or a wake-up of a ticket: those to
+//! be woken are collected first. Besides the handles two tasks take it: the one that reads the
+//! socket and the one that writes it, see [`crate::driver`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use millstream_protocol::control::{PublisherOpened, ReaderOpened};
+use millstream_protocol::wire::StreamId;
+use millstream_protocol::{Offset, TopicName};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::core::{Answer, Core, Delivery, Event, NotTaken, ReadyFrame, RequestId, Unpublished};
+use crate::error::{ConnectionError, PublishError, ReadError, Refusal, TopicErrorCause};
+use crate::outcomes::{Outcome, Outcomes, SlotId};
+use millstream_protocol::batch::Message;
+
+/// A connection as its handles hold it: when the last one goes, it is closed.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// How long an answer to a request is waited for.
+    pub(crate) request_timeout: Duration,
+    /// Keeps the thread of a blocking client running; dropped with the last handle.
+    _thread: Option<mpsc::Sender<()>>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        request_timeout: Duration,
+        thread: Option<mpsc::Sender<()>>,
+    ) -> Self {
+        Self {
+            shared,
+            request_timeout,
+            _thread: thread,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+
+    /// Does `act`, and lets the writing task go on if that left it something to send.
+    pub(crate) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        let wake = state.writer_waits && (state.core.has_output() || state.core.is_finished());
+        if wake {
+            state.writer_waits = false;
+        }
+        drop(state);
+        if wake {
+            self.shared.output.notify_one();
+        }
+        result
+    }
+
+    /// Waits until the connection is over; gives why.
+    pub(crate) async fn over(&self) -> ConnectionError {
+        let mut over = self.shared.over.subscribe();
+        loop {
+            if let Some(error) = self.lock().core.ended() {
+                return error.clone();
+            }
+            // The sender is in `shared`, so it cannot be gone.
+            let _ = over.changed().await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.act(|state| state.core.close());
+    }
+}
+
+/// What the handles share with the tasks.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// The writing task waits here while there is nothing to send.
+    pub(crate) output: Notify,
+    /// True once the connection is over.
+    over: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(core: Core) -> Self {
+        let state = State {
+            core,
+            writer_waits: false,
+            answers: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            outcomes: Outcomes::default(),
+        };
+        Self {
+            state: Mutex::new(state),
+            output: Notify::new(),
+            over: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("a panic under the lock has ended this client")
+    }
+
+    /// Lets `act` tell the core something, carries out the events that follow, and wakes those
+    /// concerned.
+    pub(crate) fn tell(&self, wakers: &mut Vec<Waker>, act: impl FnOnce(&mut Core)) {
+        let mut state = self.lock();
+        act(&mut state.core);
+        while let Some(event) = state.core.next_event() {
+            state.carry_out(event, wakers);
+        }
+        let ended = state.core.ended().is_some();
+        let wake = state.writer_waits && (state.core.has_output() || state.core.is_finished());
+        if wake {
+            state.writer_waits = false;
+        }
+        drop(state);
+        if wake {
+            self.output.notify_one();
+        }
+        if ended {
+            self.over.send_replace(true);
+        }
+        for waker in wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// What a stream's opening is answered by.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Publisher(PublisherOpened),
+    Reader(ReaderOpened),
+}
+
+/// A sender of the answer to something that was asked once.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, TopicErrorCause>>;
+
+/// Everything under the lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) core: Core,
+    /// The writing task has nothing to do until it is told.
+    pub(crate) writer_waits: bool,
+    pub(crate) answers: BTreeMap<RequestId, Reply<Answer>>,
+    pub(crate) opening: BTreeMap<StreamId, Reply<Opened>>,
+    publishers: BTreeMap<StreamId, PublisherState>,
+    readers: BTreeMap<StreamId, Inbox>,
+    pub(crate) outcomes: Outcomes,
+}
+
+#[derive(Debug)]
+struct PublisherState {
+    topic: TopicName,
+    /// The slots of the frames that were not answered, the first of which is publish `first`.
+    frames: VecDeque<SlotId>,
+    first: u64,
+    /// The one handle that waits for room in the window waits here.
+    room: Arc<Notify>,
+    /// Why the stream takes nothing more.
+    ended: Option<StreamEnd>,
+    /// The handles are gone; the entry goes with the last answer.
+    dropped: bool,
+}
+
+/// Why a stream is over while its connection is not.
+#[derive(Debug, Clone)]
+pub(crate) enum StreamEnd {
+    Refused(Refusal),
+    /// The server closed it without a word.
+    Closed,
+}
+
+/// What a reader has not taken yet.
+#[derive(Debug, Default)]
+struct Inbox {
+    items: VecDeque<Item>,
+    waker: Option<Waker>,
+    ended: Option<StreamEnd>,
+}
+
+/// What arrived for a reader.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Frames(Delivery),
+    Gap(ReadError),
+}
+
+/// Why a message was not taken.
+#[derive(Debug)]
+pub(crate) enum Untaken {
+    /// The window is full.
+    WindowFull,
+    /// The stream is over; another may be opened.
+    StreamOver,
+    /// It will not be taken.
+    Failed(PublishError),
+}
+
+/// What is handed to a publisher stream at once.
+#[derive(Debug)]
+pub(crate) enum Load {
+    Message(Message),
+    Frame(ReadyFrame),
+}
+
+impl State {
+    fn carry_out(&mut self, event: Event, wakers: &mut Vec<Waker>) {
+        match event {
+            Event::Answered { request, answer } => {
+                if let Some(reply) = self.answers.remove(&request) {
+                    // Whoever asked may have gone; then nobody wants to know.
+                    let _ = reply.send(answer.map_err(TopicErrorCause::Refused));
+                }
+            }
+            Event::PublisherOpened { stream, opened } => {
+                self.opened(stream, Ok(Opened::Publisher(opened)));
+            }
+            Event::ReaderOpened { stream, opened } => {
+                self.opened(stream, Ok(Opened::Reader(opened)));
+            }
+            Event::Published {
+                stream,
+                publish,
+                first,
+            } => {
+                self.answer(stream, publish, Ok(first), wakers);
+            }
+            Event::Unpublished {
+                stream,
+                publishes,
+                why,
+            } => {
+                for publish in publishes {
+                    let Some(publisher) = self.publishers.get(&stream) else {
+                        break;
+                    };
+                    let error = unpublished(publisher.topic.clone(), why.clone());
+                    self.answer(stream, publish, Err(error), wakers);
+                }
+            }
+            Event::Delivered { stream, delivery } => {
+                self.arrived(stream, Item::Frames(delivery), wakers);
+            }
+            Event::Gap {
+                stream,
+                first,
+                next,
+                reason,
+            } => {
+                let gap = ReadError::Gap {
+                    first,
+                    next,
+                    reason,
+                };
+                self.arrived(stream, Item::Gap(gap), wakers);
+            }
+            Event::StreamEnded { stream, refusal } => {
+                let end = refusal.map_or(StreamEnd::Closed, StreamEnd::Refused);
+                self.stream_ended(stream, &end, wakers);
+            }
+            Event::Ended(error) => self.ended(&error, wakers),
+        }
+    }
+
+    fn opened(&mut self, stream: StreamId, answer: Result<Opened, TopicErrorCause>) {
+        if let Some(reply) = self.opening.remove(&stream) {
+            // Whoever asked may have gone; dropping what it held closes the stream.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        stream: StreamId,
+        publish: u64,
+        outcome: Outcome,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let Some(publisher) = self.publishers.get_mut(&stream) else {
+            return;
+        };
+        debug_assert_eq!(publish, publisher.first, "publishes are answered in order");
+        let Some(slot) = publisher.frames.pop_front() else {
+            return;
+        };
+        publisher.first += 1;
+        self.outcomes.resolve(slot, outcome, wakers);
+        if publisher.dropped && publisher.frames.is_empty() {
+            self.publishers.remove(&stream);
+        } else if self.core.has_room(stream) {
+            publisher.room.notify_one();
+        }
+    }
+
+    fn arrived(&mut self, stream: StreamId, item: Item, wakers: &mut Vec<Waker>) {
+        if let Some(inbox) = self.readers.get_mut(&stream) {
+            inbox.items.push_back(item);
+            wakers.extend(inbox.waker.take());
+        }
+    }
+
+    fn stream_ended(&mut self, stream: StreamId, end: &StreamEnd, wakers: &mut Vec<Waker>) {
+        self.opened(stream, Err(end.clone().into_cause()));
+        if let Some(publisher) = self.publishers.get_mut(&stream) {
+            publisher.ended = Some(end.clone());
+            publisher.room.notify_one();
+        }
+        if let Some(inbox) = self.readers.get_mut(&stream) {
+            inbox.ended = Some(end.clone());
+            wakers.extend(inbox.waker.take());
+        }
+    }
+
+    /// The connection is over. What was published was answered by events before this one.
+    fn ended(&mut self, error: &ConnectionError, wakers: &mut Vec<Waker>) {
+        for reply in std::mem::take(&mut self.answers).into_values() {
+            let _ = reply.send(Err(TopicErrorCause::Unanswered(error.clone())));
+        }
+        for reply in std::mem::take(&mut self.opening).into_values() {
+            let _ = reply.send(Err(TopicErrorCause::Unanswered(error.clone())));
+        }
+        for publisher in self.publishers.values() {
+            publisher.room.notify_one();
+        }
+        for inbox in self.readers.values_mut() {
+            wakers.extend(inbox.waker.take());
+        }
+    }
+
+    /// Makes room for the tickets of a publisher stream.
+    pub(crate) fn add_publisher(&mut self, stream: StreamId, topic: TopicName, room: Arc<Notify>) {
+        let publisher = PublisherState {
+            topic,
+            frames: VecDeque::new(),
+            first: 1,
+            room,
+            ended: None,
+            dropped: false,
+        };
+        self.publishers.insert(stream, publisher);
+    }
+
+    /// Hands a message or a frame to a stream; gives its slot, and its place in the frame.
+    pub(crate) fn publish(
+        &mut self,
+        stream: StreamId,
+        load: &Load,
+    ) -> Result<(SlotId, u16), Untaken> {
+        let taken = match load {
+            Load::Message(message) => self
+                .core
+                .publish(stream, message)
+                .map(|place| (place.publish, place.record)),
+            Load::Frame(frame) => self
+                .core
+                .publish_frame(stream, frame.clone())
+                .map(|publish| (publish, 0)),
+        };
+        let publisher = self.publishers.get_mut(&stream);
+        let publisher = publisher.expect("a publisher's state lives as long as its handle");
+        let (publish, record) = match taken {
+            Ok(taken) => taken,
+            Err(NotTaken::WindowFull) => return Err(Untaken::WindowFull),
+            Err(why) => {
+                let topic = publisher.topic.clone();
+                return Err(untaken(
+                    why,
+                    topic,
+                    publisher.ended.as_ref(),
+                    self.core.check_open(),
+                ));
+            }
+        };
+        let slot = match publisher.frames.back() {
+            Some(last) if publisher.first + publisher.frames.len() as u64 > publish => *last,
+            _ => {
+                let slot = self.outcomes.expect();
+                publisher.frames.push_back(slot);
+                slot
+            }
+        };
+        self.outcomes.add_ticket(slot);
+        Ok((slot, record))
+    }
+
+    /// The handles of a publisher stream are gone.
+    pub(crate) fn drop_publisher(&mut self, stream: StreamId) {
+        self.core.close_stream(stream);
+        self.opening.remove(&stream);
+        if let Some(publisher) = self.publishers.get_mut(&stream) {
+            publisher.dropped = true;
+            if publisher.frames.is_empty() {
+                self.publishers.remove(&stream);
+            }
+        }
+    }
+
+    /// Makes room for what a reader stream brings.
+    pub(crate) fn add_reader(&mut self, stream: StreamId) {
+        self.readers.insert(stream, Inbox::default());
+    }
+
+    /// The next thing that arrived for a reader. Ready without one when nothing more will come.
+    pub(crate) fn poll_arrived(
+        &mut self,
+        stream: StreamId,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Item, ReaderEnd>> {
+        let inbox = self.readers.get_mut(&stream);
+        let inbox = inbox.expect("a reader's inbox lives as long as its handle");
+        if let Some(item) = inbox.items.pop_front() {
+            if matches!(item, Item::Gap(_)) {
+                self.core.gap_taken(stream);
+            }
+            return Poll::Ready(Ok(item));
+        }
+        if let Some(end) = &inbox.ended {
+            return Poll::Ready(Err(ReaderEnd::Stream(end.clone())));
+        }
+        if let Some(error) = self.core.ended() {
+            return Poll::Ready(Err(ReaderEnd::Connection(error.clone())));
+        }
+        inbox.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The handle of a reader stream is gone.
+    pub(crate) fn drop_reader(&mut self, stream: StreamId) {
+        self.core.close_stream(stream);
+        self.opening.remove(&stream);
+        self.readers.remove(&stream);
+    }
+}
+
+/// Why nothing more comes for a reader.
+#[derive(Debug)]
+pub(crate) enum ReaderEnd {
+    Stream(StreamEnd),
+    Connection(ConnectionError),
+}
+
+impl StreamEnd {
+    fn into_cause(self) -> TopicErrorCause {
+        match self {
+            Self::Refused(refusal) => TopicErrorCause::Refused(refusal),
+            Self::Closed => TopicErrorCause::Closed,
+        }
+    }
+}
+
+fn unpublished(topic: TopicName, why: Unpublished) -> PublishError {
+    match why {
+        Unpublished::Refused(refusal) => PublishError::Refused { topic, refusal },
+        Unpublished::NotSent(cause) => PublishError::NotSent { topic, cause },
+        Unpublished::Unknown(cause) => PublishError::OutcomeUnknown { topic, cause },
+        Unpublished::Unacknowledged => PublishError::Unacknowledged { topic },
+        Unpublished::StreamClosed => PublishError::StreamClosed { topic },
+    }
+}
+
+fn untaken(
+    why: NotTaken,
+    topic: TopicName,
+    ended: Option<&StreamEnd>,
+    open: Result<(), ConnectionError>,
+) -> Untaken {
+    Untaken::Failed(match why {
+        NotTaken::WindowFull => return Untaken::WindowFull,
+        NotTaken::Message(cause) => PublishError::Message { topic, cause },
+        NotTaken::TooLarge {
+            frame_bytes,
+            frame_bytes_max,
+        } => PublishError::TooLarge {
+            topic,
+            frame_bytes,
+            frame_bytes_max,
+        },
+        NotTaken::StreamEnded => match (open, ended) {
+            (Err(cause), _) => PublishError::NotSent { topic, cause },
+            (Ok(()), Some(StreamEnd::Refused(refusal))) if !refusal.retriable => {
+                PublishError::Refused {
+                    topic,
+                    refusal: refusal.clone().without_effect(),
+                }
+            }
+            (Ok(()), _) => return Untaken::StreamOver,
+        },
+    })
+}
+
+/// The first offset of a frame and a place in it make a record's offset.
+pub(crate) const fn offset_in(first: Offset, record: u16) -> Offset {
+    Offset(first.0.saturating_add(record as u64))
+}

@@ -1,0 +1,288 @@
+//! What the server sends: taken apart, checked against what this side knows, told as events.
+
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use millstream_protocol::control::{
+    Delivery as WireDelivery, ErrorMessage, Gap, Goodbye, PublishAck, PublisherOpened,
+    ReaderOpened, TopicInfo, TopicList,
+};
+use millstream_protocol::limits::{DELIVERY_PRELUDE_BYTES, WIRE_HEADER_BYTES};
+use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
+
+use super::event::{Answer, Delivery, Event, RequestId, Unpublished};
+use super::{Asked, Core, Stream};
+use crate::error::{ConnectionError, Refusal};
+
+impl Core {
+    /// Takes whole messages off `input` and leaves the rest for when more has come.
+    ///
+    /// Frames are handed on as slices of `input`, without a copy. What no server may send ends the
+    /// connection.
+    pub fn receive(&mut self, now: Instant, input: &mut BytesMut) {
+        self.heartbeat.received(now);
+        while self.ended.is_none() {
+            match self.receive_one(input) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(what) => self.end(ConnectionError::protocol(what)),
+            }
+        }
+    }
+
+    /// Takes one message; false when none is whole.
+    fn receive_one(&mut self, input: &mut BytesMut) -> Result<bool, String> {
+        let (header, body, consumed) = match next_message(input, Phase::Client) {
+            Err(error) => return Err(error.to_string()),
+            Ok(Next::Need(bytes)) => {
+                self.wanted_bytes = bytes;
+                return Ok(false);
+            }
+            Ok(Next::Message {
+                header,
+                body,
+                consumed,
+            }) => (header, body, consumed),
+        };
+        self.wanted_bytes = 0;
+        if header.kind != MessageKind::Frames {
+            self.handle(&header, body)?;
+            input.advance(consumed);
+            return Ok(true);
+        }
+        let prelude = WireDelivery::decode(body)
+            .map_err(|e| e.to_string())?
+            .prelude;
+        let mut frames = input.split_to(consumed).freeze();
+        frames.advance(WIRE_HEADER_BYTES + DELIVERY_PRELUDE_BYTES);
+        let stream = header.stream;
+        if let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) {
+            reading.delivered(&prelude)?;
+            let (place, next_offset) = (prelude.place, prelude.next_offset);
+            let delivery = Delivery {
+                frames,
+                place,
+                next_offset,
+            };
+            self.events.push_back(Event::Delivered { stream, delivery });
+        } else {
+            self.only_if_gone(&header)?;
+        }
+        Ok(true)
+    }
+
+    fn handle(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        match header.kind {
+            MessageKind::Ping => {
+                self.pong = Some(header.correlation);
+                Ok(())
+            }
+            MessageKind::Pong => Ok(()),
+            MessageKind::Goodbye => {
+                let goodbye = Goodbye::decode(body).map_err(|e| e.to_string())?;
+                self.goodbye = goodbye.reason.into();
+                Ok(())
+            }
+            MessageKind::Error => {
+                let error = ErrorMessage::decode(body).map_err(|e| e.to_string())?;
+                self.refused(header, Refusal::of(error))
+            }
+            MessageKind::StreamClosed => self.stream_closed(header),
+            MessageKind::TopicInfo | MessageKind::TopicList | MessageKind::TopicDeleted => {
+                self.answered(header, body)
+            }
+            MessageKind::PublisherOpened => self.publisher_opened(header, body),
+            MessageKind::PublishAck => self.acknowledged(header, body),
+            MessageKind::ReaderOpened => self.reader_opened(header, body),
+            MessageKind::Gap => self.gap(header, body),
+            kind => Err(format!("it sent {kind:?}, which is for servers")),
+        }
+    }
+
+    fn answered(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let asked = self.requests.remove(&header.correlation);
+        let answer = match (header.kind, asked) {
+            (MessageKind::TopicInfo, Some(Asked::Topic)) => {
+                Answer::Topic(TopicInfo::decode(body).map_err(|e| e.to_string())?)
+            }
+            (MessageKind::TopicList, Some(Asked::Topics)) => {
+                Answer::Topics(TopicList::decode(body).map_err(|e| e.to_string())?)
+            }
+            (MessageKind::TopicDeleted, Some(Asked::Deletion)) => Answer::Deleted,
+            (kind, asked) => {
+                return Err(format!(
+                    "it answered request {} by {kind:?}, where {asked:?} was asked for",
+                    header.correlation
+                ));
+            }
+        };
+        let request = RequestId(header.correlation);
+        self.events.push_back(Event::Answered {
+            request,
+            answer: Ok(answer),
+        });
+        Ok(())
+    }
+
+    /// An error about a stream, a request, or the connection.
+    fn refused(&mut self, header: &WireHeader, refusal: Refusal) -> Result<(), String> {
+        if header.stream == StreamId::CONNECTION {
+            return self.connection_refused(header.correlation, refusal);
+        }
+        let stream = header.stream;
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Publisher(publishing)) if !publishing.is_opening() => {
+                let (sent, waiting) = publishing.refused(header.correlation)?;
+                let over = publishing.is_answered();
+                self.unpublished(stream, sent, Unpublished::Refused(refusal.clone()));
+                let never_sent = refusal.clone().without_effect();
+                self.unpublished(stream, waiting, Unpublished::Refused(never_sent));
+                self.stream_ended(stream, Some(refusal));
+                if over {
+                    self.streams.remove(&stream);
+                }
+                self.go_on_closing();
+            }
+            Some(Stream::Publisher(_) | Stream::Reader(_)) => {
+                self.streams.remove(&stream);
+                self.stream_ended(stream, Some(refusal));
+            }
+            Some(Stream::Closing) => {}
+            None => self.only_if_gone(header)?,
+        }
+        Ok(())
+    }
+
+    fn connection_refused(&mut self, correlation: u64, refusal: Refusal) -> Result<(), String> {
+        if correlation == 0 {
+            self.end(ConnectionError::Refused(refusal));
+            return Ok(());
+        }
+        if self.requests.remove(&correlation).is_none() {
+            return Err(format!(
+                "it refused request {correlation}, which is not open"
+            ));
+        }
+        let request = RequestId(correlation);
+        self.events.push_back(Event::Answered {
+            request,
+            answer: Err(refusal),
+        });
+        Ok(())
+    }
+
+    /// The last message of a stream: what it has not answered by now it never will.
+    fn stream_closed(&mut self, header: &WireHeader) -> Result<(), String> {
+        let stream = header.stream;
+        match self.streams.remove(&stream) {
+            Some(Stream::Publisher(publishing)) => {
+                let told = publishing.is_refused();
+                let (sent, waiting) = publishing.unanswered();
+                self.unpublished(stream, sent, Unpublished::Unacknowledged);
+                self.unpublished(stream, waiting, Unpublished::StreamClosed);
+                if !told {
+                    self.stream_ended(stream, None);
+                }
+                self.go_on_closing();
+            }
+            Some(Stream::Reader(_)) => self.stream_ended(stream, None),
+            Some(Stream::Closing) => {}
+            None => self.only_if_gone(header)?,
+        }
+        Ok(())
+    }
+
+    fn publisher_opened(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let opened = PublisherOpened::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Publisher(publishing)) if publishing.is_opening() => {
+                publishing.opened();
+                self.events
+                    .push_back(Event::PublisherOpened { stream, opened });
+                Ok(())
+            }
+            _ => self.only_if_gone(header),
+        }
+    }
+
+    fn acknowledged(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let ack = PublishAck::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        let Some(Stream::Publisher(publishing)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        let events = &mut self.events;
+        publishing.acknowledged(header.correlation, &ack, |publish, first| {
+            events.push_back(Event::Published {
+                stream,
+                publish,
+                first,
+            });
+        })?;
+        if publishing.is_refused() && publishing.is_answered() {
+            self.streams.remove(&stream);
+        }
+        self.wants_to_send(stream);
+        self.close_if_drained(stream);
+        self.go_on_closing();
+        Ok(())
+    }
+
+    fn reader_opened(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let opened = ReaderOpened::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Reader(reading)) if reading.is_opening() => {
+                reading.opened(opened.start_offset);
+                self.events
+                    .push_back(Event::ReaderOpened { stream, opened });
+                Ok(())
+            }
+            _ => self.only_if_gone(header),
+        }
+    }
+
+    fn gap(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let gap = Gap::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        reading.gap(&gap)?;
+        let Gap {
+            first_offset: first,
+            next_offset: next,
+            reason,
+        } = gap;
+        self.events.push_back(Event::Gap {
+            stream,
+            first,
+            next,
+            reason,
+        });
+        Ok(())
+    }
+
+    fn stream_ended(&mut self, stream: StreamId, refusal: Option<Refusal>) {
+        self.events
+            .push_back(Event::StreamEnded { stream, refusal });
+    }
+
+    /// Lets a message pass that crossed the end of its stream, and no other.
+    fn only_if_gone(&self, header: &WireHeader) -> Result<(), String> {
+        let stream = header.stream;
+        match self.streams.get(&stream) {
+            None if stream.0 < self.next_stream => Ok(()),
+            Some(Stream::Closing) => Ok(()),
+            None => Err(format!(
+                "it sent {:?} on stream {stream}, never opened",
+                header.kind
+            )),
+            Some(_) => Err(format!(
+                "it sent {:?} on stream {stream}, out of place",
+                header.kind
+            )),
+        }
+    }
+}

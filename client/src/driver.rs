@@ -1,0 +1,209 @@
+//! Drives a core over a socket: one tokio task reads, one writes, and time passes in the first.
+//!
+//! The writer asks the core for more whenever a write is done; what is published meanwhile has
+//! gathered by then. The reader hands over what came before it lets time pass, so that a process
+//! that was stopped for a while does not take its own pause for the server's silence.
+
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant as TokioInstant, sleep_until};
+
+use crate::address::Address;
+use crate::connection::Shared;
+use crate::core::{Core, Greeting, Outgoing};
+use crate::error::{ConnectError, ConnectionError};
+
+/// Room for input that is made before each read.
+const READ_BYTES: usize = 64 << 10;
+
+type Reading = Box<dyn AsyncRead + Send + Unpin>;
+type Writing = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A connection whose server said welcome, yet to be driven.
+pub(crate) struct Established {
+    pub(crate) shared: Arc<Shared>,
+    reading: Reading,
+    writing: Writing,
+    input: BytesMut,
+}
+
+/// Connects to `address` and greets the server.
+pub(crate) async fn establish(address: &Address, name: &str) -> Result<Established, ConnectError> {
+    let unreachable = |error: io::Error| ConnectError::Unreachable {
+        address: address.clone(),
+        kind: error.kind(),
+        message: error.to_string().into(),
+    };
+    let (mut reading, mut writing) = open_socket(address).await.map_err(unreachable)?;
+    let mut input = BytesMut::with_capacity(READ_BYTES);
+    let core = greet(&mut reading, &mut writing, &mut input, name)
+        .await
+        .map_err(|cause| ConnectError::Handshake {
+            address: address.clone(),
+            cause,
+        })?;
+    Ok(Established {
+        shared: Arc::new(Shared::new(core)),
+        reading,
+        writing,
+        input,
+    })
+}
+
+async fn open_socket(address: &Address) -> io::Result<(Reading, Writing)> {
+    match address {
+        Address::Tcp { host, port } => {
+            let socket = TcpStream::connect((host.as_str(), *port)).await?;
+            socket.set_nodelay(true)?;
+            let (reading, writing) = socket.into_split();
+            Ok((Box::new(reading), Box::new(writing)))
+        }
+        Address::Unix { path } => {
+            let (reading, writing) = UnixStream::connect(path).await?.into_split();
+            Ok((Box::new(reading), Box::new(writing)))
+        }
+    }
+}
+
+async fn greet(
+    reading: &mut Reading,
+    writing: &mut Writing,
+    input: &mut BytesMut,
+    name: &str,
+) -> Result<Core, ConnectionError> {
+    let greeting = Greeting::new(name);
+    let io = |error: io::Error| ConnectionError::io(&error);
+    writing.write_all(&greeting.hello()).await.map_err(io)?;
+    writing.flush().await.map_err(io)?;
+    loop {
+        if let Some(core) = greeting.receive(Instant::now(), input)? {
+            return Ok(core);
+        }
+        if reading.read_buf(input).await.map_err(io)? == 0 {
+            return Err(ConnectionError::ClosedByServer { reason: "".into() });
+        }
+    }
+}
+
+impl Established {
+    /// Carries the connection until it is over.
+    pub(crate) async fn run(self) {
+        let Self {
+            shared,
+            mut reading,
+            writing,
+            mut input,
+        } = self;
+        let _end = EndOnDrop(Arc::clone(&shared));
+        let mut writer = tokio::spawn(write(writing, Arc::clone(&shared)));
+        read(&mut reading, &mut input, &shared, &mut writer).await;
+        writer.abort();
+    }
+}
+
+/// Ends the core when the task that carries it goes, be it because its runtime was shut down.
+struct EndOnDrop(Arc<Shared>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.tell(&mut Vec::new(), |core| {
+            core.end(ConnectionError::ClosedHere)
+        });
+    }
+}
+
+/// Reads until the connection is over, for whatever reason.
+async fn read(
+    reading: &mut Reading,
+    input: &mut BytesMut,
+    shared: &Shared,
+    writer: &mut JoinHandle<()>,
+) {
+    let mut wakers = Vec::new();
+    // What came right behind the welcome.
+    shared.tell(&mut wakers, |core| core.receive(Instant::now(), input));
+    let mut timer = pin!(sleep_until(TokioInstant::now()));
+    loop {
+        let (deadline, wanted_bytes) = {
+            let state = shared.lock();
+            let Some(deadline) = state.core.deadline() else {
+                return;
+            };
+            (deadline, state.core.wanted_bytes())
+        };
+        if timer.is_elapsed() {
+            timer.as_mut().reset(deadline.into());
+        }
+        input.reserve(wanted_bytes.saturating_sub(input.len()).max(READ_BYTES));
+        tokio::select! {
+            biased;
+            result = reading.read_buf(input) => shared.tell(&mut wakers, |core| match result {
+                Ok(0) => core.end_of_input(),
+                Ok(_) => core.receive(Instant::now(), input),
+                Err(error) => core.end(ConnectionError::io(&error)),
+            }),
+            _ = &mut *writer => {
+                // It ended the core before it went, unless it panicked.
+                shared.tell(&mut wakers, |core| core.end(ConnectionError::ClosedHere));
+                return;
+            }
+            () = timer.as_mut() => {
+                // Traffic only moves the deadline on, so the timer is set anew when it fires.
+                shared.tell(&mut wakers, |core| core.tick(Instant::now()));
+            }
+        }
+    }
+}
+
+/// Writes until everything was sent that ever will be.
+async fn write(mut writing: Writing, shared: Arc<Shared>) {
+    let mut out = Outgoing::default();
+    let mut wakers = Vec::new();
+    loop {
+        let (sends, finished) = {
+            let mut state = shared.lock();
+            let sends = state.core.transmit(Instant::now(), &mut out);
+            let finished = !sends && state.core.is_finished();
+            state.writer_waits = !sends && !finished;
+            (sends, finished)
+        };
+        let error = if sends {
+            match write_all(&mut writing, &out).await {
+                Ok(()) => continue,
+                Err(error) => ConnectionError::io(&error),
+            }
+        } else if finished {
+            // The server may be gone already; nothing depends on it any more.
+            let _ = writing.shutdown().await;
+            ConnectionError::ClosedHere
+        } else {
+            shared.output.notified().await;
+            continue;
+        };
+        shared.tell(&mut wakers, |core| core.end(error));
+        return;
+    }
+}
+
+async fn write_all(writing: &mut Writing, out: &Outgoing) -> io::Result<()> {
+    let mut rest = Buf::chain(&out.head[..], &out.body[..]);
+    while rest.has_remaining() {
+        let mut slices = [IoSlice::new(&[]); 2];
+        let filled = rest.chunks_vectored(&mut slices);
+        let written = writing
+            .write_vectored(slices.get(..filled).unwrap_or_default())
+            .await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        rest.advance(written);
+    }
+    writing.flush().await
+}
