@@ -1,25 +1,14 @@
 //! The bytes of a batch are those rkyv's own serializer makes of the same columns.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+mod raw;
 
 use millstream_protocol::batch::{BatchBuilder, Message};
-use rkyv::rancor::Error;
-use rkyv::{Archive, Serialize};
-
-#[derive(Archive, Serialize)]
-struct Batch {
-    ends: Vec<u32>,
-    payload: Vec<u8>,
-    columns: Vec<Column>,
-}
-
-#[derive(Archive, Serialize)]
-struct Column {
-    kind: u8,
-    ends: Vec<u32>,
-    words: Vec<u64>,
-    bytes: Vec<u8>,
-}
+use raw::{Batch, Column};
 
 fn built(messages: &[Message]) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
@@ -36,28 +25,6 @@ fn built(messages: &[Message]) -> Vec<u8> {
     body
 }
 
-fn archived(batch: &Batch) -> Vec<u8> {
-    rkyv::to_bytes::<Error>(batch).unwrap().to_vec()
-}
-
-fn bytes_column(kind: u8, ends: &[u32], bytes: &[u8]) -> Column {
-    Column {
-        kind,
-        ends: ends.to_vec(),
-        words: Vec::new(),
-        bytes: bytes.to_vec(),
-    }
-}
-
-fn words_column(kind: u8, words: &[u64]) -> Column {
-    Column {
-        kind,
-        ends: Vec::new(),
-        words: words.to_vec(),
-        bytes: Vec::new(),
-    }
-}
-
 #[test]
 fn a_plain_batch_is_what_rkyv_makes_of_it() {
     let batch = Batch {
@@ -66,7 +33,7 @@ fn a_plain_batch_is_what_rkyv_makes_of_it() {
         columns: Vec::new(),
     };
     let messages = ["one", "", "two"].map(Message::from);
-    assert_eq!(built(&messages), archived(&batch));
+    assert_eq!(built(&messages), batch.body());
 }
 
 #[test]
@@ -89,17 +56,17 @@ fn a_batch_with_every_column_is_what_rkyv_makes_of_it() {
         ends: vec![5, 8, 8],
         payload: b"plainall".to_vec(),
         columns: vec![
-            bytes_column(1, &[0, 1, 1], b"k"),
-            bytes_column(2, &[0, 2, 2, 1, 2, 4, 4], b"hvh2"),
-            bytes_column(3, &[0, 2, 2], b"id"),
-            bytes_column(4, &[0, 1, 1], b"g"),
-            words_column(5, &[0, 1, 0]),
-            words_column(6, &[0, 2, 0]),
-            words_column(7, &[0, 3, 0]),
-            bytes_column(8, &[], &[0, 4, 0]),
+            Column::of_bytes(1, &[0, 1, 1], b"k"),
+            Column::of_bytes(2, &[0, 2, 2, 1, 2, 4, 4], b"hvh2"),
+            Column::of_bytes(3, &[0, 2, 2], b"id"),
+            Column::of_bytes(4, &[0, 1, 1], b"g"),
+            Column::of_words(5, &[0, 1, 0]),
+            Column::of_words(6, &[0, 2, 0]),
+            Column::of_words(7, &[0, 3, 0]),
+            Column::of_bytes(8, &[], &[0, 4, 0]),
         ],
     };
-    assert_eq!(built(&messages), archived(&batch));
+    assert_eq!(built(&messages), batch.body());
 }
 
 #[test]
@@ -118,5 +85,5 @@ fn large_bodies_lie_between_small_ones_in_the_order_pushed() {
         payload,
         columns: vec![],
     };
-    assert_eq!(built(&messages), archived(&batch));
+    assert_eq!(built(&messages), batch.body());
 }

@@ -5,6 +5,9 @@ mod messages;
 
 use millstream_protocol::wire::MessageKind;
 
+/// What reads some bytes.
+pub(crate) type Reader<T> = Box<dyn Fn(&[u8]) -> T>;
+
 /// One example.
 pub(crate) struct Vector {
     /// The name of its file.
@@ -18,9 +21,9 @@ pub(crate) struct Vector {
     /// The message it is, if it is one.
     pub(crate) message: Option<MessageKind>,
     /// Decodes bytes and asserts that they mean what the example means.
-    pub(crate) decodes: Box<dyn Fn(&[u8])>,
+    pub(crate) decodes: Reader<()>,
     /// Whether bytes pass every check a receiver makes.
-    pub(crate) accepts: Box<dyn Fn(&[u8]) -> bool>,
+    pub(crate) accepts: Reader<bool>,
     /// Whether encoding must give the same bytes for ever; not so for what lz4 makes.
     pub(crate) encodes_alike: bool,
 }
