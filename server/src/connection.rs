@@ -1,0 +1,415 @@
+//! One connection: moves bytes between a socket and a session until either is done.
+//!
+//! Everything happens in one task, so one wake serves the whole session. At most one read and one
+//! write are under way; both are polled to their end, also when the connection is to be dropped,
+//! because the kernel may own their buffers.
+//!
+//! ```text
+//!  Serving ──session done──▶ Flushing ──all sent──▶ Lingering ──peer hangs up──▶ Cut ──▶ over
+//!     │                          │                      │                         ▲
+//!     └── socket error, fast shutdown, out of time ─────┴─────────────────────────┘
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use crate::buffers::{BufferPools, InputBuffer, Want};
+use crate::control::{Roster, Stage};
+use crate::jobs::JobQueue;
+use crate::limits::{FLUSH_TIME, INPUT_IDLE_BYTES, LINGER_TIME, TURNS_MAX, WRITE_STALL_TIME};
+use crate::output::OutputBatch;
+use crate::session::{JobDone, Session};
+use crate::socket::Socket;
+
+/// What the connections of one I/O thread share.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) pools: BufferPools,
+    pub(crate) roster: Rc<Roster>,
+    pub(crate) jobs: JobQueue,
+}
+
+/// Serves `session` over `socket` until it is over; nothing of it is with the kernel then.
+pub(crate) async fn serve<S: Socket>(socket: S, session: Session, around: Rc<Surroundings>) {
+    let socket = HangUp(socket);
+    let mut read = pin!(None);
+    let mut write = pin!(None);
+    let mut clock = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut connection = Connection {
+        start_read: |buffer, want| socket.0.read(buffer, want, &around.pools),
+        start_write: |batch| socket.0.write(batch),
+        shutdown: |how| socket.0.shutdown(how),
+        read: Operation {
+            future: read.as_mut(),
+        },
+        write: Operation {
+            future: write.as_mut(),
+        },
+        job: None,
+        session,
+        around: &around,
+        input: Some(InputBuffer::none()),
+        want: Want::Idle,
+        news: false,
+        ended: false,
+        batch: Some(OutputBatch::default()),
+        stalled: None,
+        phase: Phase::Serving,
+        due: true,
+        clock: clock.as_mut(),
+    };
+    let place = poll_fn(|cx| Poll::Ready(around.roster.join(cx.waker()))).await;
+    poll_fn(|cx| connection.poll(cx)).await;
+    around.roster.leave(place);
+}
+
+/// Hangs up when dropped, so that what a panic leaves under way in the kernel ends soon.
+struct HangUp<S: Socket>(S);
+
+impl<S: Socket> Drop for HangUp<S> {
+    fn drop(&mut self) {
+        // Hung up already is as good.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// A place for one operation, polled to its end once started.
+struct Operation<'a, F> {
+    future: Pin<&'a mut Option<F>>,
+}
+
+impl<F: Future> Operation<'_, F> {
+    fn start(&mut self, future: F) {
+        debug_assert!(!self.is_busy(), "a started operation is never dropped");
+        self.future.set(Some(future));
+    }
+
+    fn is_busy(&self) -> bool {
+        self.future.is_some()
+    }
+
+    /// The result, once: the place is free then.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<F::Output> {
+        match self.future.as_mut().as_pin_mut()?.poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(output) => {
+                self.future.set(None);
+                Some(output)
+            }
+        }
+    }
+}
+
+/// See the drawing above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Flushing { until: Instant },
+    Lingering { until: Instant },
+    Cut,
+}
+
+struct Connection<'a, R, W, StartRead, StartWrite, ShutDown> {
+    start_read: StartRead,
+    start_write: StartWrite,
+    shutdown: ShutDown,
+    read: Operation<'a, R>,
+    write: Operation<'a, W>,
+    job: Option<oneshot::Receiver<JobDone>>,
+    session: Session,
+    around: &'a Surroundings,
+    /// `None` while a read owns it.
+    input: Option<InputBuffer>,
+    /// What the next read is for.
+    want: Want,
+    /// Whether `input` has bytes the session has not looked at.
+    news: bool,
+    /// Whether the peer sends nothing more.
+    ended: bool,
+    /// `None` while a write owns it.
+    batch: Option<OutputBatch>,
+    /// Since when a write has made no progress, as far as the clock was looked at.
+    stalled: Option<Instant>,
+    phase: Phase,
+    /// Whether something happened that the session has not been polled for.
+    due: bool,
+    clock: Pin<&'a mut Sleep>,
+}
+
+impl<R, W, StartRead, StartWrite, ShutDown> Connection<'_, R, W, StartRead, StartWrite, ShutDown>
+where
+    R: Future<Output = (io::Result<usize>, InputBuffer)>,
+    W: Future<Output = (io::Result<usize>, OutputBatch)>,
+    StartRead: Fn(InputBuffer, Want) -> R,
+    StartWrite: Fn(OutputBatch) -> W,
+    ShutDown: Fn(Shutdown) -> io::Result<()>,
+{
+    /// Does all that can be done now. Ready once the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.due = true;
+        self.obey();
+        for _ in 0..TURNS_MAX {
+            let moved = self.turn(cx);
+            if self.phase == Phase::Cut && !self.read.is_busy() && !self.write.is_busy() {
+                return Poll::Ready(());
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Follows the server's stage.
+    fn obey(&mut self) {
+        match self.around.roster.stage() {
+            Stage::Serving => {}
+            Stage::Draining => {
+                if self.phase == Phase::Serving {
+                    // What has arrived is taken first.
+                    self.feed();
+                    self.session.drain();
+                }
+            }
+            Stage::Dropping => self.cut(),
+        }
+    }
+
+    /// One round of everything; whether any of it made another round worth while.
+    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+        self.look_at_clock(cx);
+        let mut moved = self.finish_read(cx);
+        if self.phase == Phase::Serving {
+            moved |= self.feed();
+            moved |= self.carry_job(cx);
+            if std::mem::take(&mut self.due) && self.session.poll(cx) {
+                self.due = true;
+                moved = true;
+            }
+        }
+        moved |= self.finish_write(cx);
+        moved |= self.begin_write();
+        moved |= self.settle();
+        moved |= self.begin_read();
+        moved
+    }
+
+    fn finish_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((result, mut buffer)) = self.read.poll(cx) else {
+            return false;
+        };
+        match result {
+            Ok(0) => {
+                self.ended = true;
+                self.session.input_ended();
+                self.due = true;
+            }
+            Ok(count) => {
+                buffer.received(count);
+                if self.phase == Phase::Serving {
+                    self.news = true;
+                } else {
+                    buffer.consume(usize::MAX);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "reading from a connection failed");
+                self.cut();
+            }
+        }
+        self.input = Some(buffer);
+        true
+    }
+
+    /// Lets the session take what was received.
+    fn feed(&mut self) -> bool {
+        let Some(buffer) = &mut self.input else {
+            return false;
+        };
+        if !self.news || self.session.is_held() {
+            return false;
+        }
+        let drained = buffer.has_room();
+        let Ok(received) = self.session.receive(buffer.unread()) else {
+            self.news = false;
+            return true;
+        };
+        buffer.consume(received.consumed);
+        self.news = self.session.is_held();
+        self.want = match received.need {
+            ..=INPUT_IDLE_BYTES if drained => Want::Idle,
+            ..=INPUT_IDLE_BYTES => Want::Run,
+            bytes => Want::Message(bytes),
+        };
+        self.due = true;
+        true
+    }
+
+    fn begin_read(&mut self) -> bool {
+        let may = match self.phase {
+            Phase::Serving => !self.news && !self.session.is_closed(),
+            Phase::Lingering { .. } => true,
+            Phase::Flushing { .. } | Phase::Cut => false,
+        };
+        if !may || self.ended || self.read.is_busy() {
+            return false;
+        }
+        let Some(buffer) = self.input.take() else {
+            return false;
+        };
+        self.read.start((self.start_read)(buffer, self.want));
+        true
+    }
+
+    /// Has the session's requests carried out where waiting for the disk hurts nobody.
+    fn carry_job(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(running) = &mut self.job {
+            let Poll::Ready(done) = Pin::new(running).poll(cx) else {
+                return false;
+            };
+            self.job = None;
+            match done {
+                Ok(done) => self.session.finish_job(done),
+                // It panicked; what the session holds can not be told any more.
+                Err(_gone) => self.cut(),
+            }
+            self.due = true;
+            return true;
+        }
+        self.job = self
+            .session
+            .take_job()
+            .map(|job| self.around.jobs.carry_out(job));
+        self.job.is_some()
+    }
+
+    fn finish_write(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((result, mut batch)) = self.write.poll(cx) else {
+            return false;
+        };
+        match result {
+            Ok(count) if count > 0 => {
+                batch.sent(count, |out| self.session.recycle(out));
+                self.stalled = None;
+                self.due = true;
+            }
+            Ok(_) => self.cut(),
+            Err(error) => {
+                tracing::debug!(%error, "writing to a connection failed");
+                self.cut();
+            }
+        }
+        self.batch = Some(batch);
+        true
+    }
+
+    fn begin_write(&mut self) -> bool {
+        if self.phase == Phase::Cut {
+            return false;
+        }
+        let Some(batch) = &mut self.batch else {
+            return false;
+        };
+        while batch.takes_more() {
+            let Some(out) = self.session.pop_output() else {
+                break;
+            };
+            batch.push(out);
+        }
+        if batch.is_empty() {
+            return false;
+        }
+        let Some(batch) = self.batch.take() else {
+            return false;
+        };
+        self.write.start((self.start_write)(batch));
+        true
+    }
+
+    /// Moves on to the next phase where this one is done.
+    fn settle(&mut self) -> bool {
+        match self.phase {
+            Phase::Serving => {
+                if !self.session.is_closed() {
+                    return false;
+                }
+                let until = Instant::now() + FLUSH_TIME;
+                self.enter(Phase::Flushing { until }, until);
+            }
+            Phase::Flushing { .. } => {
+                if self.write.is_busy() || self.session.has_output() {
+                    return false;
+                }
+                if self.ended || (self.shutdown)(Shutdown::Write).is_err() {
+                    self.cut();
+                } else {
+                    let until = Instant::now() + LINGER_TIME;
+                    self.want = Want::Idle;
+                    if let Some(buffer) = &mut self.input {
+                        buffer.consume(usize::MAX);
+                    }
+                    self.enter(Phase::Lingering { until }, until);
+                }
+            }
+            Phase::Lingering { .. } => {
+                if !self.ended {
+                    return false;
+                }
+                self.cut();
+            }
+            Phase::Cut => return false,
+        }
+        true
+    }
+
+    fn enter(&mut self, phase: Phase, until: Instant) {
+        self.phase = phase;
+        self.clock.as_mut().reset(until.into());
+    }
+
+    /// Ends the connection without more ado; what is under way in the kernel ends by it.
+    fn cut(&mut self) {
+        if self.phase != Phase::Cut {
+            self.phase = Phase::Cut;
+            // A peer that hung up first leaves nothing to shut down.
+            let _ = (self.shutdown)(Shutdown::Both);
+        }
+    }
+
+    fn look_at_clock(&mut self, cx: &mut Context<'_>) {
+        while self.phase != Phase::Cut && self.clock.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let next = self.tick(now);
+            self.clock.as_mut().reset(next.into());
+        }
+    }
+
+    /// Does what is due at `now`; when to look again.
+    fn tick(&mut self, now: Instant) -> Instant {
+        let mut next = self.session.tick(now);
+        self.due = true;
+        if self.write.is_busy() {
+            let since = *self.stalled.get_or_insert(now);
+            if now.saturating_duration_since(since) >= WRITE_STALL_TIME {
+                tracing::debug!("a connection that takes nothing is dropped");
+                self.cut();
+            }
+        }
+        if let Phase::Flushing { until } | Phase::Lingering { until } = self.phase {
+            if until <= now {
+                self.cut();
+            }
+            next = next.min(until);
+        }
+        next
+    }
+}

@@ -1,0 +1,235 @@
+//! What a session has to send, and the batches in which a socket takes it.
+
+use std::collections::VecDeque;
+
+use millstream::FrameSlice;
+
+use crate::limits::{CONTROL_RUN_BYTES, CONTROL_RUNS_KEPT, WRITE_BYTES_MAX, WRITE_PIECES_MAX};
+
+/// One piece of output. Pieces are sent whole and in order.
+#[derive(Debug)]
+pub enum Out {
+    /// Control messages, and the header of the delivery that follows.
+    Bytes(Vec<u8>),
+    /// Stored frames, sent from the segment's pages without a copy.
+    Frames(FrameSlice),
+}
+
+impl Out {
+    /// The bytes to send.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Frames(frames) => frames.as_ref(),
+        }
+    }
+}
+
+/// Output in order; control messages that follow each other share a buffer.
+#[derive(Debug, Default)]
+pub(crate) struct OutQueue {
+    sealed: VecDeque<Out>,
+    /// Control messages behind everything sealed.
+    gathering: Vec<u8>,
+    bytes: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+impl OutQueue {
+    /// Bytes waiting.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends what `encode` writes.
+    pub(crate) fn control(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.gathering.len() >= CONTROL_RUN_BYTES {
+            self.seal();
+        }
+        let before = self.gathering.len();
+        encode(&mut self.gathering);
+        self.bytes += self.gathering.len() - before;
+    }
+
+    /// Appends `frames`, whose header was the last control output.
+    pub(crate) fn frames(&mut self, frames: FrameSlice) {
+        self.seal();
+        self.bytes += frames.as_ref().len();
+        self.sealed.push_back(Out::Frames(frames));
+    }
+
+    fn seal(&mut self) {
+        if !self.gathering.is_empty() {
+            let next = self.spare.pop().unwrap_or_default();
+            let full = std::mem::replace(&mut self.gathering, next);
+            self.sealed.push_back(Out::Bytes(full));
+        }
+    }
+
+    /// Takes the first piece.
+    pub(crate) fn pop(&mut self) -> Option<Out> {
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        let out = self.sealed.pop_front()?;
+        self.bytes -= out.as_bytes().len();
+        Some(out)
+    }
+
+    /// Takes back the buffer of a piece that was sent.
+    pub(crate) fn recycle(&mut self, out: Out) {
+        if let Out::Bytes(mut bytes) = out
+            && bytes.capacity() <= 2 * CONTROL_RUN_BYTES
+            && self.spare.len() < CONTROL_RUNS_KEPT
+        {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Frees what is kept for reuse.
+    pub(crate) fn shrink(&mut self) {
+        self.spare = Vec::new();
+        if self.gathering.is_empty() {
+            self.gathering = Vec::new();
+        }
+        if self.sealed.is_empty() {
+            self.sealed = VecDeque::new();
+        }
+    }
+}
+
+/// A piece of which the first `sent` bytes are with the kernel.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    out: Out,
+    sent: usize,
+}
+
+impl Piece {
+    /// What is still to be sent.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        self.out.as_bytes().get(self.sent..).unwrap_or_default()
+    }
+}
+
+/// The pieces of one vectored write.
+#[derive(Debug, Default)]
+pub(crate) struct OutputBatch {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+impl OutputBatch {
+    /// The pieces that still have bytes to send.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Whether another piece may join: a bounded number, and no more bytes than one write takes.
+    pub(crate) const fn takes_more(&self) -> bool {
+        self.pieces.len() < WRITE_PIECES_MAX && self.bytes < WRITE_BYTES_MAX
+    }
+
+    pub(crate) fn push(&mut self, out: Out) {
+        self.bytes += out.as_bytes().len();
+        self.pieces.push(Piece { out, sent: 0 });
+    }
+
+    /// The pieces, for a write that takes ownership of them.
+    pub(crate) fn take_pieces(&mut self) -> Vec<Piece> {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// Puts back what [`Self::take_pieces`] took.
+    pub(crate) fn restore_pieces(&mut self, pieces: Vec<Piece>) {
+        self.pieces = pieces;
+    }
+
+    /// Counts `count` more bytes as sent and hands each piece now sent whole to `done`.
+    pub(crate) fn sent(&mut self, count: usize, mut done: impl FnMut(Out)) {
+        let mut left = count.min(self.bytes);
+        self.bytes -= left;
+        let mut whole = 0;
+        for piece in &mut self.pieces {
+            let unsent = piece.unsent().len();
+            if left < unsent {
+                piece.sent += left;
+                break;
+            }
+            left -= unsent;
+            whole += 1;
+        }
+        for piece in self.pieces.drain(..whole) {
+            done(piece.out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(queue: &mut OutQueue) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(out) = queue.pop() {
+            all.extend_from_slice(out.as_bytes());
+            queue.recycle(out);
+        }
+        all
+    }
+
+    #[test]
+    fn control_output_shares_buffers_and_keeps_its_order() {
+        let mut queue = OutQueue::default();
+        let mut expected = Vec::new();
+        for number in 0..10_000u32 {
+            queue.control(|out| out.extend_from_slice(&number.to_le_bytes()));
+            expected.extend_from_slice(&number.to_le_bytes());
+        }
+        assert_eq!(queue.bytes(), 40_000);
+        assert_eq!(queue.sealed.len(), 2);
+        assert_eq!(drain(&mut queue), expected);
+        assert!(queue.is_empty());
+        assert_eq!(queue.spare.len(), 3, "their buffers are kept");
+        queue.shrink();
+        assert_eq!(queue.spare.capacity(), 0);
+    }
+
+    #[test]
+    fn a_partial_write_leaves_the_rest() {
+        let mut batch = OutputBatch::default();
+        for piece in [&b"abc"[..], b"defg", b"hi"] {
+            batch.push(Out::Bytes(piece.to_vec()));
+        }
+        let mut done = 0;
+        batch.sent(5, |_| done += 1);
+        assert_eq!(done, 1);
+        assert_eq!(batch.pieces()[0].unsent(), b"fg");
+        batch.sent(4, |_| done += 1);
+        assert_eq!(done, 3);
+        assert!(batch.is_empty() && batch.pieces().is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_pieces_and_bytes() {
+        let mut batch = OutputBatch::default();
+        for _ in 0..WRITE_PIECES_MAX {
+            assert!(batch.takes_more());
+            batch.push(Out::Bytes(vec![0]));
+        }
+        assert!(!batch.takes_more());
+        let mut batch = OutputBatch::default();
+        batch.push(Out::Bytes(vec![0; WRITE_BYTES_MAX]));
+        assert!(!batch.takes_more());
+    }
+}

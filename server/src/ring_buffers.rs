@@ -1,0 +1,52 @@
+//! The buffers lent to the kernel through a ring: the only unsafe code of this crate.
+//!
+//! The ring's operation owns the value from submission to completion, so the memory stays allocated
+//! and nobody else sees it; what is left to show is that its address does not change when the value
+//! is moved, and that the kernel may read or write as many bytes as it is told.
+
+use tokio_uring::buf::{IoBuf, IoBufMut};
+
+use crate::buffers::InputBuffer;
+use crate::output::Piece;
+
+// SAFETY: an `InputBuffer` keeps its bytes in a `Vec` whose length and capacity do not change while
+// the operation owns it, so they stay where they are when the value moves.
+unsafe impl IoBuf for InputBuffer {
+    fn stable_ptr(&self) -> *const u8 {
+        self.free_ref().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.free_ref().len()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.free_ref().len()
+    }
+}
+
+// SAFETY: the same bytes as above, derived from an exclusive borrow.
+unsafe impl IoBufMut for InputBuffer {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.free().as_mut_ptr()
+    }
+
+    /// Nothing to note: all bytes are initialised from the start, and the reader counts what came.
+    unsafe fn set_init(&mut self, _pos: usize) {}
+}
+
+// SAFETY: a `Piece` is bytes on the heap or a pinned range of a mapped segment. Neither moves with
+// the value, and neither changes while it is owned: a committed frame is never written again.
+unsafe impl IoBuf for Piece {
+    fn stable_ptr(&self) -> *const u8 {
+        self.unsent().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.unsent().len()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.unsent().len()
+    }
+}

@@ -1,0 +1,263 @@
+//! What a session does with each message, and with the outcome of each request.
+
+use millstream_protocol::control::{
+    CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Hello, ListTopics,
+    OpenPublisher, OpenReader, Welcome,
+};
+use millstream_protocol::error::ErrorCode;
+use millstream_protocol::limits::{
+    FRAME_BYTES_MAX, HEARTBEAT_MS, PUBLISH_WINDOW_BYTES, PUBLISH_WINDOW_FRAMES,
+    STREAMS_PER_CONNECTION_MAX, WIRE_VERSION,
+};
+use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
+
+use super::job::{Job, JobDone, Outcome, Request};
+use super::publishing::Published;
+use super::reading::check_credit;
+use super::streams::Stream;
+use super::{Hold, SHUTTING_DOWN, Session, Stage, Taken};
+use crate::limits::REQUESTS_WAITING_MAX;
+use crate::refusal::{bad_body, refused};
+
+impl Session {
+    /// Takes one message.
+    pub(super) fn take(&mut self, header: &WireHeader, body: &[u8]) -> Taken {
+        match header.kind {
+            MessageKind::Publish => return self.take_publish(header, body),
+            MessageKind::Credit => return self.take_credit(header, body),
+            MessageKind::CloseStream => return self.take_close(header),
+            MessageKind::Hello => self.take_hello(body),
+            MessageKind::Ping => {
+                self.bare(MessageKind::Pong, StreamId::CONNECTION, header.correlation);
+            }
+            MessageKind::Goodbye => self.input_ended(),
+            MessageKind::CreateTopic
+            | MessageKind::DeleteTopic
+            | MessageKind::DescribeTopic
+            | MessageKind::ListTopics
+            | MessageKind::OpenPublisher
+            | MessageKind::OpenReader => return self.take_request(header, body),
+            // A pong has done its work by arriving; the splitter lets nothing else pass.
+            _ => {}
+        }
+        Taken::Done
+    }
+
+    fn take_hello(&mut self, body: &[u8]) {
+        let hello = match Hello::decode(body) {
+            Ok(hello) => hello,
+            Err(error) => return self.close_with(&bad_body(&error)),
+        };
+        if !(hello.version_min..=hello.version_max).contains(&WIRE_VERSION) {
+            let sentence = format!(
+                "version: the client speaks {} to {}, this server {WIRE_VERSION}",
+                hello.version_min, hello.version_max
+            );
+            return self.close_with(&refused(ErrorCode::UnsupportedVersion, sentence));
+        }
+        let welcome = Welcome {
+            version: WIRE_VERSION,
+            features: 0,
+            server: self.options.server.clone(),
+            folder_id: self.broker.folder_id(),
+            boot_epoch: self.broker.boot_epoch(),
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            publish_window_bytes: PUBLISH_WINDOW_BYTES,
+            publish_window_frames: PUBLISH_WINDOW_FRAMES,
+            heartbeat_ms: HEARTBEAT_MS as u32,
+        };
+        self.out
+            .control(|out| welcome.encode(StreamId::CONNECTION, 0, out));
+        self.stage = Stage::Open;
+    }
+
+    fn take_publish(&mut self, header: &WireHeader, body: &[u8]) -> Taken {
+        let id = header.stream;
+        match self.streams.get(id) {
+            Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
+            Some(Stream::Publisher(publisher)) => {
+                match publisher.publish(header.correlation, body) {
+                    Published::Accepted | Published::Ignored => {}
+                    Published::NotYet => return Taken::Held(Hold::Rotating(id)),
+                    Published::Refused(error) => self.refuse_stream(id, &error),
+                }
+            }
+            Some(Stream::Reader(_)) => {
+                let error = refused(
+                    ErrorCode::Malformed,
+                    "stream: a reader's takes no publishes",
+                );
+                self.refuse_stream(id, &error);
+            }
+            None => self.unknown(header),
+        }
+        Taken::Done
+    }
+
+    fn take_credit(&mut self, header: &WireHeader, body: &[u8]) -> Taken {
+        let id = header.stream;
+        let credited = match self.streams.get(id) {
+            Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
+            Some(Stream::Reader(reader)) => Credit::decode(body)
+                .map_err(|error| bad_body(&error))
+                .and_then(|credit| reader.credit(credit.bytes)),
+            Some(Stream::Publisher(_)) => Err(refused(
+                ErrorCode::Malformed,
+                "stream: a publisher's takes no credit",
+            )),
+            None => {
+                self.unknown(header);
+                Ok(())
+            }
+        };
+        if let Err(error) = credited {
+            self.refuse_stream(id, &error);
+        }
+        Taken::Done
+    }
+
+    fn take_close(&mut self, header: &WireHeader) -> Taken {
+        let id = header.stream;
+        match self.streams.get(id) {
+            Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
+            // Once all before it is acknowledged, the answer follows.
+            Some(Stream::Publisher(publisher)) => {
+                publisher.close(header.correlation);
+            }
+            Some(Stream::Reader(_)) => {
+                self.streams.remove(id);
+                self.bare(MessageKind::StreamClosed, id, header.correlation);
+            }
+            None => self.unknown(header),
+        }
+        Taken::Done
+    }
+
+    /// A message on a stream that is not open. If this side ended it, the client could not know yet.
+    fn unknown(&mut self, header: &WireHeader) {
+        if !self.streams.was_ended(header.stream) {
+            let sentence = format!("stream: {} is not open", header.stream);
+            let error = refused(ErrorCode::StreamUnknown, sentence);
+            self.error(header.stream, header.correlation, &error);
+        }
+    }
+
+    /// Puts a request in line.
+    fn take_request(&mut self, header: &WireHeader, body: &[u8]) -> Taken {
+        if self.waiting.len() >= REQUESTS_WAITING_MAX {
+            return Taken::Held(Hold::Requests);
+        }
+        let id = header.stream;
+        let opens = id != StreamId::CONNECTION;
+        match self.streams.get(id) {
+            Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
+            Some(Stream::Publisher(_) | Stream::Reader(_)) => {
+                self.refuse_stream(id, &refused(ErrorCode::StreamInUse, "stream: open already"));
+                return Taken::Done;
+            }
+            None => {}
+        }
+        let checked = if self.draining {
+            Err(refused(ErrorCode::ShuttingDown, SHUTTING_DOWN))
+        } else if opens && self.streams.is_full() {
+            let sentence = format!("streams: {STREAMS_PER_CONNECTION_MAX} are open already");
+            Err(refused(ErrorCode::Limit, sentence))
+        } else {
+            request(header.kind, body)
+        };
+        match checked {
+            Err(error) => self.refuse_request(id, header.correlation, &error),
+            Ok(request) => {
+                if opens {
+                    self.streams.insert(id, Stream::Opening);
+                }
+                let broker = self.broker.clone();
+                let correlation = header.correlation;
+                self.waiting.push_back(Job {
+                    broker,
+                    request,
+                    stream: id,
+                    correlation,
+                });
+            }
+        }
+        Taken::Done
+    }
+
+    /// Answers a request with an error; a stream it was to open is over.
+    fn refuse_request(&mut self, id: StreamId, correlation: u64, error: &ErrorMessage) {
+        self.error(id, correlation, error);
+        if id != StreamId::CONNECTION {
+            self.bare(MessageKind::StreamClosed, id, 0);
+            self.streams.end(id);
+        }
+    }
+
+    /// Ends an open stream with an error.
+    pub(super) fn refuse_stream(&mut self, id: StreamId, error: &ErrorMessage) {
+        match self.streams.get(id) {
+            Some(Stream::Publisher(publisher)) => {
+                if let Some(number) = publisher.refuse() {
+                    self.error(id, number, error);
+                }
+            }
+            Some(Stream::Reader(_)) => {
+                self.error(id, 0, error);
+                self.bare(MessageKind::StreamClosed, id, 0);
+                self.streams.end(id);
+            }
+            Some(Stream::Opening) | None => {}
+        }
+    }
+
+    /// Takes the outcome of a request that [`Session::take_job`] gave out.
+    pub fn finish_job(&mut self, done: JobDone) {
+        let JobDone {
+            outcome,
+            stream,
+            correlation,
+        } = done;
+        self.job_is_out = false;
+        match outcome {
+            Outcome::Topic(info) => {
+                self.out
+                    .control(|out| info.encode(stream, correlation, out));
+            }
+            Outcome::Topics(list) => {
+                self.out
+                    .control(|out| list.encode(stream, correlation, out));
+            }
+            Outcome::Deleted => self.bare(MessageKind::TopicDeleted, stream, correlation),
+            Outcome::Refused(error) => self.refuse_request(stream, correlation, &error),
+            Outcome::Publisher(..) | Outcome::Reader(_) if self.draining => {
+                let error = refused(ErrorCode::ShuttingDown, SHUTTING_DOWN);
+                self.refuse_request(stream, correlation, &error);
+            }
+            Outcome::Publisher(publisher, opened) => {
+                self.out
+                    .control(|out| opened.encode(stream, correlation, out));
+                self.streams.insert(stream, Stream::Publisher(*publisher));
+            }
+            // A client that has hung up has nothing delivered.
+            Outcome::Reader(_) if self.ended => self.streams.remove(stream),
+            Outcome::Reader(reader) => self.streams.insert(stream, Stream::Reader(*reader)),
+        }
+    }
+}
+
+/// Reads the body of a request.
+fn request(kind: MessageKind, body: &[u8]) -> Result<Request, ErrorMessage> {
+    let request = match kind {
+        MessageKind::CreateTopic => CreateTopic::decode(body).map(Request::Create),
+        MessageKind::DeleteTopic => DeleteTopic::decode(body).map(Request::Delete),
+        MessageKind::DescribeTopic => DescribeTopic::decode(body).map(Request::Describe),
+        MessageKind::ListTopics => ListTopics::decode(body).map(Request::List),
+        MessageKind::OpenPublisher => OpenPublisher::decode(body).map(Request::OpenPublisher),
+        _ => OpenReader::decode(body).map(Request::OpenReader),
+    };
+    let request = request.map_err(|error| bad_body(&error))?;
+    if let Request::OpenReader(open) = &request {
+        check_credit(i64::from(open.credit_bytes))?;
+    }
+    Ok(request)
+}

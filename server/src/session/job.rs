@@ -1,0 +1,139 @@
+//! Requests that may wait for the disk: made by a session, carried out beside it, answered by it.
+
+use millstream::{Broker, PublisherOptions, TopicError, TopicOptions};
+use millstream_protocol::TopicName;
+use millstream_protocol::control::{
+    CreateTopic, DeleteTopic, DescribeTopic, ErrorMessage, ListTopics, OpenPublisher, OpenReader,
+    PublisherOpened, TopicInfo, TopicList,
+};
+use millstream_protocol::limits::TOPICS_PER_LIST_MAX;
+use millstream_protocol::wire::StreamId;
+
+use super::publishing::PublisherStream;
+use super::reading::{Opening, ReaderStream};
+use crate::refusal::refused;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Create(CreateTopic),
+    Delete(DeleteTopic),
+    Describe(DescribeTopic),
+    List(ListTopics),
+    OpenPublisher(OpenPublisher),
+    OpenReader(OpenReader),
+}
+
+/// A request to be carried out where waiting for the disk hurts nobody.
+#[derive(Debug)]
+pub struct Job {
+    pub(crate) broker: Broker,
+    pub(crate) request: Request,
+    pub(crate) stream: StreamId,
+    pub(crate) correlation: u64,
+}
+
+/// What came of a [`Job`]; its session wants it back.
+#[derive(Debug)]
+pub struct JobDone {
+    pub(crate) outcome: Outcome,
+    pub(crate) stream: StreamId,
+    pub(crate) correlation: u64,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Topic(TopicInfo),
+    Deleted,
+    Topics(TopicList),
+    Publisher(Box<PublisherStream>, PublisherOpened),
+    Reader(Box<ReaderStream>),
+    Refused(ErrorMessage),
+}
+
+impl Job {
+    /// Carries the request out. May block for as long as the disk takes.
+    #[must_use]
+    pub fn run(self) -> JobDone {
+        let Self {
+            broker,
+            request,
+            stream,
+            correlation,
+        } = self;
+        let outcome = match request {
+            Request::Create(create) => broker
+                .create_topic(
+                    &create.name,
+                    TopicOptions::new().durability(create.durability),
+                )
+                .map(Outcome::Topic),
+            Request::Delete(delete) => broker.delete_topic(&delete.name).map(|()| Outcome::Deleted),
+            Request::Describe(describe) => broker.topic(&describe.name).map(Outcome::Topic),
+            Request::List(list) => Ok(list_topics(&broker, list.after.as_ref())),
+            Request::OpenPublisher(open) => open_publisher(&broker, &open),
+            Request::OpenReader(open) => open_reader(&broker, &open, correlation),
+        };
+        let outcome = outcome.unwrap_or_else(|error| Outcome::Refused(refusal(&error)));
+        JobDone {
+            outcome,
+            stream,
+            correlation,
+        }
+    }
+}
+
+fn list_topics(broker: &Broker, after: Option<&TopicName>) -> Outcome {
+    let mut topics = broker.topics();
+    if let Some(after) = after {
+        topics.retain(|topic| topic.name > *after);
+    }
+    let more = topics.len() > TOPICS_PER_LIST_MAX;
+    topics.truncate(TOPICS_PER_LIST_MAX);
+    Outcome::Topics(TopicList { topics, more })
+}
+
+fn open_publisher(broker: &Broker, open: &OpenPublisher) -> Result<Outcome, TopicError> {
+    let options = PublisherOptions::new().ack(open.ack).create(open.create);
+    let publisher = broker.publisher_with(&open.topic, options)?;
+    let TopicInfo {
+        durability,
+        next_offset,
+        ..
+    } = broker.topic(&open.topic)?;
+    let opened = PublisherOpened {
+        durability,
+        next_offset,
+    };
+    Ok(Outcome::Publisher(
+        Box::new(PublisherStream::new(publisher, open.ack)),
+        opened,
+    ))
+}
+
+fn open_reader(
+    broker: &Broker,
+    open: &OpenReader,
+    correlation: u64,
+) -> Result<Outcome, TopicError> {
+    let TopicInfo { incarnation, .. } = broker.topic(&open.topic)?;
+    let reader = broker.reader(&open.topic, open.start)?;
+    let opening = Opening {
+        incarnation,
+        correlation,
+    };
+    Ok(Outcome::Reader(Box::new(ReaderStream::new(
+        reader,
+        open.credit_bytes,
+        opening,
+    ))))
+}
+
+fn refusal(error: &TopicError) -> ErrorMessage {
+    ErrorMessage {
+        effect: error.effect(),
+        retriable: error.is_retriable(),
+        ..refused(error.code(), error.to_string())
+    }
+}

@@ -1,0 +1,287 @@
+//! A publisher's stream: numbered publishes in, cumulative acknowledgements out.
+//!
+//! ```text
+//!  Open ──an error, or closed by the client──▶ Ending ──all before it acknowledged──▶ gone
+//! ```
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use millstream::{PublishError, Publisher};
+use millstream_protocol::control::{AckRun, ErrorMessage, PublishAck};
+use millstream_protocol::error::{Effect, ErrorCode};
+use millstream_protocol::frame::check_publish;
+use millstream_protocol::limits::{PUBLISH_WINDOW_BYTES, PUBLISH_WINDOW_FRAMES};
+use millstream_protocol::wire::StreamId;
+use millstream_protocol::{AckLevel, Offset};
+
+use crate::output::OutQueue;
+use crate::refusal::refused;
+
+/// A publish that is in the log and not yet as safe as asked.
+#[derive(Debug, Clone, Copy)]
+struct Unacked {
+    base: Offset,
+    records: u32,
+    frame_bytes: u32,
+}
+
+impl Unacked {
+    const fn end(self) -> Offset {
+        Offset(self.base.0 + self.records as u64)
+    }
+}
+
+/// What became of a publish.
+#[derive(Debug)]
+pub(crate) enum Published {
+    /// It is in the log.
+    Accepted,
+    /// The log has no place for it at this moment: nothing happened, it is to be tried again.
+    NotYet,
+    /// It is refused, and with it all that follow on the stream.
+    Refused(ErrorMessage),
+    /// The stream had ended before it: it means nothing.
+    Ignored,
+}
+
+/// See the drawing above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Ending(Ender),
+}
+
+/// Who ends a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ender {
+    /// The client, with a request of this correlation.
+    Client(u64),
+    Server,
+}
+
+#[derive(Debug)]
+pub(crate) struct PublisherStream {
+    publisher: Publisher,
+    level: AckLevel,
+    /// The number of the last publish accepted.
+    accepted: u64,
+    unacked: VecDeque<Unacked>,
+    unacked_bytes: u64,
+    /// Where the last run of the acknowledgement being made ends.
+    run_end: Offset,
+    /// Whether sleepers have yet to be told of what was published.
+    unflushed: bool,
+    state: State,
+}
+
+impl PublisherStream {
+    pub(crate) const fn new(publisher: Publisher, level: AckLevel) -> Self {
+        Self {
+            publisher,
+            level,
+            accepted: 0,
+            unacked: VecDeque::new(),
+            unacked_bytes: 0,
+            run_end: Offset(0),
+            unflushed: false,
+            state: State::Open,
+        }
+    }
+
+    /// Takes publish `number`, whose frame is `bytes`: one copy, into the log.
+    pub(crate) fn publish(&mut self, number: u64, bytes: &[u8]) -> Published {
+        match self.state {
+            State::Open => {}
+            State::Ending(Ender::Server) => return Published::Ignored,
+            State::Ending(Ender::Client(_)) => {
+                return Published::Refused(refused(
+                    ErrorCode::StreamUnknown,
+                    "the stream was closed before this publish",
+                ));
+            }
+        }
+        if let Err(refusal) = self.admit(number, bytes) {
+            return Published::Refused(refusal);
+        }
+        let frame = match check_publish(bytes) {
+            Ok(frame) => frame,
+            Err(error) => return Published::Refused(refused(error.code(), error.to_string())),
+        };
+        if !frame.fields().producer.is_none() {
+            return Published::Refused(refused(
+                ErrorCode::Unsupported,
+                "producer id: this server keeps no producers yet",
+            ));
+        }
+        match self.publisher.try_publish_frame(&frame) {
+            Ok(appended) => {
+                let records = u32::from(frame.fields().record_count);
+                debug_assert_eq!(appended.end.0 - appended.base.0, u64::from(records));
+                let frame_bytes = bytes.len() as u32;
+                self.unacked.push_back(Unacked {
+                    base: appended.base,
+                    records,
+                    frame_bytes,
+                });
+                self.unacked_bytes += u64::from(frame_bytes);
+                self.accepted = number;
+                self.unflushed = true;
+                Published::Accepted
+            }
+            Err(PublishError::Rotating) => Published::NotYet,
+            Err(error) => Published::Refused(refusal(&error)),
+        }
+    }
+
+    /// Whether publish `number` is the next one and fits the window. One that is larger than the
+    /// whole window fits it alone.
+    fn admit(&self, number: u64, bytes: &[u8]) -> Result<(), ErrorMessage> {
+        let next = self.accepted + 1;
+        if number != next {
+            let sentence = format!("correlation: publish {number} came where {next} was next");
+            return Err(refused(ErrorCode::OutOfSequence, sentence));
+        }
+        let frames = self.unacked.len() as u64 + 1;
+        let window_bytes = self.unacked_bytes + bytes.len() as u64;
+        let over = frames > u64::from(PUBLISH_WINDOW_FRAMES)
+            || window_bytes > u64::from(PUBLISH_WINDOW_BYTES) && frames > 1;
+        if over {
+            let sentence = format!(
+                "window: {frames} frames of {window_bytes} bytes unacknowledged, over \
+                 {PUBLISH_WINDOW_FRAMES} or {PUBLISH_WINDOW_BYTES}"
+            );
+            return Err(refused(ErrorCode::WindowExceeded, sentence));
+        }
+        Ok(())
+    }
+
+    /// Ready when a publish that had no place is worth another try.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is for the publish that is tried again: it gets the same.
+        self.publisher.poll_ready(cx).map(|_| ())
+    }
+
+    /// Takes no more publishes. The number of the first one refused, unless that was said before.
+    pub(crate) fn refuse(&mut self) -> Option<u64> {
+        if self.state == State::Ending(Ender::Server) {
+            return None;
+        }
+        self.state = State::Ending(Ender::Server);
+        Some(self.accepted + 1)
+    }
+
+    /// Has the log look for sleepers, once for all that was published since.
+    pub(crate) fn flush_wakes(&mut self) {
+        if std::mem::take(&mut self.unflushed) {
+            self.publisher.flush_wakes();
+        }
+    }
+
+    /// The client closed the stream with a request of this correlation.
+    pub(crate) fn close(&mut self, correlation: u64) {
+        if self.state == State::Open {
+            self.state = State::Ending(Ender::Client(correlation));
+        }
+    }
+
+    pub(crate) fn has_unacked(&self) -> bool {
+        !self.unacked.is_empty()
+    }
+
+    /// Who ended the stream, once nothing is left to say on it.
+    pub(crate) fn ended(&self) -> Option<Ender> {
+        match self.state {
+            State::Ending(ender) if self.unacked.is_empty() => Some(ender),
+            _ => None,
+        }
+    }
+
+    /// Acknowledges all that has become as safe as asked, in one message, and has the task woken
+    /// when there is more.
+    pub(crate) fn poll_acks(
+        &mut self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+        runs: &mut Vec<AckRun>,
+        out: &mut OutQueue,
+    ) -> bool {
+        let before = self.unacked.len();
+        runs.clear();
+        while let Some(first) = self.unacked.front() {
+            match self.publisher.poll_reached(self.level, first.end(), cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) => self.collect(first.end(), runs),
+                Poll::Ready(Err(error)) => {
+                    self.acknowledge(id, runs, out);
+                    self.fail(id, &error, out);
+                    return true;
+                }
+            }
+        }
+        self.acknowledge(id, runs, out);
+        self.unacked.len() != before
+    }
+
+    /// Moves all that is reached, which is no less than `known`, into `runs`.
+    fn collect(&mut self, known: Offset, runs: &mut Vec<AckRun>) {
+        let reached = self.publisher.reached(self.level).max(known);
+        while let Some(publish) = self.unacked.front().copied() {
+            if publish.end() > reached {
+                break;
+            }
+            match runs.last_mut() {
+                Some(run) if self.run_end == publish.base => run.publishes += 1,
+                _ => runs.push(AckRun {
+                    publishes: 1,
+                    base_offset: publish.base,
+                }),
+            }
+            self.run_end = publish.end();
+            self.unacked.pop_front();
+            self.unacked_bytes -= u64::from(publish.frame_bytes);
+        }
+    }
+
+    fn acknowledge(&self, id: StreamId, runs: &mut Vec<AckRun>, out: &mut OutQueue) {
+        if !runs.is_empty() {
+            let number = self.accepted - self.unacked.len() as u64;
+            out.control(|out| PublishAck::encode(runs, id, number, out));
+            runs.clear();
+        }
+    }
+
+    /// The log failed under what is not acknowledged: nobody can tell what became of it. A stream is
+    /// refused once; on one that was, the end says so without an acknowledgement.
+    fn fail(&mut self, id: StreamId, error: &PublishError, out: &mut OutQueue) {
+        let number = self.accepted + 1 - self.unacked.len() as u64;
+        let message = ErrorMessage {
+            effect: Effect::Unknown,
+            ..refusal(error)
+        };
+        if self.state != State::Ending(Ender::Server) {
+            out.control(|out| message.encode(id, number, out));
+        }
+        self.unacked.clear();
+        self.unacked_bytes = 0;
+        if self.state == State::Open {
+            self.state = State::Ending(Ender::Server);
+        }
+    }
+
+    /// Gives back what was only needed for a burst.
+    pub(crate) fn shrink(&mut self) {
+        if self.unacked.is_empty() {
+            self.unacked = VecDeque::new();
+        }
+    }
+}
+
+/// A publish error as it is told to the client.
+fn refusal(error: &PublishError) -> ErrorMessage {
+    ErrorMessage {
+        effect: error.effect(),
+        retriable: error.is_retriable(),
+        ..refused(error.code(), error.to_string())
+    }
+}
