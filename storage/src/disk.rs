@@ -187,10 +187,10 @@ impl Folder for DiskFolder {
             .metadata()
             .map_err(|error| self.error("open", name, error))?
             .len();
-        let path = self.path.join(name).display().to_string();
         Ok(Box::new(DiskAppend {
             file,
-            path,
+            folder: self.clone(),
+            name: name.to_owned(),
             len_bytes,
             reserved_bytes: len_bytes,
         }))
@@ -267,7 +267,8 @@ impl Folder for DiskFolder {
 #[derive(Debug)]
 struct DiskAppend {
     file: File,
-    path: String,
+    folder: DiskFolder,
+    name: String,
     len_bytes: u64,
     /// Where the allocated room ends, as far as it is known.
     reserved_bytes: u64,
@@ -291,18 +292,14 @@ impl AppendFile for DiskAppend {
                 self.reserved_bytes = self.len_bytes.saturating_add(taken);
                 Ok(())
             }
-            Err(error) => Err(FileError::wrap(
-                "reserve room for",
-                &*self.path,
-                error.into(),
-            )),
+            Err(error) => Err(self.folder.error("reserve room for", &self.name, error)),
         }
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file
             .write_all(bytes)
-            .map_err(|error| FileError::wrap("append to", &*self.path, error))?;
+            .map_err(|error| self.folder.error("append to", &self.name, error))?;
         self.len_bytes += bytes.len() as u64;
         Ok(())
     }
@@ -310,7 +307,11 @@ impl AppendFile for DiskAppend {
     fn sync(&mut self) -> io::Result<()> {
         self.file
             .sync_data()
-            .map_err(|error| FileError::wrap("sync", &*self.path, error))
+            .map_err(|error| self.folder.error("sync", &self.name, error))
+    }
+
+    fn set_name(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
     }
 }
 

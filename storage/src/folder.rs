@@ -170,6 +170,9 @@ pub trait AppendFile: Send + fmt::Debug {
     ///
     /// What the disk said.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Tells the handle that its file was renamed, so that errors name it right from now on.
+    fn set_name(&mut self, name: &str);
 }
 
 /// An error of the disk with what was being done, to which file. It is the payload of the

@@ -101,7 +101,14 @@ impl HeapFolder {
         lock(&self.faults).set_full(full);
     }
 
-    /// Forgets all planned failures, and that the disk is full.
+    /// From now on syncs of files and segments ([`Operation::Sync`], and the one in
+    /// [`Operation::CreateFile`]) or of directories ([`Operation::SyncDir`]) report success and do
+    /// nothing: a planted defect, for tests that must notice it.
+    pub fn skip(&self, operation: Operation) {
+        lock(&self.faults).skip(operation);
+    }
+
+    /// Forgets all planned failures, what is skipped, and that the disk is full.
     pub fn heal(&self) {
         lock(&self.faults).clear();
     }
@@ -189,6 +196,10 @@ impl HeapFolder {
     fn pass(&self, operation: Operation, verb: &'static str, name: &str) -> io::Result<()> {
         let passed = lock(&self.faults).pass(operation, name);
         passed.map_err(|error| FileError::wrap(verb, name, error))
+    }
+
+    fn skips(&self, operation: Operation) -> bool {
+        lock(&self.faults).skips(operation)
     }
 
     fn file(&self, verb: &'static str, name: &str) -> io::Result<Arc<HeapFile>> {
@@ -291,7 +302,13 @@ impl Folder for HeapFolder {
     fn create_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         check_file_name(name)?;
         self.pass(Operation::CreateFile, "create", name)?;
-        self.add(name, Content::settled(bytes.to_vec()))?;
+        let mut content = Content::settled(bytes.to_vec());
+        if self.skips(Operation::CreateFile)
+            && let Content::Bytes { durable, .. } = &mut content
+        {
+            durable.clear();
+        }
+        self.add(name, content)?;
         Ok(())
     }
 
@@ -358,6 +375,9 @@ impl Folder for HeapFolder {
         self.pass(Operation::SyncDir, "sync", dir)?;
         let mut tree = lock(&self.tree);
         tree.check_dir("sync", dir)?;
+        if self.skips(Operation::SyncDir) {
+            return Ok(());
+        }
         let Tree { live, durable } = &mut *tree;
         durable.retain(|name, _| parent(name) != dir);
         let inside = live.iter().filter(|(name, _)| parent(name) == dir);
@@ -537,11 +557,15 @@ impl AppendFile for HeapAppend {
         } = &mut *lock(&self.file.content)
         {
             *spoiled |= passed.is_err();
-            if !*spoiled {
+            if !*spoiled && !self.folder.skips(Operation::Sync) {
                 durable.clone_from(live);
             }
         }
         passed
+    }
+
+    fn set_name(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes wrong in a [`HeapFolder`](crate::HeapFolder), when, and what was asked of it so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// What can be asked of a folder and its files, each counted by name and made to fail on request.
@@ -101,6 +101,7 @@ impl Planned {
 pub(super) struct Faults {
     planned: Vec<Planned>,
     full: bool,
+    skipped: BTreeSet<Operation>,
     counts: BTreeMap<(Operation, String), u64>,
 }
 
@@ -125,6 +126,15 @@ impl Faults {
     pub(super) fn clear(&mut self) {
         self.planned.clear();
         self.full = false;
+        self.skipped.clear();
+    }
+
+    pub(super) fn skip(&mut self, operation: Operation) {
+        self.skipped.insert(operation);
+    }
+
+    pub(super) fn skips(&self, operation: Operation) -> bool {
+        self.skipped.contains(&operation)
     }
 
     pub(super) fn set_full(&mut self, full: bool) {
