@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use millstream_protocol::batch::Message;
 use millstream_protocol::control::{PublisherOpened, ReaderOpened};
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
@@ -18,7 +19,6 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::core::{Answer, Core, Delivery, Event, NotTaken, ReadyFrame, RequestId, Unpublished};
 use crate::error::{ConnectionError, PublishError, ReadError, Refusal, TopicErrorCause};
 use crate::outcomes::{Outcome, Outcomes, SlotId};
-use millstream_protocol::batch::Message;
 
 /// A connection as its handles hold it: when the last one goes, it is closed.
 #[derive(Debug)]
@@ -51,10 +51,7 @@ impl Connection {
     pub(crate) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
-        let wake = state.writer_waits && (state.core.has_output() || state.core.is_finished());
-        if wake {
-            state.writer_waits = false;
-        }
+        let wake = state.wakes_writer();
         drop(state);
         if wake {
             self.shared.output.notify_one();
@@ -124,10 +121,7 @@ impl Shared {
             state.carry_out(event, wakers);
         }
         let ended = state.core.ended().is_some();
-        let wake = state.writer_waits && (state.core.has_output() || state.core.is_finished());
-        if wake {
-            state.writer_waits = false;
-        }
+        let wake = state.wakes_writer();
         drop(state);
         if wake {
             self.output.notify_one();
@@ -220,6 +214,13 @@ pub(crate) enum Load {
 }
 
 impl State {
+    /// Whether the writing task is to be told that it has something to do, which is done once.
+    fn wakes_writer(&mut self) -> bool {
+        let wakes = self.writer_waits && (self.core.has_output() || self.core.is_finished());
+        self.writer_waits &= !wakes;
+        wakes
+    }
+
     fn carry_out(&mut self, event: Event, wakers: &mut Vec<Waker>) {
         match event {
             Event::Answered { request, answer } => {

@@ -275,7 +275,8 @@ impl Core {
             let Some(Stream::Publisher(publishing)) = self.streams.get_mut(&stream) else {
                 continue;
             };
-            if publishing.transmit(stream, out) == Left::More {
+            publishing.in_turn = publishing.transmit(stream, out) == Left::More;
+            if publishing.in_turn {
                 self.sending.push_back(stream);
             }
         }
@@ -474,11 +475,11 @@ impl Core {
         }
     }
 
-    /// Puts a publisher stream into the round of those that send, when it can and is not in it.
+    /// Has a publisher stream asked for something to send, when it has something it may send.
     fn wants_to_send(&mut self, stream: StreamId) {
-        if let Some(Stream::Publisher(publishing)) = self.streams.get(&stream)
+        if let Some(Stream::Publisher(publishing)) = self.streams.get_mut(&stream)
             && publishing.can_send()
-            && !self.sending.contains(&stream)
+            && !std::mem::replace(&mut publishing.in_turn, true)
         {
             self.sending.push_back(stream);
         }

@@ -161,6 +161,8 @@ pub(super) struct Publishing {
     sent: u64,
     /// The lowest offset the next acknowledgement may name.
     next_offset: Offset,
+    /// Among the streams the core asks in turn for something to send.
+    pub(super) in_turn: bool,
 }
 
 impl Publishing {
@@ -177,6 +179,7 @@ impl Publishing {
             acked: 0,
             sent: 0,
             next_offset: Offset(0),
+            in_turn: false,
         }
     }
 
