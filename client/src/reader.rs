@@ -222,11 +222,8 @@ impl Reader {
     /// # }
     /// ```
     pub async fn next_run(&mut self) -> Option<Records<'_>> {
-        let first = self.next().await?;
-        Some(Records {
-            reader: self,
-            first: Some(first),
-        })
+        self.ahead = Some(self.next().await?);
+        Some(Records { reader: self })
     }
 
     /// The polling form of [`Reader::next`].
@@ -368,19 +365,12 @@ impl Reader {
 #[derive(Debug)]
 pub struct Records<'a> {
     reader: &'a mut Reader,
-    first: Option<Result<Record, ReadError>>,
 }
 
 impl Iterator for Records<'_> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.first.take().or_else(|| self.reader.try_next())
-    }
-}
-
-impl Drop for Records<'_> {
-    fn drop(&mut self) {
-        self.reader.ahead = self.first.take();
+        self.reader.try_next()
     }
 }

@@ -2,8 +2,11 @@
 
 mod acknowledging;
 mod delivering;
+mod fake;
 mod greeting;
 mod hostile;
+mod over_sockets;
 mod publishing;
 mod script;
 mod splitting;
+mod without_async;
