@@ -1,13 +1,53 @@
-//! Under construction.
+//! The log of one topic: memory-mapped segments that are appended to without a lock, synced in
+//! groups, and recovered after any stop.
+//!
+//! - [`Store`]: an open data folder with its [`Log`]s and the threads that serve them;
+//! - [`Appender`]: claims, fills and commits frames, and learns how far they are durable;
+//! - [`LogReader`]: reads whole frames from any offset, straight from the map;
+//! - [`SegmentMemory`] and [`Folder`]: the two seams to the disk, each with a twin on the heap;
+//! - [`Manifest`]: what the folder holds, and where each log ends.
+//!
+//! `docs/STORAGE.md` draws the files byte by byte and states what recovery does.
 
+mod appender;
+mod baton;
+mod chain;
+mod claim;
+mod clock;
+mod cold;
 mod disk;
 mod folder;
+mod footer;
 mod heap;
+mod layout;
 mod lock;
+mod log;
+pub mod manifest;
 mod memory;
+mod park;
+mod prepare;
+mod reader;
+mod recovery;
+mod segment;
+mod shared;
+mod slice;
+mod slot;
+mod store;
+mod sync;
+mod verdict;
+mod walker;
+mod work;
 
+pub use appender::{AppendError, Appended, Appender, BodyWriter, LevelWait};
 pub use disk::DiskFolder;
 pub use folder::{Access, AppendFile, FileError, Folder, NAME_PART_BYTES_MAX};
 pub use heap::{Failure, HeapFolder, Operation};
 pub use lock::{FolderLock, LOCK_FILE, LockError};
+pub use log::{Level, Log, LogIdentity, Poisoned};
+pub use manifest::{LogId, Manifest, ManifestError, SegmentNumber};
 pub use memory::SegmentMemory;
+pub use park::park_until;
+pub use reader::{Delivery, LogReader, ReadError};
+pub use recovery::LogRecovery;
+pub use slice::FrameSlice;
+pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};

@@ -1,0 +1,273 @@
+//! The broker in-process: one folder, its topics, and the handles to them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream_protocol::control::TopicInfo;
+use millstream_protocol::{AckLevel, Durability, Start, TopicName};
+use millstream_storage::{
+    Appender, CloseError, CreateError, DeleteError, Level, Log, LogReader, LogRecovery, OpenError,
+    Store, StoreOptions,
+};
+
+use crate::error::TopicError;
+use crate::publisher::{Publisher, PublisherOptions};
+use crate::reader::Reader;
+
+/// How a topic is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicOptions {
+    durability: Durability,
+}
+
+impl Default for TopicOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Synced,
+        }
+    }
+}
+
+impl TopicOptions {
+    /// Synced: an acknowledgement means that the record survives power loss.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What an acknowledgement means.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
+/// How a broker is opened.
+#[derive(Debug, Clone, Default)]
+pub struct BrokerOptions {
+    store: StoreOptions,
+}
+
+impl BrokerOptions {
+    /// The defaults: two sync workers, segments from 4 MiB to 256 MiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Threads that sync, so that one slow disk call does not stop all topics. 1 to 64.
+    #[must_use]
+    pub fn sync_workers(mut self, workers: usize) -> Self {
+        self.store.sync_workers = workers.clamp(1, 64);
+        self
+    }
+
+    /// Bytes of a topic's first segment; later ones grow under load.
+    #[must_use]
+    pub fn segment_bytes_first(mut self, bytes: u32) -> Self {
+        self.store.segment_bytes_first = bytes;
+        self
+    }
+
+    /// Bytes a segment grows to at most, unless a single batch needs more.
+    #[must_use]
+    pub fn segment_bytes_max(mut self, bytes: u32) -> Self {
+        self.store.segment_bytes_max = bytes;
+        self
+    }
+
+    /// Opens the folder `path`, or makes one there, and recovers what an unclean stop left.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; a folder that is not ours, is newer or is in use is left as it is.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Broker, OpenError> {
+        Ok(Broker {
+            store: Arc::new(Store::open(path.as_ref(), &self.store)?),
+        })
+    }
+}
+
+/// An open broker. Clones share it; it is closed by [`close`](Self::close) or when the last clone and
+/// handle are gone.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    store: Arc<Store>,
+}
+
+impl Broker {
+    /// Opens the folder `path` with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// As [`BrokerOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        BrokerOptions::new().open(path)
+    }
+
+    /// The folder's id, drawn when it was made.
+    #[must_use]
+    pub fn folder_id(&self) -> [u8; 16] {
+        self.store.folder_id()
+    }
+
+    /// Rises with each start; no start repeats one.
+    #[must_use]
+    pub fn boot_epoch(&self) -> u32 {
+        self.store.boot_epoch()
+    }
+
+    /// What recovery found in topics that were open at an unclean stop.
+    #[must_use]
+    pub fn recovery(&self) -> &[LogRecovery] {
+        self.store.recoveries()
+    }
+
+    /// Makes a topic. One that is there with the same options is not an error.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn create_topic(
+        &self,
+        name: impl AsRef<str>,
+        options: TopicOptions,
+    ) -> Result<TopicInfo, TopicError> {
+        let name = TopicName::parse(name.as_ref())?;
+        let log = match self.store.create_log(&name, options.durability) {
+            Err(CreateError::Exists(log)) if log.identity().durability != options.durability => {
+                return Err(TopicError::Exists {
+                    name,
+                    durability: log.identity().durability,
+                });
+            }
+            Ok(log) | Err(CreateError::Exists(log)) => log,
+            Err(error) => return Err(create_error(error)),
+        };
+        Ok(info(&log))
+    }
+
+    /// All topics, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.store.logs().iter().map(info).collect()
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError::Name`] or [`TopicError::NotFound`].
+    pub fn topic(&self, name: impl AsRef<str>) -> Result<TopicInfo, TopicError> {
+        Ok(info(&self.log(name.as_ref())?))
+    }
+
+    /// Deletes a topic and its files. Slices that readers hold stay valid.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn delete_topic(&self, name: impl AsRef<str>) -> Result<(), TopicError> {
+        let name = TopicName::parse(name.as_ref())?;
+        match self.store.delete_log(&name) {
+            Ok(()) => Ok(()),
+            Err(DeleteError::NotFound) => Err(TopicError::NotFound { name }),
+            Err(error) => Err(TopicError::Storage {
+                message: error.to_string(),
+            }),
+        }
+    }
+
+    /// A publisher to `topic`, which is made, synced, if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn publisher(&self, topic: impl AsRef<str>) -> Result<Publisher, TopicError> {
+        self.publisher_with(topic, PublisherOptions::new())
+    }
+
+    /// A publisher with options of its own.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn publisher_with(
+        &self,
+        topic: impl AsRef<str>,
+        options: PublisherOptions,
+    ) -> Result<Publisher, TopicError> {
+        let log = match self.log(topic.as_ref()) {
+            Err(TopicError::NotFound { name }) if options.create => {
+                match self.store.create_log(&name, Durability::Synced) {
+                    Ok(log) | Err(CreateError::Exists(log)) => log,
+                    Err(error) => return Err(create_error(error)),
+                }
+            }
+            found => found?,
+        };
+        let level = match options.ack {
+            AckLevel::Topic => log.identity().durability.into(),
+            AckLevel::Stored => Level::Stored,
+            AckLevel::Synced => Level::Synced,
+        };
+        Ok(Publisher::new(
+            log.identity().name.clone(),
+            level,
+            Appender::new(&log),
+        ))
+    }
+
+    /// A reader of `topic` from `start`.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn reader(&self, topic: impl AsRef<str>, start: Start) -> Result<Reader, TopicError> {
+        let log = self.log(topic.as_ref())?;
+        Ok(Reader::new(LogReader::new(&log, start)))
+    }
+
+    /// Seals and syncs every topic and marks the folder clean; publishing fails from then on.
+    ///
+    /// # Errors
+    ///
+    /// Topics that could not be synced; the next open recovers them.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.store.close()
+    }
+
+    fn log(&self, name: &str) -> Result<Arc<Log>, TopicError> {
+        let name = TopicName::parse(name)?;
+        self.store.log(&name).ok_or(TopicError::NotFound { name })
+    }
+}
+
+fn create_error(error: CreateError) -> TopicError {
+    match error {
+        CreateError::Closed => TopicError::Closed,
+        error if error.is_storage_full() => TopicError::StorageFull {
+            message: error.to_string(),
+        },
+        error => TopicError::Storage {
+            message: error.to_string(),
+        },
+    }
+}
+
+fn info(log: &Arc<Log>) -> TopicInfo {
+    let (segments, bytes) = log.size();
+    let identity = log.identity();
+    TopicInfo {
+        name: identity.name.clone(),
+        incarnation: identity.incarnation,
+        durability: identity.durability,
+        first_offset: log.first_offset(),
+        next_offset: log.high_watermark(),
+        synced_offset: log.synced(),
+        bytes,
+        segments,
+        poisoned: log.poisoned().map(|poisoned| poisoned.reason.to_string()),
+    }
+}

@@ -1,0 +1,418 @@
+//! The segments of one log in order: which is active, which stands by, which are kept.
+//!
+//! ```text
+//!  (dormant) ──install──▶ active ──crossed──▶ sealed ──footer, manifest──▶ finished
+//!                           ▲                   │
+//!                           └──standby or install (base = the crossing claimant's count)
+//! ```
+//! Touched at a seal, an open or a look-up, never for a message: publishers and readers hold the
+//! segment they are in. The lock is a leaf: nothing else is taken while it is held.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use millstream_protocol::Offset;
+
+use crate::layout::FRAMES_START;
+use crate::manifest::SegmentNumber;
+use crate::segment::{Segment, SegmentEnd, Standby};
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// Why no further segment could be made.
+#[derive(Debug, Clone)]
+pub(crate) struct PrepareFailure {
+    pub(crate) kind: io::ErrorKind,
+    pub(crate) message: String,
+    /// Coarse time of the failure; a new attempt is made after a pause.
+    pub(crate) at_us: u64,
+}
+
+/// One segment that the log keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) nonce: u64,
+    pub(crate) len_bytes: u32,
+    pub(crate) base_offset: Offset,
+    pub(crate) end: Option<SegmentEnd>,
+    pub(crate) footer_bytes: u32,
+    mapped: Mapped,
+}
+
+#[derive(Debug)]
+enum Mapped {
+    /// Of this run and not finished: the log keeps it.
+    Held(Arc<Segment>),
+    /// Whoever reads it keeps it.
+    Shared(Weak<Segment>),
+}
+
+/// What a publisher finds behind a segment that ended.
+#[derive(Debug)]
+pub(crate) enum Following {
+    Segment(Arc<Segment>),
+    /// The next one is not ready; wait.
+    Rotating,
+    /// It could not be made.
+    Failed(PrepareFailure),
+}
+
+/// Where an offset is, as far as the chain can tell.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In a segment of this run, which is mapped.
+    Live(Arc<Segment>),
+    /// In the segment of an earlier run with this number.
+    Earlier(SegmentNumber),
+    /// At or behind the end of everything.
+    End,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChainState {
+    kept: BTreeMap<SegmentNumber, Kept>,
+    active: Option<Arc<Segment>>,
+    standby: Option<Standby>,
+    /// Where the next segment starts while none is active.
+    next_base: Offset,
+    /// Bytes of frames in this run's segments that ended.
+    ended_bytes: u64,
+    /// The largest frame that found no room, so that the next segment has twice that.
+    need_bytes: u32,
+    failure: Option<PrepareFailure>,
+    next_number: u32,
+    closed: bool,
+}
+
+/// The chain of one log.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    state: Mutex<ChainState>,
+}
+
+/// What became of a seal: who must be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sealed {
+    /// The standby took over; another is wanted once it fills.
+    Continued,
+    /// No standby was ready: ask for one at once.
+    Starved,
+}
+
+impl Chain {
+    /// The chain of a log whose earlier segments are `kept` and whose next record is `next_base`.
+    pub(crate) fn new(
+        kept: BTreeMap<SegmentNumber, Kept>,
+        next_base: Offset,
+        next_number: u32,
+    ) -> Self {
+        Self {
+            state: Mutex::new(ChainState {
+                kept,
+                active: None,
+                standby: None,
+                next_base,
+                ended_bytes: 0,
+                need_bytes: 0,
+                failure: None,
+                next_number,
+                closed: false,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ChainState> {
+        lock(&self.state)
+    }
+
+    /// The active segment if it is not the one numbered `left`.
+    pub(crate) fn following(&self, left: Option<SegmentNumber>) -> Following {
+        let state = self.lock();
+        match (&state.active, &state.failure) {
+            (Some(active), _) if Some(active.number()) != left => {
+                Following::Segment(Arc::clone(active))
+            }
+            (None, Some(failure)) => Following::Failed(failure.clone()),
+            _ => Following::Rotating,
+        }
+    }
+
+    /// Notes that `number` ended at `end`, found by a claim of `need_bytes`.
+    ///
+    /// Only the crossing claimant calls this, so `end` is his own view of the tail (L5).
+    pub(crate) fn sealed(&self, number: SegmentNumber, end: SegmentEnd, need_bytes: u32) -> Sealed {
+        let mut state = self.lock();
+        if let Some(kept) = state.kept.get_mut(&number) {
+            kept.end = Some(end);
+        }
+        state.active = None;
+        state.next_base = end.offset;
+        state.ended_bytes += u64::from(end.position - FRAMES_START);
+        state.need_bytes = need_bytes;
+        state.failure = None;
+        match state.standby.take() {
+            Some(standby) if !state.closed => {
+                state.activate(standby);
+                Sealed::Continued
+            }
+            kept => {
+                state.standby = kept;
+                Sealed::Starved
+            }
+        }
+    }
+
+    /// Takes a segment that was made ready: at once if publishers wait for it, else as standby.
+    ///
+    /// Gives it back if the chain was closed or has a standby.
+    pub(crate) fn install(&self, standby: Standby) -> Result<(), Standby> {
+        let mut state = self.lock();
+        if state.closed || (state.active.is_some() && state.standby.is_some()) {
+            return Err(standby);
+        }
+        state.failure = None;
+        if state.active.is_none() {
+            state.activate(standby);
+        } else {
+            state.standby = Some(standby);
+        }
+        Ok(())
+    }
+
+    /// Number, size floor and offset ceiling base for the next segment to prepare; `None` if no
+    /// more is needed.
+    pub(crate) fn to_prepare(&self) -> Option<Wanted> {
+        let mut state = self.lock();
+        if state.closed || state.standby.is_some() {
+            return None;
+        }
+        let number = SegmentNumber(state.next_number);
+        state.next_number += 1;
+        let (base_floor, last_bytes) = match &state.active {
+            Some(active) => (
+                Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
+                active.len_bytes(),
+            ),
+            None => (
+                state.next_base,
+                state
+                    .kept
+                    .values()
+                    .next_back()
+                    .map_or(0, |kept| kept.len_bytes),
+            ),
+        };
+        Some(Wanted {
+            number,
+            base_floor,
+            last_bytes,
+            need_bytes: state.need_bytes,
+        })
+    }
+
+    /// Notes that no segment could be made.
+    pub(crate) fn failed(&self, failure: PrepareFailure) {
+        self.lock().failure = Some(failure);
+    }
+
+    /// Forgets a failure older than `before_us`, so that another attempt is made.
+    pub(crate) fn retry_failure(&self, before_us: u64) -> bool {
+        let mut state = self.lock();
+        let old = state
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.at_us <= before_us);
+        if old {
+            state.failure = None;
+        }
+        old
+    }
+
+    /// The first segment of this run behind `number`, if there is one.
+    pub(crate) fn live_behind(&self, number: Option<SegmentNumber>) -> Option<Arc<Segment>> {
+        let state = self.lock();
+        state
+            .kept
+            .iter()
+            .filter(|(kept, _)| number.is_none_or(|number| **kept > number))
+            .find_map(|(_, kept)| match &kept.mapped {
+                Mapped::Held(segment) => Some(Arc::clone(segment)),
+                Mapped::Shared(_) => None,
+            })
+    }
+
+    /// Where a reader that wants `offset` finds it: the last segment that starts at or before it,
+    /// or the first one behind a jump.
+    pub(crate) fn find(&self, offset: Offset) -> Place {
+        let state = self.lock();
+        let holder = state
+            .kept
+            .iter()
+            .find(|(_, kept)| kept.end.is_none_or(|end| end.offset > offset));
+        match holder {
+            None => Place::End,
+            Some((number, kept)) => match &kept.mapped {
+                Mapped::Held(segment) => Place::Live(Arc::clone(segment)),
+                Mapped::Shared(_) => Place::Earlier(*number),
+            },
+        }
+    }
+
+    /// The segment numbered `number` if somebody has it mapped.
+    pub(crate) fn mapped(&self, number: SegmentNumber) -> Option<Arc<Segment>> {
+        match &self.lock().kept.get(&number)?.mapped {
+            Mapped::Held(segment) => Some(Arc::clone(segment)),
+            Mapped::Shared(segment) => segment.upgrade(),
+        }
+    }
+
+    /// What is needed to map the finished segment `number` again.
+    pub(crate) fn finished(&self, number: SegmentNumber) -> Option<Finished> {
+        let state = self.lock();
+        let kept = state.kept.get(&number)?;
+        Some(Finished {
+            nonce: kept.nonce,
+            base_offset: kept.base_offset,
+            end: kept.end?,
+            footer_bytes: kept.footer_bytes,
+        })
+    }
+
+    /// Remembers that somebody mapped `segment`, so that the next reader shares it.
+    pub(crate) fn share(&self, segment: &Arc<Segment>) {
+        if let Some(kept) = self.lock().kept.get_mut(&segment.number())
+            && let Mapped::Shared(weak) = &mut kept.mapped
+        {
+            *weak = Arc::downgrade(segment);
+        }
+    }
+
+    /// The footer of `number` is on disk and in the manifest: readers alone keep it mapped now.
+    pub(crate) fn finish(&self, number: SegmentNumber, footer_bytes: u32) {
+        let let_go;
+        {
+            let mut state = self.lock();
+            let Some(kept) = state.kept.get_mut(&number) else {
+                return;
+            };
+            kept.footer_bytes = footer_bytes;
+            let weak = match &kept.mapped {
+                Mapped::Held(segment) => Arc::downgrade(segment),
+                Mapped::Shared(weak) => Weak::clone(weak),
+            };
+            let_go = std::mem::replace(&mut kept.mapped, Mapped::Shared(weak));
+        }
+        // Unmapping is a system call: outside the lock.
+        drop(let_go);
+    }
+
+    /// Refuses further segments and hands back what was active and standing by.
+    pub(crate) fn close(&self) -> (Option<Arc<Segment>>, Option<Standby>) {
+        let mut state = self.lock();
+        state.closed = true;
+        (state.active.clone(), state.standby.take())
+    }
+
+    /// The end of the log, once every segment of it is finished.
+    pub(crate) fn finished_to(&self) -> Option<Offset> {
+        let state = self.lock();
+        let finished = state
+            .kept
+            .values()
+            .all(|kept| kept.end.is_some() && matches!(kept.mapped, Mapped::Shared(_)));
+        (finished && state.active.is_none()).then_some(state.next_base)
+    }
+
+    /// First offset kept, or where the log starts.
+    pub(crate) fn first_offset(&self) -> Offset {
+        let state = self.lock();
+        state
+            .kept
+            .values()
+            .next()
+            .map_or(state.next_base, |kept| kept.base_offset)
+    }
+
+    /// Where the next segment starts, while none is active.
+    pub(crate) fn next_base(&self) -> Option<Offset> {
+        let state = self.lock();
+        state.active.is_none().then_some(state.next_base)
+    }
+
+    /// Number of kept segments and the bytes of frames in them.
+    pub(crate) fn size(&self) -> (u32, u64) {
+        let state = self.lock();
+        let bytes = state
+            .kept
+            .values()
+            .map(|kept| match (&kept.mapped, kept.end) {
+                (_, Some(end)) => u64::from(end.position - FRAMES_START),
+                (Mapped::Held(segment), None) => u64::from(segment.claimed_bytes()),
+                (Mapped::Shared(_), None) => 0,
+            })
+            .sum();
+        (u32::try_from(state.kept.len()).unwrap_or(u32::MAX), bytes)
+    }
+
+    /// Numbers of all kept segments, oldest first, with where they start.
+    pub(crate) fn numbers(&self) -> Vec<(SegmentNumber, Offset)> {
+        let state = self.lock();
+        state
+            .kept
+            .iter()
+            .map(|(number, kept)| (*number, kept.base_offset))
+            .collect()
+    }
+}
+
+/// The next segment to prepare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) number: SegmentNumber,
+    /// No record of it has a lower offset than its predecessors can reach; see L4.
+    pub(crate) base_floor: Offset,
+    /// Size of the segment before it; 0 where there is none.
+    pub(crate) last_bytes: u32,
+    pub(crate) need_bytes: u32,
+}
+
+/// A segment that ended and whose end the manifest knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) nonce: u64,
+    pub(crate) base_offset: Offset,
+    pub(crate) end: SegmentEnd,
+    pub(crate) footer_bytes: u32,
+}
+
+impl Kept {
+    /// A segment that an earlier run left behind and that the manifest knows the end of.
+    pub(crate) fn earlier(finished: Finished, len_bytes: u32) -> Self {
+        Self {
+            nonce: finished.nonce,
+            len_bytes,
+            base_offset: finished.base_offset,
+            end: Some(finished.end),
+            footer_bytes: finished.footer_bytes,
+            mapped: Mapped::Shared(Weak::new()),
+        }
+    }
+}
+
+impl ChainState {
+    fn activate(&mut self, standby: Standby) {
+        let segment = Arc::new(standby.activate(self.next_base, self.ended_bytes));
+        self.kept.insert(
+            segment.number(),
+            Kept {
+                nonce: segment.nonce(),
+                len_bytes: segment.len_bytes(),
+                base_offset: segment.base_offset(),
+                end: None,
+                footer_bytes: 0,
+                mapped: Mapped::Held(Arc::clone(&segment)),
+            },
+        );
+        self.active = Some(segment);
+    }
+}

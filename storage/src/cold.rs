@@ -1,0 +1,429 @@
+//! Reading what may not be in memory, on a fetching thread: mapping segments of earlier runs,
+//! bringing their pages in, and checking every frame before it is served (L7).
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use millstream_protocol::Offset;
+use millstream_protocol::frame::{FrameKind, check_stored};
+
+use crate::chain::Place;
+use crate::footer::{self, PageIndex};
+use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, footer_position, segment_name};
+use crate::log::Log;
+use crate::manifest::SegmentNumber;
+use crate::memory::SegmentMemory;
+use crate::segment::Segment;
+use crate::sync::{Extend, Region, lock};
+use crate::walker::Glance;
+use crate::work::Fetch;
+
+/// Bytes brought in and checked for a reader at a time.
+const FETCH_BYTES: u32 = 4 << 20;
+
+/// A gap found where frames should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) first: Offset,
+    pub(crate) next: Offset,
+    /// Where reading goes on.
+    pub(crate) resume: u32,
+}
+
+/// What a fetch brought.
+#[derive(Debug, Clone)]
+pub(crate) enum Fetched {
+    /// Frames from `position`, the first at `offset`, are in memory and good up to `checked_to`;
+    /// then comes `damage`, if any.
+    Frames {
+        segment: Arc<Segment>,
+        position: u32,
+        offset: Offset,
+        checked_to: u32,
+        damage: Option<Damage>,
+    },
+    /// The segment can't be read at all: its records up to `next` are lost.
+    Unreadable { next: Offset },
+    /// Answers a question about time.
+    At(Offset),
+}
+
+/// What a reader wants fetched.
+#[derive(Debug, Clone)]
+pub(crate) enum Wanted {
+    /// The segment with this number, from the frame that holds this offset.
+    Segment(SegmentNumber, Offset),
+    /// More of a segment that is mapped: position and offset of the next frame.
+    More(Arc<Segment>, u32, Offset),
+    /// The first record appended at or after this time.
+    Time(u64),
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    fetched: Option<Fetched>,
+    waker: Option<Waker>,
+}
+
+/// A fetch under way.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FetchTicket {
+    slot: Arc<Mutex<Slot>>,
+}
+
+impl FetchTicket {
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        match self.slot.lock() {
+            Ok(slot) => slot,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Asks a fetching thread for `wanted`.
+    pub(crate) fn start(log: &Arc<Log>, wanted: Wanted) -> Self {
+        let ticket = Self::default();
+        let (answer, log_there) = (ticket.clone(), Arc::clone(log));
+        let fetch: Fetch = Box::new(move || {
+            let fetched = fetch(&log_there, wanted);
+            let waker = {
+                let mut slot = answer.lock();
+                slot.fetched = Some(fetched);
+                slot.waker.take()
+            };
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        });
+        log.shared().work.fetch(fetch);
+        ticket
+    }
+
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Fetched> {
+        let mut slot = self.lock();
+        match slot.fetched.take() {
+            Some(fetched) => Poll::Ready(fetched),
+            None => {
+                slot.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
+    match wanted {
+        Wanted::Segment(number, from) => match open_earlier(log, number) {
+            Ok(segment) => {
+                let (position, offset) = locate(&segment, from);
+                check(segment, position, offset)
+            }
+            Err(reason) => {
+                let next = log
+                    .chain()
+                    .finished(number)
+                    .map_or(from, |finished| finished.end.offset);
+                tracing::error!(topic = %log.identity().name, segment = number.0, %reason, "segment cannot be read");
+                Fetched::Unreadable { next }
+            }
+        },
+        Wanted::More(segment, position, offset) => check(segment, position, offset),
+        Wanted::Time(time_us) => Fetched::At(offset_at(log, time_us)),
+    }
+}
+
+/// Maps a finished segment, or shares it with whoever has it mapped.
+pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<Segment>, String> {
+    if let Some(segment) = log.chain().mapped(number) {
+        return Ok(segment);
+    }
+    let finished = log
+        .chain()
+        .finished(number)
+        .ok_or_else(|| format!("segment {} is not kept", number.0))?;
+    let name = segment_name(log.identity().id, number);
+    let memory = log
+        .shared()
+        .folder
+        .open_segment(&name, crate::folder::Access::Read)
+        .map_err(|error| error.to_string())?;
+    let end = finished.end;
+    if memory.len_bytes() < end.position as usize + 64 {
+        return Err(format!(
+            "{name} has {} bytes, and its frames end at {}",
+            memory.len_bytes(),
+            end.position
+        ));
+    }
+    let identity = Identity {
+        folder_id: log.shared().folder_id,
+        incarnation: log.identity().incarnation,
+        log: log.identity().id,
+        segment: number,
+        nonce: finished.nonce,
+        len_bytes: u32::try_from(memory.len_bytes()).unwrap_or(u32::MAX),
+    };
+    let region = Arc::new(Region::readable(memory, end.position, finished.nonce));
+    let index = if finished.footer_bytes == 0 {
+        PageIndex::default()
+    } else {
+        let bytes = region.still_bytes(footer_position(end.position), finished.footer_bytes);
+        match footer::decode(bytes, finished.nonce) {
+            Ok((_, index, _)) => index,
+            Err(error) => {
+                tracing::warn!(%name, %error, "reading without an index");
+                PageIndex::default()
+            }
+        }
+    };
+    let segment = Arc::new(Segment::earlier(
+        region,
+        identity,
+        finished.base_offset,
+        end,
+        index,
+    ));
+    log.chain().share(&segment);
+    Ok(segment)
+}
+
+/// A frame start at or before the record `from`, with its offset.
+pub(crate) fn locate(segment: &Arc<Segment>, from: Offset) -> (u32, Offset) {
+    let mut best = (FRAMES_START, segment.base_offset());
+    let index = lock(segment.index());
+    index.last_before(|position| {
+        let Some(glance) = glance_at(segment, position) else {
+            return false;
+        };
+        let before = glance.base_offset <= from;
+        if before {
+            best = (position, glance.base_offset);
+        }
+        before
+    });
+    best
+}
+
+/// The header fields of the frame at `position`, if one is committed there.
+fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
+    let mut glance = None;
+    segment.run_at(position).extend_if(|frame| {
+        glance = Some(Glance::of(frame));
+        false
+    });
+    glance
+}
+
+/// Brings frames from `position` into memory and checks each, as far as [`FETCH_BYTES`] reach.
+///
+/// Segments of this run are trusted as memory: their pages are brought in, and that is all.
+fn check(segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
+    let Some(end) = segment.earlier_end().map(|end| end.position) else {
+        let end = segment.region().limit_bytes();
+        let until = position.saturating_add(FETCH_BYTES).min(end);
+        let readable = readable_to(segment.region().memory().as_ref(), position, until);
+        return Fetched::Frames {
+            segment,
+            position,
+            offset,
+            // What can't be brought in is not held back: it may lie behind the file's end.
+            checked_to: readable.max(position + 1),
+            damage: None,
+        };
+    };
+    let until = position.saturating_add(FETCH_BYTES).min(end);
+    let memory = Arc::clone(segment.region().memory());
+    let readable = readable_to(
+        memory.as_ref(),
+        position,
+        until.saturating_add(PAGE_BYTES).min(end),
+    );
+    let mut at = position;
+    let mut next = offset;
+    let damage = loop {
+        if at >= until {
+            break None;
+        }
+        match check_frame(&segment, at, next, readable) {
+            Some((bytes, end_offset)) => {
+                at += bytes;
+                next = end_offset;
+            }
+            // A frame longer than what was brought in: bring in all of it.
+            None if readable < end && needs_more(&segment, at, readable) => {
+                if readable_to(memory.as_ref(), at, end) < end {
+                    break Some(resume_behind(&segment, at, next));
+                }
+                match check_frame(&segment, at, next, end) {
+                    Some((bytes, end_offset)) => {
+                        at += bytes;
+                        next = end_offset;
+                    }
+                    None => break Some(resume_behind(&segment, at, next)),
+                }
+            }
+            None => break Some(resume_behind(&segment, at, next)),
+        }
+    };
+    Fetched::Frames {
+        segment,
+        position,
+        offset,
+        checked_to: at,
+        damage,
+    }
+}
+
+/// How far from `from` towards `to` pages could be brought in.
+fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> u32 {
+    if memory.populate(from as usize..to as usize).is_ok() {
+        return to;
+    }
+    let mut page = from - from % PAGE_BYTES;
+    while page < to {
+        let next = (page + PAGE_BYTES).min(to);
+        if memory.populate(page as usize..next as usize).is_err() {
+            return page.max(from);
+        }
+        page = next;
+    }
+    to
+}
+
+/// True if the frame at `at` has a plausible commit word that reaches behind `readable`.
+fn needs_more(segment: &Arc<Segment>, at: u32, readable: u32) -> bool {
+    if at + 64 > readable {
+        return true;
+    }
+    let mut reaches = false;
+    segment.run_at(at).extend_if(|frame| {
+        reaches = at as usize + frame.len() > readable as usize;
+        false
+    });
+    reaches
+}
+
+/// Bytes and end offset of the frame at `at` if it is whole, good and starts at record `expected`.
+fn check_frame(
+    segment: &Arc<Segment>,
+    at: u32,
+    expected: Offset,
+    readable: u32,
+) -> Option<(u32, Offset)> {
+    if at.checked_add(64)? > readable {
+        return None;
+    }
+    let mut good = None;
+    let found = segment.run_at(at).extend_if(|frame| {
+        if at as usize + frame.len() > readable as usize {
+            return false;
+        }
+        let nonce_half = segment.region().nonce_half();
+        let Ok(stored) = check_stored(frame, segment.seed(), at, nonce_half) else {
+            return false;
+        };
+        let header = stored.header();
+        if header.fields.kind == FrameKind::Seal || header.base_offset != expected {
+            return false;
+        }
+        good = Some(header.next_offset());
+        true
+    });
+    match (found, good) {
+        (Extend::Taken(bytes), Some(end)) => Some((bytes, end)),
+        _ => None,
+    }
+}
+
+/// The gap that starts with the damaged frame at `at`, up to the next boundary the index knows where
+/// a good frame starts; never found by scanning payload (L7).
+fn resume_behind(segment: &Arc<Segment>, at: u32, first: Offset) -> Damage {
+    let end = segment
+        .earlier_end()
+        .map_or(segment.region().limit_bytes(), |end| end.position);
+    let index = lock(segment.index()).clone();
+    let mut from = at + 1;
+    while let Some(start) = index.next_start(from).filter(|start| *start < end) {
+        let memory = segment.region().memory();
+        let readable = readable_to(memory.as_ref(), start, end.min(start + FETCH_BYTES));
+        let base = glance_at(segment, start)
+            .filter(|_| start + 64 <= readable)
+            .map(|glance| glance.base_offset);
+        if let Some(base) = base.filter(|base| *base >= first)
+            && check_frame(segment, start, base, readable).is_some()
+        {
+            return Damage {
+                first,
+                next: base,
+                resume: start,
+            };
+        }
+        from = start + 1;
+    }
+    Damage {
+        first,
+        next: segment.earlier_end().map_or(first, |end| end.offset),
+        resume: end,
+    }
+}
+
+/// Offset of the first record appended at or after `time_us`; the end where there is none.
+fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
+    let numbers = log.chain().numbers();
+    // Times never go back, so the segments form a prefix that starts before the time.
+    let behind = numbers.partition_point(|(number, _)| {
+        any_segment(log, *number)
+            .and_then(|segment| glance_at(&segment, FRAMES_START))
+            .is_some_and(|glance| glance.append_time_us < time_us)
+    });
+    let holder = behind
+        .checked_sub(1)
+        .and_then(|at| numbers.get(at))
+        .and_then(|(number, _)| any_segment(log, *number));
+    let Some(segment) = holder else {
+        return log.first_offset();
+    };
+    let mut position = FRAMES_START;
+    lock(segment.index()).last_before(|start| {
+        let before = glance_at(&segment, start).is_some_and(|g| g.append_time_us < time_us);
+        if before {
+            position = start;
+        }
+        before
+    });
+    let mut run = segment.run_at(position);
+    loop {
+        let mut found = None;
+        let mut behind_it = None;
+        let step = run.extend_if(|frame| {
+            let glance = Glance::of(frame);
+            behind_it = Some(glance.end_offset());
+            if !glance.is_seal && glance.append_time_us >= time_us {
+                found = Some(glance.base_offset);
+            }
+            !glance.is_seal && found.is_none()
+        });
+        match (found, step) {
+            (Some(offset), _) => return offset,
+            (None, Extend::Taken(_)) => {}
+            (None, _) => {
+                // Nothing so late here: the next segment's first record, or the end of all.
+                return numbers
+                    .get(behind)
+                    .map_or_else(|| log.high_watermark(), |(_, base)| *base);
+            }
+        }
+    }
+}
+
+fn any_segment(log: &Arc<Log>, number: SegmentNumber) -> Option<Arc<Segment>> {
+    open_earlier(log, number).ok()
+}
+
+/// Where a reader that wants `from` goes on, or the fetch that will tell.
+pub(crate) fn place_of(log: &Arc<Log>, from: Offset) -> Result<Option<Arc<Segment>>, FetchTicket> {
+    match log.chain().find(from) {
+        Place::Live(segment) => Ok(Some(segment)),
+        Place::Earlier(number) => Err(FetchTicket::start(log, Wanted::Segment(number, from))),
+        Place::End => Ok(None),
+    }
+}

@@ -1,0 +1,185 @@
+//! Making the next segment ready, and finishing the last one: the preparing thread's part of a log.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::baton::SealedSegment;
+use crate::chain::{PrepareFailure, Wanted};
+use crate::clock::wall_us;
+use crate::footer;
+use crate::layout::{
+    Identity, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, footer_pages, footer_position,
+    log_dir, segment_name,
+};
+use crate::log::Log;
+use crate::manifest::{Entry, ManifestError};
+use crate::segment::Standby;
+
+/// A segment is this many times as large as the one before it, up to the largest.
+const GROWTH: u32 = 4;
+
+impl Log {
+    /// Makes the next segment ready: file, identity, folder entry and manifest line are on disk
+    /// before any publisher hears of it.
+    pub(crate) fn prepare_standby(self: &Arc<Self>) {
+        let Some(wanted) = self.chain().to_prepare() else {
+            return;
+        };
+        let made = self.make_standby(&wanted).and_then(|standby| {
+            self.chain().install(standby).map_err(|unused| {
+                self.discard(&unused);
+                io::Error::other("the log was closed meanwhile")
+            })
+        });
+        if let Err(error) = made {
+            tracing::warn!(topic = %self.identity().name, %error, "cannot prepare a segment");
+            self.chain().failed(PrepareFailure {
+                kind: error.kind(),
+                message: error.to_string(),
+                at_us: wall_us(),
+            });
+        }
+        self.rotation_waiters().wake_all();
+    }
+
+    fn make_standby(&self, wanted: &Wanted) -> io::Result<Standby> {
+        let id = self.identity().id;
+        let shared = self.shared();
+        let name = segment_name(id, wanted.number);
+        let len_bytes = self.len_bytes(wanted);
+        let memory = shared.folder.create_segment(&name, len_bytes as usize)?;
+        let made = || -> io::Result<Standby> {
+            let standby = Standby::new(
+                Arc::clone(&memory),
+                Identity {
+                    folder_id: shared.folder_id,
+                    incarnation: self.identity().incarnation,
+                    log: id,
+                    segment: wanted.number,
+                    nonce: fresh_nonce()?,
+                    len_bytes,
+                },
+            );
+            memory.sync()?;
+            shared.folder.sync_dir(&log_dir(id))?;
+            let prepared = Entry::SegmentPrepared {
+                log: id,
+                segment: wanted.number,
+                nonce: standby.identity.nonce,
+                len_bytes: u64::from(len_bytes),
+                offset_ceiling: wanted.base_floor.0 + u64::from(len_bytes / 4),
+            };
+            let first = [Entry::Opened { log: id }, prepared.clone()];
+            let entries = if self.opened().is_set() {
+                first.get(1..).unwrap_or_default()
+            } else {
+                &first
+            };
+            shared.commit(entries).map_err(manifest_failed)?;
+            self.opened().set();
+            Ok(standby)
+        };
+        made().inspect_err(|error| {
+            // If the manifest may name the file after all, it must be there at the next start.
+            let named = error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<ManifestError>())
+                .is_some_and(ManifestError::is_unknown);
+            if named {
+                return;
+            }
+            if let Err(error) = shared.folder.remove(&name) {
+                tracing::warn!(%name, %error, "cannot remove an unused segment");
+            }
+        })
+    }
+
+    fn len_bytes(&self, wanted: &Wanted) -> u32 {
+        let sizes = self.shared().sizes;
+        let grown = if wanted.last_bytes == 0 {
+            sizes.first_bytes
+        } else {
+            wanted.last_bytes.saturating_mul(GROWTH)
+        };
+        // Twice the need, and the pages that hold no frames.
+        let need = wanted
+            .need_bytes
+            .saturating_mul(2)
+            .saturating_add((8 + footer_pages(wanted.need_bytes)) * PAGE_BYTES);
+        grown
+            .min(sizes.largest_bytes)
+            .max(need)
+            .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+            .next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Removes a standby that nobody will write to.
+    pub(crate) fn discard(&self, standby: &Standby) {
+        let id = self.identity().id;
+        let segment = standby.identity.segment;
+        let dropped = Entry::SegmentDropped { log: id, segment };
+        if let Err(error) = self.shared().commit(&[dropped]) {
+            tracing::warn!(%error, "cannot note an unused segment in the manifest");
+            return;
+        }
+        let name = segment_name(id, segment);
+        if let Err(error) = self.shared().folder.remove(&name) {
+            tracing::warn!(%name, %error, "cannot remove an unused segment");
+        }
+    }
+
+    /// Writes the footer of a sealed segment, whose claims are all committed or void, syncs it and
+    /// tells the manifest (S5). Then the log no longer keeps the segment mapped.
+    pub(crate) fn finish_segment(self: &Arc<Self>, sealed: SealedSegment) {
+        let SealedSegment {
+            segment,
+            mut footer,
+            summary,
+            index,
+        } = sealed;
+        let bytes = footer::encode(&summary, &index);
+        let position = footer_position(summary.end_position);
+        footer.write(position, &bytes);
+        let memory = segment.region().memory();
+        let synced = self.sync_under_baton(|| {
+            memory.shrink(position as usize + bytes.len())?;
+            memory.sync()
+        });
+        if synced.is_err() {
+            return;
+        }
+        let footer_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry = Entry::Sealed {
+            log: self.identity().id,
+            segment: summary.segment,
+            base_offset: summary.base_offset,
+            end_offset: summary.end_offset,
+            end_position: summary.end_position,
+            footer_bytes,
+        };
+        match self.shared().commit(&[entry]) {
+            Ok(()) => self.chain().finish(summary.segment, footer_bytes),
+            // Found sealed by its slots at the next start; until then the log keeps it mapped.
+            Err(error) => tracing::error!(%error, "cannot note a sealed segment in the manifest"),
+        }
+    }
+}
+
+/// The error with its kind, so that a full disk is told as such.
+fn manifest_failed(error: ManifestError) -> io::Error {
+    io::Error::new(error.io_kind(), error)
+}
+
+/// A nonce no earlier use of a file can have had: random, and never zero in the half that commit
+/// words carry, so that zeros never read as a frame.
+fn fresh_nonce() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    loop {
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        let nonce = u64::from_le_bytes(bytes);
+        #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+        if filled == bytes.len() && nonce as u32 != 0 {
+            return Ok(nonce);
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Reading a log from any offset: frames as they lie in the segments, never past the high watermark.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use millstream_protocol::control::{Gap, GapReason};
+use millstream_protocol::{Offset, Start};
+
+use crate::cold::{Damage, FetchTicket, Fetched, Wanted, locate, place_of};
+use crate::log::{Level, Log, Poisoned};
+use crate::segment::Segment;
+use crate::slice::FrameSlice;
+use crate::sync::{CommittedRun, Extend, Gate, WaitKey};
+use crate::walker::Glance;
+
+/// What a reader is given.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// Frames; the first may hold records before the wanted one.
+    Frames(FrameSlice),
+    /// Records that are not there.
+    Gap(Gap),
+}
+
+/// Why a reader can't go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The topic was deleted or the store closed, and everything visible was read.
+    Closed,
+    /// A sync failed, and everything below the watermark was read.
+    Poisoned(Poisoned),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the topic's log is closed and read to its end"),
+            Self::Poisoned(poisoned) => poisoned.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+#[derive(Debug)]
+struct At {
+    segment: Arc<Segment>,
+    /// Empty between calls; its end is the next frame.
+    run: CommittedRun,
+    /// Offset of the frame at the run's end.
+    offset: Offset,
+    /// Frames before this position may be served: of an earlier run, only what was checked.
+    checked_to: u32,
+    /// Pages before this position were brought in for this reader.
+    resident_to: u32,
+    damage: Option<Damage>,
+}
+
+/// Reads one log. Changes nothing; any number may read at once.
+#[derive(Debug)]
+pub struct LogReader {
+    log: Arc<Log>,
+    /// A time to start from, until it is turned into an offset.
+    start_time_us: Option<u64>,
+    from: Offset,
+    at: Option<At>,
+    fetch: Option<FetchTicket>,
+    level: Level,
+    key: WaitKey,
+}
+
+impl LogReader {
+    /// A reader of `log` from `start`.
+    ///
+    /// An offset past the end is taken as it is: the reader waits for it. One before the first kept
+    /// is answered with a gap.
+    #[must_use]
+    pub fn new(log: &Arc<Log>, start: Start) -> Self {
+        let level = Level::from(log.identity().durability);
+        let (from, start_time_us) = match start {
+            Start::Earliest => (log.first_offset(), None),
+            Start::Latest => (log.high_watermark(), None),
+            Start::Offset(offset) => (offset, None),
+            Start::Time(time_us) => (log.first_offset(), Some(time_us)),
+        };
+        Self {
+            key: log.wait_key(level),
+            log: Arc::clone(log),
+            start_time_us,
+            from,
+            at: None,
+            fetch: None,
+            level,
+        }
+    }
+
+    /// The log it reads.
+    #[must_use]
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Offset of the next record it will give.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.from
+    }
+
+    /// Ready with the first offset once a start by time is resolved; at once for the others.
+    pub fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Offset> {
+        if let Some(time_us) = self.start_time_us {
+            let log = &self.log;
+            let ticket = self
+                .fetch
+                .get_or_insert_with(|| FetchTicket::start(log, Wanted::Time(time_us)));
+            let fetched = ready!(ticket.poll(cx));
+            self.fetch = None;
+            self.start_time_us = None;
+            if let Fetched::At(offset) = fetched {
+                self.from = offset;
+            }
+        }
+        Poll::Ready(self.from)
+    }
+
+    /// The next frames, up to `max_bytes` of them but at least one, or a gap.
+    ///
+    /// Pending when caught up, or while cold pages are brought in; the waker is woken for either.
+    /// Never waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Closed`] when nothing more can come.
+    pub fn poll_next(
+        &mut self,
+        max_bytes: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Delivery, ReadError>> {
+        ready!(self.poll_start(cx));
+        loop {
+            if let Some(ticket) = &self.fetch {
+                let fetched = ready!(ticket.poll(cx));
+                self.fetch = None;
+                if let Some(gap) = self.arrive(fetched) {
+                    return Poll::Ready(Ok(Delivery::Gap(gap)));
+                }
+            }
+            if self.at.is_none() && !self.find_place() {
+                if self.fetch.is_some() {
+                    continue;
+                }
+                ready!(self.wait(cx))?;
+                continue;
+            }
+            match self.advance(max_bytes) {
+                Advance::Deliver(delivery) => return Poll::Ready(Ok(delivery)),
+                Advance::Again => {}
+                Advance::Wait => ready!(self.wait(cx))?,
+            }
+        }
+    }
+
+    /// Takes up the place of `from`. False if it is to be fetched or does not exist yet.
+    fn find_place(&mut self) -> bool {
+        match place_of(&self.log, self.from) {
+            Ok(Some(segment)) => {
+                let (position, offset) = locate(&segment, self.from);
+                self.at = Some(At {
+                    run: segment.run_at(position),
+                    segment,
+                    offset,
+                    checked_to: u32::MAX,
+                    resident_to: 0,
+                    damage: None,
+                });
+                true
+            }
+            Ok(None) => false,
+            Err(ticket) => {
+                self.fetch = Some(ticket);
+                false
+            }
+        }
+    }
+
+    fn arrive(&mut self, fetched: Fetched) -> Option<Gap> {
+        match fetched {
+            Fetched::Frames {
+                segment,
+                position,
+                offset,
+                checked_to,
+                damage,
+            } => {
+                let trusted = segment.earlier_end().is_none();
+                self.at = Some(At {
+                    run: segment.run_at(position),
+                    segment,
+                    offset,
+                    checked_to: if trusted { u32::MAX } else { checked_to },
+                    resident_to: checked_to,
+                    damage,
+                });
+                None
+            }
+            Fetched::Unreadable { next } => self.gap_to(next, GapReason::Damaged),
+            Fetched::At(offset) => {
+                self.from = offset;
+                None
+            }
+        }
+    }
+
+    fn gap_to(&mut self, next: Offset, reason: GapReason) -> Option<Gap> {
+        let first = self.from;
+        if next <= first {
+            return None;
+        }
+        self.from = next;
+        Some(Gap {
+            first_offset: first,
+            next_offset: next,
+            reason,
+        })
+    }
+
+    /// How far the reader may look now.
+    fn limit(&self) -> Offset {
+        match self.level {
+            // It walks commit words itself, and so cannot pass a hole.
+            Level::Stored if self.log.gate_flags() & Gate::POISONED == 0 => Offset(u64::MAX),
+            _ => self.log.synced(),
+        }
+    }
+
+    fn advance(&mut self, max_bytes: u32) -> Advance {
+        let limit = self.limit();
+        let Some(at) = &mut self.at else {
+            return Advance::Again;
+        };
+        if at.offset > self.from {
+            let next = at.offset;
+            let reason = if self.log.first_offset() == next {
+                GapReason::Trimmed
+            } else {
+                GapReason::Void
+            };
+            return match self.gap_to(next, reason) {
+                Some(gap) => Advance::Deliver(Delivery::Gap(gap)),
+                None => Advance::Again,
+            };
+        }
+        let sealed = at.take_frames(self.from, limit, max_bytes);
+        let bytes = at.run.end() - at.run.start();
+        if bytes > 0 {
+            return self.deliver();
+        }
+        if at.run.end() >= at.checked_to {
+            return self.behind_checked();
+        }
+        if sealed {
+            // The next segment starts at or behind this offset.
+            self.at = None;
+            return if self.find_place() || self.fetch.is_some() {
+                Advance::Again
+            } else {
+                Advance::Wait
+            };
+        }
+        Advance::Wait
+    }
+
+    /// Hands out the frames taken, unless they lie in pages that may have to be read back first.
+    fn deliver(&mut self) -> Advance {
+        let Some(at) = &mut self.at else {
+            return Advance::Again;
+        };
+        let range = at.run.start() as usize..at.run.end() as usize;
+        let left_behind = at.run.end() > at.resident_to && at.segment.region().claimed().is_none();
+        if left_behind && !at.segment.region().memory().is_resident(range) {
+            let position = at.run.start();
+            let offset = at.first_of_run();
+            let wanted = Wanted::More(Arc::clone(&at.segment), position, offset);
+            self.fetch = Some(FetchTicket::start(&self.log, wanted));
+            self.at = None;
+            return Advance::Again;
+        }
+        let slice = FrameSlice::new(at.run.clone(), at.segment.seed(), self.from, at.offset);
+        at.run.restart();
+        self.from = at.offset;
+        Advance::Deliver(Delivery::Frames(slice))
+    }
+
+    fn behind_checked(&mut self) -> Advance {
+        let Some(at) = &mut self.at else {
+            return Advance::Again;
+        };
+        if let Some(damage) = at.damage.take() {
+            at.run = at.segment.run_at(damage.resume);
+            at.offset = damage.next;
+            at.checked_to = damage.resume;
+            return match self.gap_to(damage.next, GapReason::Damaged) {
+                Some(gap) => Advance::Deliver(Delivery::Gap(gap)),
+                None => Advance::Again,
+            };
+        }
+        let ended = at
+            .segment
+            .earlier_end()
+            .is_some_and(|end| at.run.end() >= end.position);
+        if ended {
+            self.at = None;
+            return if self.find_place() || self.fetch.is_some() {
+                Advance::Again
+            } else {
+                Advance::Wait
+            };
+        }
+        let wanted = Wanted::More(Arc::clone(&at.segment), at.run.end(), at.offset);
+        self.fetch = Some(FetchTicket::start(&self.log, wanted));
+        Advance::Again
+    }
+
+    /// Pending until there is something behind `from`; ready when there may be.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
+        let behind = Offset(self.from.0 + 1);
+        if self.log.high_watermark() >= behind {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.log.wait(self.level, self.key, behind, cx.waker()) {
+            return Poll::Pending;
+        }
+        if self.log.high_watermark() >= behind {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(poisoned) = self.log.poisoned() {
+            return Poll::Ready(Err(ReadError::Poisoned(poisoned)));
+        }
+        if self.log.gate_flags() & Gate::CLOSED != 0 {
+            return Poll::Ready(Err(ReadError::Closed));
+        }
+        // A record below the watermark of another level; look again when woken.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.log.stop_waiting(self.level, self.key);
+    }
+}
+
+enum Advance {
+    Deliver(Delivery),
+    Again,
+    Wait,
+}
+
+impl At {
+    /// Grows the run by frames that end at or before `limit`; drops those that end before `from`.
+    /// True if the segment's end was met.
+    fn take_frames(&mut self, from: Offset, limit: Offset, max_bytes: u32) -> bool {
+        let checked_to = self.checked_to;
+        loop {
+            if self.run.end() >= checked_to {
+                return false;
+            }
+            let taken = self.run.end() - self.run.start();
+            let mut glance = None;
+            let found = self.run.extend_if(|frame| {
+                let seen = Glance::of(frame);
+                glance = Some(seen);
+                let fits = taken == 0 || taken as usize + frame.len() <= max_bytes as usize;
+                fits && !seen.is_seal && seen.end_offset() <= limit
+            });
+            match (found, glance) {
+                (Extend::Taken(_), Some(seen)) => {
+                    self.offset = seen.end_offset();
+                    if self.offset <= from {
+                        self.run.restart();
+                    }
+                }
+                (Extend::Refused, Some(seen)) => return seen.is_seal,
+                _ => return false,
+            }
+        }
+    }
+
+    /// Offset of the first frame in the run.
+    fn first_of_run(&self) -> Offset {
+        Glance::of(self.run.bytes()).base_offset
+    }
+}

@@ -1,0 +1,205 @@
+//! One segment of a log: its identity, its bytes, and where its frames start.
+//!
+//! A segment is written by one run of the broker only. What this run wrote is trusted as memory;
+//! a segment of an earlier run ends where the manifest says, and every frame of it is checked before
+//! it is served (L3, L7).
+
+use std::sync::Arc;
+
+use millstream_protocol::Offset;
+use millstream_protocol::frame::FrameSeed;
+
+use crate::claim::Claim;
+use crate::footer::PageIndex;
+use crate::layout::{FRAMES_START, Identity, limit_bytes};
+use crate::manifest::SegmentNumber;
+use crate::memory::SegmentMemory;
+use crate::sync::{
+    ClaimOutcome, CommittedRun, FooterSpace, Mark, Mutex, Region, RegionParts, SealSpace,
+    SlotSpace, lock,
+};
+
+/// Where a segment of an earlier run ends, as the manifest has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentEnd {
+    pub(crate) position: u32,
+    pub(crate) offset: Offset,
+}
+
+/// A segment that was made ready ahead and waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Standby {
+    pub(crate) identity: Identity,
+    parts: RegionParts,
+}
+
+impl Standby {
+    /// Writes `identity` into fresh `memory`. The caller syncs before the segment is used.
+    pub(crate) fn new(memory: Arc<dyn SegmentMemory>, identity: Identity) -> Self {
+        Self {
+            identity,
+            parts: Region::writable(
+                memory,
+                limit_bytes(identity.len_bytes),
+                identity.nonce,
+                &identity.encode(),
+            ),
+        }
+    }
+
+    /// Makes it a segment whose first record will be `base_offset`.
+    pub(crate) fn activate(self, base_offset: Offset, base_bytes: u64) -> Segment {
+        Segment {
+            identity: self.identity,
+            seed: self.identity.seed(),
+            base_offset,
+            base_bytes,
+            region: self.parts.region,
+            earlier_end: None,
+            index: Mutex::new(PageIndex::default()),
+            rights: Mutex::new(Some((self.parts.slots, self.parts.footer))),
+            standby_asked: Mark::clean(),
+        }
+    }
+}
+
+/// One segment, mapped.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    identity: Identity,
+    seed: FrameSeed,
+    base_offset: Offset,
+    /// Bytes of frames in this run's segments before this one.
+    base_bytes: u64,
+    region: Arc<Region>,
+    /// `Some` for a segment of an earlier run.
+    earlier_end: Option<SegmentEnd>,
+    /// First frame starts by page: grown by whoever holds the sync baton, or read from the footer.
+    index: Mutex<PageIndex>,
+    /// The rights to its slots and footer, until the sync baton's holder takes them.
+    rights: Mutex<Option<(SlotSpace, FooterSpace)>>,
+    /// Set once the next segment was asked for.
+    standby_asked: Mark,
+}
+
+/// What [`Segment::try_claim`] found.
+#[derive(Debug)]
+pub(crate) enum TryClaim<'a> {
+    Claim(Claim<'a>),
+    Crossed(SealSpace<'a>),
+    Tripped,
+}
+
+impl Segment {
+    /// A segment of an earlier run that ends at `end`.
+    pub(crate) fn earlier(
+        region: Arc<Region>,
+        identity: Identity,
+        base_offset: Offset,
+        end: SegmentEnd,
+        index: PageIndex,
+    ) -> Self {
+        Self {
+            identity,
+            seed: identity.seed(),
+            base_offset,
+            base_bytes: 0,
+            region,
+            earlier_end: Some(end),
+            index: Mutex::new(index),
+            rights: Mutex::new(None),
+            standby_asked: Mark::clean(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> SegmentNumber {
+        self.identity.segment
+    }
+
+    pub(crate) fn len_bytes(&self) -> u32 {
+        self.identity.len_bytes
+    }
+
+    pub(crate) fn nonce(&self) -> u64 {
+        self.identity.nonce
+    }
+
+    pub(crate) fn seed(&self) -> FrameSeed {
+        self.seed
+    }
+
+    pub(crate) fn base_offset(&self) -> Offset {
+        self.base_offset
+    }
+
+    pub(crate) fn base_bytes(&self) -> u64 {
+        self.base_bytes
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Where it ends, if an earlier run wrote it.
+    pub(crate) fn earlier_end(&self) -> Option<SegmentEnd> {
+        self.earlier_end
+    }
+
+    pub(crate) fn index(&self) -> &Mutex<PageIndex> {
+        &self.index
+    }
+
+    pub(crate) fn take_rights(&self) -> Option<(SlotSpace, FooterSpace)> {
+        lock(&self.rights).take()
+    }
+
+    /// Claims room for a frame of `frame_bytes` bytes that will bear the time `append_time_us`.
+    #[inline]
+    pub(crate) fn try_claim(
+        &self,
+        frame_bytes: u32,
+        records: u16,
+        append_time_us: u64,
+    ) -> TryClaim<'_> {
+        match self.region.claim(frame_bytes, u32::from(records)) {
+            ClaimOutcome::Space(space) => {
+                TryClaim::Claim(Claim::new(self, space, records, append_time_us))
+            }
+            ClaimOutcome::Crossed(seal) => TryClaim::Crossed(seal),
+            ClaimOutcome::Tripped => TryClaim::Tripped,
+        }
+    }
+
+    /// Ends the segment where it stands; `None` if it had ended.
+    pub(crate) fn trip(&self) -> Option<SealSpace<'_>> {
+        match self.region.trip() {
+            ClaimOutcome::Crossed(seal) => Some(seal),
+            ClaimOutcome::Space(_) | ClaimOutcome::Tripped => None,
+        }
+    }
+
+    /// True once, when a claim at `position` says that the next segment should be made ready.
+    #[inline]
+    pub(crate) fn wants_standby(&self, position: u32) -> bool {
+        position >= self.len_bytes() / 4 && self.standby_asked.set()
+    }
+
+    /// An empty run at the segment's first frame.
+    pub(crate) fn first_run(&self) -> CommittedRun {
+        CommittedRun::at(&self.region, FRAMES_START)
+    }
+
+    /// An empty run at `position`, which must be a frame's start.
+    pub(crate) fn run_at(&self, position: u32) -> CommittedRun {
+        CommittedRun::at(&self.region, position)
+    }
+
+    /// Bytes of frames claimed so far.
+    pub(crate) fn claimed_bytes(&self) -> u32 {
+        match (self.earlier_end, self.region.claimed()) {
+            (Some(end), _) => end.position - FRAMES_START,
+            (None, Some((_, position))) => position - FRAMES_START,
+            (None, None) => self.region.limit_bytes() - FRAMES_START,
+        }
+    }
+}

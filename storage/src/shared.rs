@@ -1,0 +1,54 @@
+//! What all logs of one open folder share: the folder, its manifest, the work lists.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::folder::Folder;
+use crate::manifest::{Entry, Manifest, ManifestError};
+use crate::work::Work;
+
+/// Sizes a store is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentSizes {
+    pub(crate) first_bytes: u32,
+    pub(crate) largest_bytes: u32,
+}
+
+/// Shared by every log of a folder.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) folder: Arc<dyn Folder>,
+    pub(crate) folder_id: [u8; 16],
+    pub(crate) sizes: SegmentSizes,
+    pub(crate) work: Work,
+    manifest: Mutex<Manifest>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        folder: Arc<dyn Folder>,
+        folder_id: [u8; 16],
+        sizes: SegmentSizes,
+        manifest: Manifest,
+    ) -> Self {
+        Self {
+            folder,
+            folder_id,
+            sizes,
+            work: Work::default(),
+            manifest: Mutex::new(manifest),
+        }
+    }
+
+    /// The manifest. Held while it is synced, so never from a publish or a read.
+    pub(crate) fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        match self.manifest.lock() {
+            Ok(manifest) => manifest,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Writes `entries` to the manifest; they are on disk when this returns `Ok`.
+    pub(crate) fn commit(&self, entries: &[Entry]) -> Result<(), ManifestError> {
+        self.manifest().commit(entries)
+    }
+}

@@ -1,0 +1,147 @@
+//! Watermark slots: what the disk is known to hold of a segment, and what it may hold.
+//!
+//! A slot is written before each sync, the two taking turns, so each sync persists its
+//! predecessor's proof (S2). *proven* was covered by a sync that returned success; *attempted* is
+//! what the sync under way covers. 60 bytes at the start of a page: within one disk sector.
+
+use millstream_protocol::checksum::crc32c;
+
+use crate::layout::{u32_at, u64_at};
+
+const MAGIC: [u8; 4] = *b"MSLT";
+const SLOT_BYTES: usize = 60;
+const PROVEN_SEALED: u32 = 1;
+const ATTEMPTED_SEALED: u32 = 2;
+
+/// A place in a segment that all frames before it share: position, offset, and whether it is the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Watermark {
+    pub(crate) position: u32,
+    pub(crate) offset: u64,
+    /// The seal was reached: nothing follows in this segment.
+    pub(crate) sealed: bool,
+}
+
+/// One slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Rises by one with each slot written in this use of the file.
+    pub(crate) sequence: u64,
+    pub(crate) proven: Watermark,
+    pub(crate) attempted: Watermark,
+}
+
+impl Slot {
+    pub(crate) fn encode(&self, nonce: u64) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            if let Some(room) = bytes.get_mut(at..at + field.len()) {
+                room.copy_from_slice(field);
+            }
+            at += field.len();
+        };
+        let mut flags = 0;
+        if self.proven.sealed {
+            flags |= PROVEN_SEALED;
+        }
+        if self.attempted.sealed {
+            flags |= ATTEMPTED_SEALED;
+        }
+        put(&MAGIC);
+        put(&flags.to_le_bytes());
+        put(&nonce.to_le_bytes());
+        put(&self.sequence.to_le_bytes());
+        put(&self.proven.offset.to_le_bytes());
+        put(&self.attempted.offset.to_le_bytes());
+        put(&self.proven.position.to_le_bytes());
+        put(&self.attempted.position.to_le_bytes());
+        put(&[0; 8]);
+        let (covered, crc) = bytes.split_at_mut(SLOT_BYTES - 4);
+        crc.copy_from_slice(&crc32c(covered).to_le_bytes());
+        bytes
+    }
+
+    /// The slot in `page`, if it is whole and of this use of the file (`nonce`, L7).
+    pub(crate) fn decode(page: &[u8], nonce: u64) -> Option<Self> {
+        let bytes = page.get(..SLOT_BYTES)?;
+        let (covered, crc) = bytes.split_at(SLOT_BYTES - 4);
+        if !covered.starts_with(&MAGIC)
+            || crc32c(covered) != u32_at(crc, 0)
+            || u64_at(covered, 8) != nonce
+        {
+            return None;
+        }
+        let flags = u32_at(covered, 4);
+        Some(Self {
+            sequence: u64_at(covered, 16),
+            proven: Watermark {
+                offset: u64_at(covered, 24),
+                position: u32_at(covered, 40),
+                sealed: flags & PROVEN_SEALED != 0,
+            },
+            attempted: Watermark {
+                offset: u64_at(covered, 32),
+                position: u32_at(covered, 44),
+                sealed: flags & ATTEMPTED_SEALED != 0,
+            },
+        })
+    }
+
+    /// The newer of the two slots; `None` where neither is whole: nothing was ever synced.
+    pub(crate) fn newest(pages: [&[u8]; 2], nonce: u64) -> Option<Self> {
+        pages
+            .into_iter()
+            .filter_map(|page| Self::decode(page, nonce))
+            .max_by_key(|slot| slot.sequence)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn slot(sequence: u64) -> Slot {
+        Slot {
+            sequence,
+            proven: Watermark {
+                position: 12_288,
+                offset: 7,
+                sealed: false,
+            },
+            attempted: Watermark {
+                position: 12_388,
+                offset: 9,
+                sealed: true,
+            },
+        }
+    }
+
+    #[test]
+    fn slot_round_trips_and_any_flipped_bit_voids_it() {
+        let bytes = slot(3).encode(77);
+        assert_eq!(Slot::decode(&bytes, 77), Some(slot(3)));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Slot::decode(&bad, 77), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn l7_a_former_uses_proof_is_void() {
+        let old = slot(900).encode(1);
+        let new = slot(1).encode(2);
+        assert_eq!(Slot::newest([&old, &new], 2), Some(slot(1)));
+        assert_eq!(Slot::newest([&old, &old], 2), None);
+    }
+
+    #[test]
+    fn the_newer_slot_counts_and_a_torn_one_does_not() {
+        let older = slot(4).encode(5);
+        let mut newer = slot(5).encode(5);
+        assert_eq!(Slot::newest([&older, &newer], 5), Some(slot(5)));
+        newer[30] ^= 1;
+        assert_eq!(Slot::newest([&older, &newer], 5), Some(slot(4)));
+    }
+}

@@ -1,0 +1,605 @@
+//! One data folder, open: its lock, its manifest, its logs and the threads that serve them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+
+use millstream_protocol::{Durability, Offset, TopicName};
+
+use crate::chain::{Chain, Finished, Kept};
+use crate::disk::DiskFolder;
+use crate::folder::Folder;
+use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, log_dir, segment_name};
+use crate::lock::{FolderLock, LockError};
+use crate::log::{Level, Log, LogIdentity};
+use crate::manifest::{EndKind, Entry, LogId, LogState, Manifest, ManifestError, State};
+use crate::park::park_until;
+use crate::recovery::{LogRecovery, OpenLog};
+use crate::segment::SegmentEnd;
+use crate::shared::{SegmentSizes, Shared};
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Threads that sync.
+    pub sync_workers: usize,
+    /// Bytes of a log's first segment.
+    pub segment_bytes_first: u32,
+    /// Bytes a segment grows to.
+    pub segment_bytes_max: u32,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            sync_workers: 2,
+            segment_bytes_first: 4 << 20,
+            segment_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// Why a folder was not opened. Nothing in it was changed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The folder can't be made or read.
+    Folder(io::Error),
+    /// Another process has it, or the lock can't be taken.
+    Lock(LockError),
+    /// The manifest can't be used.
+    Manifest(ManifestError),
+    /// A thread could not be started.
+    Thread(io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(error) => error.fmt(f),
+            Self::Lock(error) => error.fmt(f),
+            Self::Manifest(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Folder(error) | Self::Thread(error) => Some(error),
+            Self::Lock(error) => Some(error),
+            Self::Manifest(error) => Some(error),
+        }
+    }
+}
+
+/// Why a log was not made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// There is one of this name.
+    Exists(Arc<Log>),
+    /// The store was closed.
+    Closed,
+    /// The log's folder could not be made.
+    Io(io::Error),
+    /// The manifest could not be written.
+    Manifest(ManifestError),
+}
+
+impl CreateError {
+    /// Whether it was for want of space.
+    #[must_use]
+    pub fn is_storage_full(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() == io::ErrorKind::StorageFull,
+            Self::Manifest(error) => error.io_kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists(log) => write!(f, "there is a log of {:?}", log.identity().name.as_str()),
+            Self::Closed => f.write_str("the store is closed"),
+            Self::Io(error) => error.fmt(f),
+            Self::Manifest(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CreateError {}
+
+/// Why a log was not deleted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DeleteError {
+    /// There is none of this name.
+    NotFound,
+    /// The manifest could not be written.
+    Manifest(ManifestError),
+}
+
+impl fmt::Display for DeleteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("there is no such log"),
+            Self::Manifest(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DeleteError {}
+
+/// Topics that could not be closed cleanly; the next open recovers them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseError {
+    /// Topic and reason.
+    pub topics: Vec<(TopicName, String)>,
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not closed cleanly, will be recovered at the next start:")?;
+        for (topic, reason) in &self.topics {
+            write!(f, " {:?} ({reason})", topic.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CloseError {}
+
+/// Logs by name. `None` once closed.
+type Logs = Option<BTreeMap<TopicName, Arc<Log>>>;
+
+/// An open data folder.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    boot_epoch: u32,
+    recoveries: Vec<LogRecovery>,
+    logs: Mutex<Logs>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held until the store is closed.
+    lock: Mutex<Option<FolderLock>>,
+}
+
+impl Store {
+    /// Opens the data folder `path`, or makes one, and recovers logs that an unclean stop left open.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn open(path: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
+        let folder: Arc<dyn Folder> =
+            Arc::new(DiskFolder::open_or_create(path).map_err(OpenError::Folder)?);
+        let lock = FolderLock::acquire(path).map_err(OpenError::Lock)?;
+        match open_manifest(&folder) {
+            Ok(manifest) => Self::start(folder, Some(lock), manifest, options),
+            Err(error) => {
+                // Not our folder, or one we must not touch: leave no file behind.
+                lock.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`open`](Self::open), over any folder, which nobody else uses.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn open_folder(folder: Arc<dyn Folder>, options: &StoreOptions) -> Result<Self, OpenError> {
+        let manifest = open_manifest(&folder)?;
+        Self::start(folder, None, manifest, options)
+    }
+
+    fn start(
+        folder: Arc<dyn Folder>,
+        lock: Option<FolderLock>,
+        mut manifest: Manifest,
+        options: &StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let boot_epoch = manifest.state().boot_epoch + 1;
+        let boot = Entry::Boot {
+            epoch: boot_epoch,
+            boot_id: kernel_boot_id(),
+        };
+        manifest.commit(&[boot]).map_err(OpenError::Manifest)?;
+        let (recoveries, failed) = recover_all(&folder, &mut manifest);
+        let state = manifest.state().clone();
+        let sizes = segment_sizes(options);
+        let shared = Arc::new(Shared::new(folder, state.folder_id, sizes, manifest));
+        let logs = build_logs(&shared, &state, &failed);
+        let store = Self {
+            boot_epoch,
+            recoveries,
+            logs: Mutex::new(Some(logs)),
+            threads: Mutex::new(Vec::new()),
+            shared,
+            lock: Mutex::new(lock),
+        };
+        store.start_threads(options.sync_workers.max(1))?;
+        Ok(store)
+    }
+
+    fn start_threads(&self, sync_workers: usize) -> Result<(), OpenError> {
+        let mut threads = Vec::new();
+        let mut start = |name: String, run: fn(&Shared)| -> Result<(), OpenError> {
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new()
+                .name(name)
+                .spawn(move || run(&shared))
+                .map_err(OpenError::Thread)?;
+            threads.push(thread);
+            Ok(())
+        };
+        let mut all = || {
+            for number in 0..sync_workers {
+                start(format!("ms-sync-{number}"), |shared| {
+                    shared.work.run_sync_worker();
+                })?;
+            }
+            start("ms-prepare".to_owned(), |shared| {
+                shared.work.run_preparer();
+            })?;
+            start("ms-fetch".to_owned(), |shared| shared.work.run_fetcher())
+        };
+        let started = all();
+        *lock_plain(&self.threads) = threads;
+        started
+    }
+
+    /// The folder's id.
+    #[must_use]
+    pub fn folder_id(&self) -> [u8; 16] {
+        self.shared.folder_id
+    }
+
+    /// Number of this start.
+    #[must_use]
+    pub fn boot_epoch(&self) -> u32 {
+        self.boot_epoch
+    }
+
+    /// What recovery found when the store was opened.
+    #[must_use]
+    pub fn recoveries(&self) -> &[LogRecovery] {
+        &self.recoveries
+    }
+
+    /// The log of `name`.
+    #[must_use]
+    pub fn log(&self, name: &TopicName) -> Option<Arc<Log>> {
+        lock_plain(&self.logs).as_ref()?.get(name).cloned()
+    }
+
+    /// All logs, by name.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        lock_plain(&self.logs)
+            .as_ref()
+            .map(|logs| logs.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Makes a log; it is in the synced manifest when this returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`CreateError`].
+    pub fn create_log(
+        &self,
+        name: &TopicName,
+        durability: Durability,
+    ) -> Result<Arc<Log>, CreateError> {
+        let mut guard = lock_plain(&self.logs);
+        let logs = guard.as_mut().ok_or(CreateError::Closed)?;
+        if let Some(log) = logs.get(name) {
+            return Err(CreateError::Exists(Arc::clone(log)));
+        }
+        let mut incarnation = [0; 16];
+        fill_random(&mut incarnation).map_err(CreateError::Io)?;
+        let mut manifest = self.shared.manifest();
+        let id = manifest.state().next_log;
+        let dir = log_dir(id);
+        match self.shared.folder.make_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(CreateError::Io(error));
+            }
+            _ => self.shared.folder.sync_dir("").map_err(CreateError::Io)?,
+        }
+        let created = Entry::LogCreated {
+            log: id,
+            incarnation,
+            durability,
+            name: name.as_str().to_owned(),
+        };
+        manifest.commit(&[created]).map_err(CreateError::Manifest)?;
+        drop(manifest);
+        let identity = LogIdentity {
+            id,
+            incarnation,
+            name: name.clone(),
+            durability,
+        };
+        let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
+        let log = Log::new(identity, Arc::clone(&self.shared), chain);
+        logs.insert(name.clone(), Arc::clone(&log));
+        Ok(log)
+    }
+
+    /// Deletes a log: first the manifest says so, then its files go. Slices that readers hold stay
+    /// valid.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeleteError`].
+    pub fn delete_log(&self, name: &TopicName) -> Result<(), DeleteError> {
+        let mut guard = lock_plain(&self.logs);
+        let logs = guard.as_mut().ok_or(DeleteError::NotFound)?;
+        let log = logs.get(name).cloned().ok_or(DeleteError::NotFound)?;
+        log.shut();
+        let _ = log.chain().close();
+        let id = log.identity().id;
+        self.shared
+            .commit(&[Entry::LogDeleted { log: id }])
+            .map_err(DeleteError::Manifest)?;
+        logs.remove(name);
+        drop(guard);
+        log.wake_everyone();
+        self.remove_files(id);
+        Ok(())
+    }
+
+    /// Removes the files of a log that the manifest no longer names.
+    fn remove_files(&self, id: LogId) {
+        let dir = log_dir(id);
+        let removed = self.shared.folder.list(&dir).and_then(|names| {
+            for name in names {
+                self.shared.folder.remove(&format!("{dir}/{name}"))?;
+            }
+            self.shared.folder.remove_dir(&dir)
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%dir, %error, "files of a deleted topic are left behind");
+        }
+    }
+
+    /// Seals and syncs every log and clears its open mark (S3). Publishing fails from then on.
+    ///
+    /// # Errors
+    ///
+    /// Names the topics that could not be synced; they keep their open mark.
+    pub fn close(&self) -> Result<(), CloseError> {
+        let logs = lock_plain(&self.logs).take().unwrap_or_default();
+        for log in logs.values() {
+            seal_log(log);
+        }
+        // Footers still listed are written before the threads end.
+        self.stop_threads();
+        let mut topics = Vec::new();
+        for log in logs.values() {
+            if let Err(reason) = mark_closed(log) {
+                topics.push((log.identity().name.clone(), reason));
+            }
+            log.wake_everyone();
+        }
+        // Nothing is written from here on: another process may have the folder.
+        *lock_plain(&self.lock) = None;
+        if topics.is_empty() {
+            Ok(())
+        } else {
+            Err(CloseError { topics })
+        }
+    }
+
+    fn stop_threads(&self) {
+        self.shared.work.stop();
+        let threads = std::mem::take(&mut *lock_plain(&self.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+        self.shared.work.clear();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "close");
+        }
+    }
+}
+
+/// Seals one log and syncs it to its end.
+fn seal_log(log: &Arc<Log>) {
+    log.shut();
+    let (active, standby) = log.chain().close();
+    if let Some(standby) = standby {
+        log.discard(&standby);
+    }
+    if let Some(active) = active
+        && let Some(seal) = active.trip()
+    {
+        log.seal(&active, seal, 0);
+    }
+    if let Some(end) = log.chain().next_base() {
+        // A claim still open elsewhere holds the prefix back; claims are short.
+        let key = log.wait_key(Level::Stored);
+        park_until(|cx| log.poll_committed(key, end, cx));
+    }
+    log.sync_to_end();
+}
+
+/// Clears the open mark of a log that was synced and finished to its end (S3).
+fn mark_closed(log: &Arc<Log>) -> Result<(), String> {
+    if let Some(poisoned) = log.poisoned() {
+        return Err(poisoned.to_string());
+    }
+    if !log.opened().is_set() {
+        return Ok(());
+    }
+    let Some(end) = log.chain().finished_to() else {
+        return Err("a segment could not be finished".to_owned());
+    };
+    let closed = Entry::Closed {
+        log: log.identity().id,
+        next_offset: end.0,
+    };
+    log.shared()
+        .commit(&[closed])
+        .map_err(|error| error.to_string())
+}
+
+fn open_manifest(folder: &Arc<dyn Folder>) -> Result<Manifest, OpenError> {
+    match Manifest::open(Arc::clone(folder)) {
+        Ok((manifest, _)) => Ok(manifest),
+        Err(ManifestError::Missing) => {
+            let mut folder_id = [0; 16];
+            fill_random(&mut folder_id).map_err(OpenError::Folder)?;
+            Manifest::create(Arc::clone(folder), folder_id).map_err(OpenError::Manifest)
+        }
+        Err(error) => Err(OpenError::Manifest(error)),
+    }
+}
+
+fn fill_random(bytes: &mut [u8; 16]) -> io::Result<()> {
+    rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(())
+}
+
+/// Recovers every log with an open mark; those that can't be are given with the reason.
+fn recover_all(
+    folder: &Arc<dyn Folder>,
+    manifest: &mut Manifest,
+) -> (Vec<LogRecovery>, BTreeMap<LogId, io::Error>) {
+    let state = manifest.state().clone();
+    let mut recoveries = Vec::new();
+    let mut failed = BTreeMap::new();
+    for (id, log) in state.logs.iter().filter(|(_, log)| log.open) {
+        let Ok(name) = TopicName::parse(&log.name) else {
+            continue;
+        };
+        let open = OpenLog {
+            folder: folder.as_ref(),
+            folder_id: state.folder_id,
+            boot_epoch: state.boot_epoch,
+            id: *id,
+            name,
+            state: log,
+        };
+        match recover_one(&open, manifest) {
+            Ok(report) => {
+                tracing::warn!("{report}");
+                recoveries.push(report);
+            }
+            Err(error) => {
+                tracing::error!(topic = %log.name, %error, "cannot recover: only its finished segments are served");
+                failed.insert(*id, error);
+            }
+        }
+    }
+    (recoveries, failed)
+}
+
+fn recover_one(open: &OpenLog<'_>, manifest: &mut Manifest) -> io::Result<LogRecovery> {
+    let recovered = open.recover()?;
+    manifest
+        .commit(&recovered.entries)
+        .map_err(io::Error::other)?;
+    for segment in &recovered.unused {
+        let name = segment_name(open.id, *segment);
+        if let Err(error) = open.folder.remove(&name) {
+            tracing::warn!(%name, %error, "an unused segment is left behind");
+        }
+    }
+    Ok(recovered.report)
+}
+
+fn build_logs(
+    shared: &Arc<Shared>,
+    state: &State,
+    failed: &BTreeMap<LogId, io::Error>,
+) -> BTreeMap<TopicName, Arc<Log>> {
+    let mut logs = BTreeMap::new();
+    for (id, log) in &state.logs {
+        let Ok(name) = TopicName::parse(&log.name) else {
+            continue;
+        };
+        let identity = LogIdentity {
+            id: *id,
+            incarnation: log.incarnation,
+            name: name.clone(),
+            durability: log.durability,
+        };
+        let built = Log::new(identity, Arc::clone(shared), chain_of(log));
+        if let Some(error) = failed.get(id) {
+            built.poison(error);
+        }
+        logs.insert(name, built);
+    }
+    logs
+}
+
+/// The chain of a log that nobody wrote to yet in this run.
+fn chain_of(log: &LogState) -> Chain {
+    let mut kept = BTreeMap::new();
+    let mut next_base = log.next_offset.unwrap_or(0);
+    for (number, segment) in &log.segments {
+        let Some(end) = &segment.end else {
+            continue;
+        };
+        next_base = next_base.max(end.end_offset);
+        let finished = Finished {
+            nonce: segment.nonce,
+            base_offset: Offset(end.base_offset),
+            end: SegmentEnd {
+                position: end.end_position,
+                offset: Offset(end.end_offset),
+            },
+            footer_bytes: match end.kind {
+                EndKind::Sealed { footer_bytes } => footer_bytes,
+                EndKind::Cut => 0,
+            },
+        };
+        let len_bytes = u32::try_from(segment.len_bytes).unwrap_or(u32::MAX);
+        kept.insert(*number, Kept::earlier(finished, len_bytes));
+    }
+    Chain::new(kept, Offset(next_base), log.next_segment.0.max(1))
+}
+
+fn segment_sizes(options: &StoreOptions) -> SegmentSizes {
+    let largest_bytes = options
+        .segment_bytes_max
+        .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+    SegmentSizes {
+        first_bytes: options
+            .segment_bytes_first
+            .clamp(SEGMENT_BYTES_MIN, largest_bytes),
+        largest_bytes,
+    }
+}
+
+/// The kernel's id of its own run; only for people to read (L4).
+fn kernel_boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+}
+
+fn lock_plain<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    match mutex.lock() {
+        Ok(guard) => guard,
+        Err(poisoned) => poisoned.into_inner(),
+    }
+}

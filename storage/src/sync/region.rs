@@ -1,0 +1,519 @@
+//! The bytes of one mapped segment, and the rights to touch them.
+//!
+//! ```text
+//! 0        4096     8192     12288                    limit      footer
+//! | identity | slot 0 | slot 1 | frame | frame | … | seal |  …  | pages … |
+//! ```
+//! Each byte has one writer at a time, and that is a type: [`Space`] for a claimed frame,
+//! [`SealSpace`] for the end, [`SlotSpace`] for the watermark slots, [`FooterSpace`] for the footer.
+//! [`CommittedRun`] reads what COMMIT-1 showed to be finished; those bytes never change again.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use millstream_protocol::limits::{FRAME_ALIGN, FRAME_HEADER_BYTES};
+
+use super::atomic::{AtomicU64, Ordering};
+use super::mutated;
+use super::tail::{Tail, TailClaim};
+use crate::layout::{FRAMES_START, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS};
+use crate::memory::SegmentMemory;
+
+/// Bytes of a commit word, at the start of each frame.
+const COMMIT_WORD_BYTES: u32 = 8;
+const HEADER: u32 = FRAME_HEADER_BYTES as u32;
+
+/// What may be written of a fresh segment, apart: hold one part, and nobody else has it.
+#[derive(Debug)]
+pub(crate) struct RegionParts {
+    pub(crate) region: Arc<Region>,
+    pub(crate) slots: SlotSpace,
+    pub(crate) footer: FooterSpace,
+}
+
+/// One mapped segment: its tail, its memory, its nonce.
+pub(crate) struct Region {
+    tail: Tail,
+    base: NonNull<u8>,
+    limit_bytes: u32,
+    len_bytes: u32,
+    nonce_half: u32,
+    memory: Arc<dyn SegmentMemory>,
+    /// Nobody ever held a right to write it.
+    read_only: bool,
+    #[cfg(loom)]
+    shadow: shadow::Shadow,
+}
+
+// SAFETY: `base` points into `memory`, which is `Send + Sync` and lives as long; all access to the
+// bytes goes through the rights described in the module documentation.
+unsafe impl Send for Region {}
+// SAFETY: as for `Send`; shared access is by atomics (commit words, tail) or to finished bytes.
+unsafe impl Sync for Region {}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region")
+            .field("tail", &self.tail)
+            .field("limit_bytes", &self.limit_bytes)
+            .field("len_bytes", &self.len_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    /// A segment that may be claimed from: frames go from [`FRAMES_START`] to `limit_bytes`.
+    ///
+    /// `memory` must be fresh: nobody else holds a part of it. `identity` becomes its first bytes.
+    pub(crate) fn writable(
+        memory: Arc<dyn SegmentMemory>,
+        limit_bytes: u32,
+        nonce: u64,
+        identity: &[u8],
+    ) -> RegionParts {
+        let region = Arc::new(Self::new(memory, FRAMES_START, limit_bytes, nonce));
+        let bytes = u32::try_from(identity.len()).expect("an identity is smaller than a page");
+        assert!(bytes <= PAGE_BYTES);
+        // SAFETY: the first page is written here alone, before anyone else knows the region.
+        unsafe { region.slice_mut(0, bytes) }.copy_from_slice(identity);
+        RegionParts {
+            slots: SlotSpace {
+                region: Arc::clone(&region),
+            },
+            footer: FooterSpace {
+                region: Arc::clone(&region),
+            },
+            region,
+        }
+    }
+
+    /// A segment of an earlier run: its tail is tripped, so it can only be read.
+    pub(crate) fn readable(memory: Arc<dyn SegmentMemory>, limit_bytes: u32, nonce: u64) -> Self {
+        let mut region = Self::new(memory, limit_bytes + 1, limit_bytes, nonce);
+        region.read_only = true;
+        region
+    }
+
+    /// Any bytes of a segment made by [`readable`](Self::readable); nothing where they leave it.
+    pub(crate) fn still_bytes(&self, position: u32, bytes: u32) -> &[u8] {
+        let inside = position
+            .checked_add(bytes)
+            .is_some_and(|end| end <= self.len_bytes);
+        if !self.read_only || !inside {
+            return &[];
+        }
+        // SAFETY: no right to write was ever made for this region (its tail was tripped from the
+        // start and its slots and footer were never handed out), and the folder's lock keeps other
+        // processes out; `dirty_again` needs the region for itself.
+        unsafe { self.slice(position, bytes) }
+    }
+
+    pub(crate) fn len_bytes(&self) -> u32 {
+        self.len_bytes
+    }
+
+    fn new(memory: Arc<dyn SegmentMemory>, position: u32, limit_bytes: u32, nonce: u64) -> Self {
+        let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(0);
+        assert!(
+            len_bytes <= SEGMENT_BYTES_MAX && limit_bytes + HEADER <= len_bytes,
+            "a segment of {len_bytes} bytes holds its limit {limit_bytes} and a seal"
+        );
+        Self {
+            tail: Tail::new(position, limit_bytes),
+            base: memory.base(),
+            limit_bytes,
+            len_bytes,
+            #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+            nonce_half: nonce as u32,
+            memory,
+            read_only: false,
+            #[cfg(loom)]
+            shadow: shadow::Shadow::default(),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<dyn SegmentMemory> {
+        &self.memory
+    }
+
+    pub(crate) fn nonce_half(&self) -> u32 {
+        self.nonce_half
+    }
+
+    /// Where the last frame may end; a seal may follow.
+    pub(crate) fn limit_bytes(&self) -> u32 {
+        self.limit_bytes
+    }
+
+    /// Records and position claimed so far; `None` once the segment has ended.
+    pub(crate) fn claimed(&self) -> Option<(u32, u32)> {
+        self.tail.claimed()
+    }
+
+    /// Claims room for a frame of `bytes` bytes (a multiple of eight) with `records` records.
+    #[inline]
+    pub(crate) fn claim(&self, bytes: u32, records: u32) -> ClaimOutcome<'_> {
+        debug_assert!(bytes >= HEADER && (bytes as usize).is_multiple_of(FRAME_ALIGN));
+        self.outcome(self.tail.claim(bytes, records), bytes)
+    }
+
+    /// Ends the segment where it stands, if nobody did.
+    pub(crate) fn trip(&self) -> ClaimOutcome<'_> {
+        self.outcome(self.tail.trip(), HEADER)
+    }
+
+    fn outcome(&self, claim: TailClaim, bytes: u32) -> ClaimOutcome<'_> {
+        match claim {
+            TailClaim::Claimed { position, record } => ClaimOutcome::Space(Space {
+                region: self,
+                position,
+                bytes,
+                record,
+            }),
+            TailClaim::Crossed { position, record } => ClaimOutcome::Crossed(SealSpace {
+                space: Space {
+                    region: self,
+                    position,
+                    bytes: HEADER,
+                    record,
+                },
+            }),
+            TailClaim::Tripped => ClaimOutcome::Tripped,
+        }
+    }
+
+    /// The address of the byte at `position`.
+    fn at(&self, position: u32) -> NonNull<u8> {
+        assert!(position <= self.len_bytes, "position inside the segment");
+        // SAFETY: the assertion keeps the result inside (or one past) the `len_bytes` bytes that
+        // `memory` promises from `base`.
+        unsafe { self.base.add(position as usize) }
+    }
+
+    /// The bytes from `position`; empty where they would leave the segment.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes these bytes while the slice lives.
+    unsafe fn slice(&self, position: u32, bytes: u32) -> &[u8] {
+        assert!(bytes <= self.len_bytes && position <= self.len_bytes - bytes);
+        // SAFETY: inside the mapping by the assertion, initialised because files and heap blocks
+        // are, and not written meanwhile as the caller promises.
+        unsafe { std::slice::from_raw_parts(self.at(position).as_ptr(), bytes as usize) }
+    }
+
+    /// The bytes from `position`, to write.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes these bytes while the slice lives.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the caller holds the right to the bytes"
+    )]
+    unsafe fn slice_mut(&self, position: u32, bytes: u32) -> &mut [u8] {
+        assert!(bytes <= self.len_bytes && position <= self.len_bytes - bytes);
+        // SAFETY: inside the mapping by the assertion, initialised because files and heap blocks
+        // are, and the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.at(position).as_ptr(), bytes as usize) }
+    }
+
+    #[cfg(not(loom))]
+    fn commit_word(&self, position: u32) -> &AtomicU64 {
+        debug_assert!(position.is_multiple_of(8) && position + 8 <= self.len_bytes);
+        let word = self.at(position).cast::<u64>().as_ptr();
+        // SAFETY: aligned (positions are multiples of eight from a page-aligned base), inside the
+        // mapping, alive as long as `self`; only atomics touch a commit word until it is committed,
+        // and nobody writes it afterwards.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    #[cfg(loom)]
+    fn commit_word(&self, position: u32) -> Arc<AtomicU64> {
+        self.shadow.word(position)
+    }
+
+    /// Writes every page of `[start, end)` again with its own bytes, so that the next sync stores
+    /// it whatever the page cache believes (FAULTS: a failed write leaves clean pages behind).
+    pub(crate) fn dirty_again(region: &mut Arc<Self>, start: u32, end: u32) {
+        let region = Arc::get_mut(region).expect("recovery holds the segment alone");
+        let mut position = start - start % PAGE_BYTES;
+        while position < end.min(region.len_bytes) {
+            let byte = region.at(position).as_ptr();
+            // SAFETY: inside the mapping; `get_mut` shows that nobody else can reach the bytes.
+            let value = unsafe { byte.read_volatile() };
+            // SAFETY: as above. Volatile, so that a store of the value just read is still made.
+            unsafe { byte.write_volatile(value) };
+            position += PAGE_BYTES;
+        }
+    }
+}
+
+/// What became of a claim.
+#[derive(Debug)]
+pub(crate) enum ClaimOutcome<'a> {
+    /// Room for the frame.
+    Space(Space<'a>),
+    /// The caller ended the segment and must seal it.
+    Crossed(SealSpace<'a>),
+    /// The segment has ended; take the next.
+    Tripped,
+}
+
+/// The sole right to write one claimed frame and to commit it.
+#[derive(Debug)]
+pub(crate) struct Space<'a> {
+    region: &'a Region,
+    position: u32,
+    bytes: u32,
+    record: u32,
+}
+
+impl Space<'_> {
+    pub(crate) fn position(&self) -> u32 {
+        self.position
+    }
+
+    /// Number of the frame's first record within the segment.
+    pub(crate) fn record(&self) -> u32 {
+        self.record
+    }
+
+    /// The frame behind its commit word: header bytes 8 to 64, body, padding.
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        #[cfg(loom)]
+        self.region.shadow.write(self.position);
+        // SAFETY: the tail gave this range to this `Space` alone; readers stay out until `commit`,
+        // which consumes it.
+        unsafe {
+            self.region.slice_mut(
+                self.position + COMMIT_WORD_BYTES,
+                self.bytes - COMMIT_WORD_BYTES,
+            )
+        }
+    }
+
+    /// Publishes the frame. All bytes must have been written.
+    #[inline]
+    pub(crate) fn commit(self) {
+        let word = u64::from(self.bytes) | (u64::from(self.region.nonce_half) << 32);
+        let order = if mutated!(CommitRelease) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        // Little-endian on disk and on every machine this runs on (see `layout`).
+        self.region.commit_word(self.position).store(word, order); // COMMIT-1
+    }
+}
+
+/// The sole right to write the seal of a segment.
+#[derive(Debug)]
+pub(crate) struct SealSpace<'a> {
+    space: Space<'a>,
+}
+
+impl SealSpace<'_> {
+    /// Where the segment ends: the position of the seal.
+    pub(crate) fn position(&self) -> u32 {
+        self.space.position
+    }
+
+    /// Records the segment holds.
+    pub(crate) fn records(&self) -> u32 {
+        self.space.record
+    }
+
+    /// Writes `header` (bytes 8 to 64) and publishes the seal.
+    pub(crate) fn commit(mut self, header: &[u8; 56]) {
+        self.space.bytes_mut().copy_from_slice(header);
+        self.space.commit();
+    }
+}
+
+/// The right to write the two watermark slots; held under the log's sync baton.
+#[derive(Debug)]
+pub(crate) struct SlotSpace {
+    region: Arc<Region>,
+}
+
+impl SlotSpace {
+    /// Stores `slot` at the start of slot page `index` (0 or 1).
+    pub(crate) fn write(&mut self, index: usize, slot: &[u8]) {
+        let position = SLOT_POSITIONS[index % 2];
+        let bytes = u32::try_from(slot.len()).expect("a slot is smaller than a page");
+        assert!(bytes <= PAGE_BYTES);
+        // SAFETY: the slot pages are written through this value alone (`&mut self`) and read only
+        // from the file when the segment is opened.
+        unsafe { self.region.slice_mut(position, bytes) }.copy_from_slice(slot);
+    }
+}
+
+/// The right to write behind a sealed segment's end.
+#[derive(Debug)]
+pub(crate) struct FooterSpace {
+    region: Arc<Region>,
+}
+
+impl FooterSpace {
+    /// Stores `footer` at `position`, which must lie behind the seal.
+    ///
+    /// # Panics
+    ///
+    /// If the segment has not ended.
+    pub(crate) fn write(&mut self, position: u32, footer: &[u8]) {
+        assert!(self.region.claimed().is_none(), "the segment has ended");
+        let bytes = u32::try_from(footer.len()).expect("a footer is smaller than a segment");
+        // SAFETY: the tail is tripped, so no claim reaches behind the seal, and `position` lies
+        // behind it; this value alone writes there (`&mut self`), and nobody reads it in this run.
+        unsafe { self.region.slice_mut(position, bytes) }.copy_from_slice(footer);
+    }
+}
+
+/// What [`CommittedRun::extend_if`] found at the run's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extend {
+    /// A committed frame of this many bytes; the run now covers it.
+    Taken(u32),
+    /// A committed frame that the caller did not accept.
+    Refused,
+    /// No committed frame: the end, for now.
+    Nothing,
+}
+
+/// Consecutive committed frames of one segment; keeps the mapping alive.
+#[derive(Clone)]
+pub(crate) struct CommittedRun {
+    region: Arc<Region>,
+    start: u32,
+    end: u32,
+}
+
+impl fmt::Debug for CommittedRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommittedRun({}..{})", self.start, self.end)
+    }
+}
+
+impl CommittedRun {
+    /// An empty run at `position`, where a frame starts or will start.
+    pub(crate) fn at(region: &Arc<Region>, position: u32) -> Self {
+        Self {
+            region: Arc::clone(region),
+            start: position,
+            end: position,
+        }
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    pub(crate) fn start(&self) -> u32 {
+        self.start
+    }
+
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// Forgets the frames walked so far; the run is empty at its end.
+    pub(crate) fn restart(&mut self) {
+        self.start = self.end;
+    }
+
+    /// The frames, whole.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `extend_if` saw each frame in the range committed (COMMIT-1), and a committed
+        // frame is never written again; `region` keeps the mapping.
+        unsafe { self.region.slice(self.start, self.end - self.start) }
+    }
+
+    /// Takes the frame at the run's end into the run if it is committed and `accept` says so.
+    ///
+    /// `accept` sees the whole frame, commit word included.
+    #[inline]
+    pub(crate) fn extend_if(&mut self, accept: impl FnOnce(&[u8]) -> bool) -> Extend {
+        let region = &*self.region;
+        let room = (region.limit_bytes + HEADER).saturating_sub(self.end);
+        if room < HEADER {
+            return Extend::Nothing;
+        }
+        let order = if mutated!(CommitAcquire) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        let word = region.commit_word(self.end).load(order); // COMMIT-1
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the low half is the length"
+        )]
+        let bytes = word as u32;
+        let ours = (word >> 32) == u64::from(region.nonce_half);
+        if !ours || bytes < HEADER || bytes > room || !(bytes as usize).is_multiple_of(FRAME_ALIGN)
+        {
+            return Extend::Nothing;
+        }
+        #[cfg(loom)]
+        region.shadow.read(self.end);
+        // SAFETY: the commit word was seen (COMMIT-1), so the frame is finished and never written
+        // again; the checks above keep it inside the segment.
+        let frame = unsafe { region.slice(self.end, bytes) };
+        if !accept(frame) {
+            return Extend::Refused;
+        }
+        self.end += bytes;
+        Extend::Taken(bytes)
+    }
+}
+
+#[cfg(loom)]
+mod shadow {
+    //! loom's view of a segment: an atomic per commit word and a race detector per frame, made when
+    //! first touched. The bytes themselves stay in the heap twin.
+
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
+    use loom::cell::UnsafeCell;
+    use loom::sync::atomic::AtomicU64;
+
+    #[derive(Default)]
+    pub(super) struct Shadow {
+        words: Mutex<HashMap<u32, Arc<AtomicU64>>>,
+        frames: Mutex<HashMap<u32, Arc<UnsafeCell<()>>>>,
+    }
+
+    impl Shadow {
+        pub(super) fn word(&self, position: u32) -> Arc<AtomicU64> {
+            let mut words = self.words.lock().expect("no panic while held");
+            Arc::clone(
+                words
+                    .entry(position)
+                    .or_insert_with(|| Arc::new(AtomicU64::new(0))),
+            )
+        }
+
+        fn frame(&self, position: u32) -> Arc<UnsafeCell<()>> {
+            let mut frames = self.frames.lock().expect("no panic while held");
+            Arc::clone(
+                frames
+                    .entry(position)
+                    .or_insert_with(|| Arc::new(UnsafeCell::new(()))),
+            )
+        }
+
+        /// Tells loom that the frame at `position` is being written.
+        pub(super) fn write(&self, position: u32) {
+            self.frame(position).with_mut(|_| ());
+        }
+
+        /// Tells loom that the frame at `position` is being read.
+        pub(super) fn read(&self, position: u32) {
+            self.frame(position).with(|_| ());
+        }
+    }
+}

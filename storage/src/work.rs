@@ -1,0 +1,275 @@
+//! What waits for a background thread: logs to sync, segments to prepare, footers, cold pages.
+//!
+//! Publishers and readers only push; the threads of [`crate::Store`] pull. Four lists under one
+//! lock, each bounded: a log stands in the sync list at most once per set mark, a preparation is
+//! asked for once per segment, a footer once per seal, a fetch once per reader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::baton::SealedSegment;
+use crate::log::Log;
+
+/// A log that nobody writes to is synced once more after this, to state the last sync's proof.
+pub(crate) const IDLE_PROOF: Duration = Duration::from_millis(50);
+/// A stored topic is synced this long after its first unsynced commit: half of the promised second.
+pub(crate) const STORED_SYNC: Duration = Duration::from_millis(500);
+
+/// Work for the preparing thread.
+#[derive(Debug)]
+pub(crate) enum Preparation {
+    /// Make the next segment of this log ready.
+    Standby(Arc<Log>),
+    /// Write the footer of a segment that was sealed and synced.
+    Footer(Arc<Log>, SealedSegment),
+}
+
+/// Brings pages into memory for a reader.
+pub(crate) type Fetch = Box<dyn FnOnce() + Send>;
+
+/// Why a log is to be looked at later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Later {
+    /// State the proof of its last sync.
+    Proof,
+    /// A stored topic's bound comes near.
+    Bound,
+}
+
+/// A log whose sync baton is in use, and whether it was asked for meanwhile.
+struct Running {
+    log: Arc<Log>,
+    again: bool,
+}
+
+#[derive(Default)]
+struct Lists {
+    sync: VecDeque<Arc<Log>>,
+    /// One entry for each worker or leading publisher at most.
+    running: Vec<Running>,
+    later: Vec<(Instant, Arc<Log>, Later)>,
+    prepare: VecDeque<Preparation>,
+    fetch: VecDeque<Fetch>,
+    stopping: bool,
+}
+
+/// The lists and their bells.
+#[derive(Default)]
+pub(crate) struct Work {
+    lists: Mutex<Lists>,
+    sync_bell: Condvar,
+    prepare_bell: Condvar,
+    fetch_bell: Condvar,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    fn lock(&self) -> MutexGuard<'_, Lists> {
+        match self.lists.lock() {
+            Ok(lists) => lists,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Asks for `log` to be synced as soon as a worker is free.
+    pub(crate) fn sync_soon(&self, log: &Arc<Log>) {
+        self.lock().sync.push_back(Arc::clone(log));
+        self.sync_bell.notify_one();
+    }
+
+    /// Takes the right to sync `log` for a publisher that would otherwise wait for a worker.
+    ///
+    /// False where somebody is at it already. True must be followed by [`done`](Self::done).
+    pub(crate) fn lead(&self, log: &Arc<Log>) -> bool {
+        let mut lists = self.lock();
+        if lists.is_running(log) {
+            return false;
+        }
+        // What the list asks for is about to be done.
+        lists.sync.retain(|listed| !Arc::ptr_eq(listed, log));
+        lists.start(Arc::clone(log));
+        true
+    }
+
+    /// Ends what [`lead`](Self::lead) or a worker began; lists `log` again if it was asked for.
+    pub(crate) fn done(&self, log: &Arc<Log>) {
+        let mut lists = self.lock();
+        let at = lists
+            .running
+            .iter()
+            .position(|running| Arc::ptr_eq(&running.log, log));
+        if let Some(at) = at
+            && lists.running.swap_remove(at).again
+        {
+            lists.sync.push_back(Arc::clone(log));
+            self.sync_bell.notify_one();
+        }
+    }
+
+    /// Asks for `log` to be looked at after `delay`.
+    pub(crate) fn sync_later(&self, log: &Arc<Log>, delay: Duration, why: Later) {
+        let mut lists = self.lock();
+        let known = lists
+            .later
+            .iter()
+            .any(|(_, other, reason)| Arc::ptr_eq(other, log) && *reason == why);
+        if !known {
+            lists
+                .later
+                .push((Instant::now() + delay, Arc::clone(log), why));
+            self.sync_bell.notify_one();
+        }
+    }
+
+    pub(crate) fn prepare(&self, work: Preparation) {
+        self.lock().prepare.push_back(work);
+        self.prepare_bell.notify_one();
+    }
+
+    pub(crate) fn fetch(&self, fetch: Fetch) {
+        self.lock().fetch.push_back(fetch);
+        self.fetch_bell.notify_one();
+    }
+
+    /// Lets every thread finish what is listed for preparing and fetching, then return.
+    pub(crate) fn stop(&self) {
+        self.lock().stopping = true;
+        self.sync_bell.notify_all();
+        self.prepare_bell.notify_all();
+        self.fetch_bell.notify_all();
+    }
+
+    /// Forgets what is still listed, once the threads have ended; the lists keep their logs alive.
+    pub(crate) fn clear(&self) {
+        let listed = {
+            let mut lists = self.lock();
+            let stopping = lists.stopping;
+            let emptied = Lists {
+                stopping,
+                ..Lists::default()
+            };
+            std::mem::replace(&mut *lists, emptied)
+        };
+        drop(listed);
+    }
+
+    /// The next log to sync; `None` once the thread should end.
+    fn next_sync(&self) -> Option<SyncTask> {
+        let mut lists = self.lock();
+        loop {
+            if let Some(log) = lists.pop_sync() {
+                return Some(SyncTask::Now(log));
+            }
+            if lists.stopping {
+                return None;
+            }
+            let now = Instant::now();
+            if let Some(due) = lists.later.iter().position(|(at, _, _)| *at <= now) {
+                let (_, log, why) = lists.later.swap_remove(due);
+                return Some(SyncTask::Due(log, why));
+            }
+            let next = lists.later.iter().map(|(at, _, _)| *at).min();
+            lists = match next {
+                Some(at) => {
+                    let wait = at.saturating_duration_since(now);
+                    match self.sync_bell.wait_timeout(lists, wait) {
+                        Ok((lists, _)) => lists,
+                        Err(poisoned) => poisoned.into_inner().0,
+                    }
+                }
+                None => match self.sync_bell.wait(lists) {
+                    Ok(lists) => lists,
+                    Err(poisoned) => poisoned.into_inner(),
+                },
+            };
+        }
+    }
+
+    fn next_of<T>(&self, bell: &Condvar, pop: impl Fn(&mut Lists) -> Option<T>) -> Option<T> {
+        let mut lists = self.lock();
+        loop {
+            if let Some(task) = pop(&mut lists) {
+                return Some(task);
+            }
+            if lists.stopping {
+                return None;
+            }
+            lists = match bell.wait(lists) {
+                Ok(lists) => lists,
+                Err(poisoned) => poisoned.into_inner(),
+            };
+        }
+    }
+
+    /// Runs a sync worker until [`stop`](Self::stop).
+    pub(crate) fn run_sync_worker(&self) {
+        while let Some(task) = self.next_sync() {
+            match task {
+                SyncTask::Now(log) => {
+                    log.sync_listed();
+                    self.done(&log);
+                }
+                SyncTask::Due(log, Later::Bound) => self.sync_soon(&log),
+                SyncTask::Due(log, Later::Proof) => log.prove_idle(),
+            }
+        }
+    }
+
+    /// Runs the preparing thread until [`stop`](Self::stop).
+    pub(crate) fn run_preparer(&self) {
+        while let Some(work) = self.next_of(&self.prepare_bell, |lists| lists.prepare.pop_front()) {
+            match work {
+                Preparation::Standby(log) => log.prepare_standby(),
+                Preparation::Footer(log, sealed) => log.finish_segment(sealed),
+            }
+        }
+    }
+
+    /// Runs a fetching thread until [`stop`](Self::stop).
+    pub(crate) fn run_fetcher(&self) {
+        while let Some(fetch) = self.next_of(&self.fetch_bell, |lists| lists.fetch.pop_front()) {
+            fetch();
+        }
+    }
+}
+
+impl Lists {
+    fn is_running(&self, log: &Arc<Log>) -> bool {
+        self.running
+            .iter()
+            .any(|running| Arc::ptr_eq(&running.log, log))
+    }
+
+    fn start(&mut self, log: Arc<Log>) {
+        self.running.push(Running { log, again: false });
+    }
+
+    /// The next listed log that nobody is at; those somebody is at are noted there instead.
+    fn pop_sync(&mut self) -> Option<Arc<Log>> {
+        while let Some(log) = self.sync.pop_front() {
+            let running = self
+                .running
+                .iter_mut()
+                .find(|running| Arc::ptr_eq(&running.log, &log));
+            match running {
+                Some(running) => running.again = true,
+                None => {
+                    self.start(Arc::clone(&log));
+                    return Some(log);
+                }
+            }
+        }
+        None
+    }
+}
+
+enum SyncTask {
+    Now(Arc<Log>),
+    Due(Arc<Log>, Later),
+}
