@@ -207,7 +207,9 @@ async fn listen(
     loop {
         tokio::select! {
             socket = listener.accept() => {
-                let (reading, writing) = socket.unwrap().0.into_split();
+                let socket = socket.unwrap().0;
+                socket.set_nodelay(true).unwrap();
+                let (reading, writing) = socket.into_split();
                 tokio::spawn(serve(reading, writing, Arc::clone(&shared)));
             }
             _ = stopped.recv() => return,

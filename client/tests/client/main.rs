@@ -1,4 +1,9 @@
 //! The client against a scripted server, byte by byte, and against a small one over real sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod acknowledging;
 mod delivering;
