@@ -80,6 +80,7 @@ impl Session {
                     Published::Accepted | Published::Ignored => {}
                     Published::NotYet => return Taken::Held(Hold::Rotating(id)),
                     Published::Refused(error) => self.refuse_stream(id, &error),
+                    Published::Closed => self.unknown(header),
                 }
             }
             Some(Stream::Reader(_)) => {

@@ -41,8 +41,10 @@ pub(crate) enum Published {
     NotYet,
     /// It is refused, and with it all that follow on the stream.
     Refused(ErrorMessage),
-    /// The stream had ended before it: it means nothing.
+    /// The stream had ended before it, which the client could not know: it means nothing.
     Ignored,
+    /// The client itself had closed the stream before it.
+    Closed,
 }
 
 /// See the drawing above.
@@ -94,12 +96,7 @@ impl PublisherStream {
         match self.state {
             State::Open => {}
             State::Ending(Ender::Server) => return Published::Ignored,
-            State::Ending(Ender::Client(_)) => {
-                return Published::Refused(refused(
-                    ErrorCode::StreamUnknown,
-                    "the stream was closed before this publish",
-                ));
-            }
+            State::Ending(Ender::Client(_)) => return Published::Closed,
         }
         if let Err(refusal) = self.admit(number, bytes) {
             return Published::Refused(refusal);
