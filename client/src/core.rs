@@ -63,6 +63,8 @@ impl Outgoing {
 
     fn clear(&mut self) {
         self.head.clear();
+        // What one large message needed is not kept for ever.
+        self.head.shrink_to(4 * TRANSMIT_BYTES);
         self.body = Bytes::new();
     }
 }

@@ -20,8 +20,10 @@ use crate::connection::Shared;
 use crate::core::{Core, Greeting, Outgoing};
 use crate::error::{ConnectError, ConnectionError};
 
-/// Room for input that is made before each read.
+/// Room for input that is made at once.
 const READ_BYTES: usize = 64 << 10;
+/// Room below which more is made before a read.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 type Reading = Box<dyn AsyncRead + Send + Unpin>;
 type Writing = Box<dyn AsyncWrite + Send + Unpin>;
@@ -141,7 +143,10 @@ async fn read(
         if timer.is_elapsed() {
             timer.as_mut().reset(deadline.into());
         }
-        input.reserve(wanted_bytes.saturating_sub(input.len()).max(READ_BYTES));
+        let room_bytes = input.capacity() - input.len();
+        if room_bytes < READ_BYTES_MIN.max(wanted_bytes.saturating_sub(input.len())) {
+            input.reserve(wanted_bytes.saturating_sub(input.len()).max(READ_BYTES));
+        }
         tokio::select! {
             biased;
             result = reading.read_buf(input) => shared.tell(&mut wakers, |core| match result {

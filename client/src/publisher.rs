@@ -252,10 +252,9 @@ impl Publisher {
     /// The message was not taken; it is not and will not be in the topic.
     pub async fn enqueue(&mut self, message: impl Into<Message>) -> Result<Ticket, PublishError> {
         let message = message.into();
-        let load = if ReadyFrame::suits(&message) {
-            Load::Frame(ReadyFrame::of_body(message.body().clone()))
-        } else {
-            Load::Message(message)
+        let load = match ReadyFrame::of_large(&message) {
+            Some(frame) => Load::Frame(frame),
+            None => Load::Message(message),
         };
         self.put(&load, 1).await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use millstream_protocol::control::{
     Delivery as WireDelivery, ErrorMessage, Gap, Goodbye, PublishAck, PublisherOpened,
     ReaderOpened, TopicInfo, TopicList,
@@ -14,10 +14,14 @@ use super::event::{Answer, Delivery, Event, RequestId, Unpublished};
 use super::{Asked, Core, Stream};
 use crate::error::{ConnectionError, Refusal};
 
+/// Deliveries from this size keep the input they came in; smaller ones are copied out of it, so
+/// that a little that waits does not hold on to much.
+const HAND_ON_BYTES_MIN: usize = 16 << 10;
+
 impl Core {
     /// Takes whole messages off `input` and leaves the rest for when more has come.
     ///
-    /// Frames are handed on as slices of `input`, without a copy. What no server may send ends the
+    /// Frames are handed on as slices of `input`, without a copy unless they are few. What no server may send ends the
     /// connection.
     pub fn receive(&mut self, now: Instant, input: &mut BytesMut) {
         self.heartbeat.received(now);
@@ -50,11 +54,17 @@ impl Core {
             input.advance(consumed);
             return Ok(true);
         }
-        let prelude = WireDelivery::decode(body)
-            .map_err(|e| e.to_string())?
-            .prelude;
-        let mut frames = input.split_to(consumed).freeze();
-        frames.advance(WIRE_HEADER_BYTES + DELIVERY_PRELUDE_BYTES);
+        let delivery = WireDelivery::decode(body).map_err(|e| e.to_string())?;
+        let prelude = delivery.prelude;
+        let frames = if delivery.frames.len() < HAND_ON_BYTES_MIN {
+            let frames = Bytes::copy_from_slice(delivery.frames);
+            input.advance(consumed);
+            frames
+        } else {
+            let mut frames = input.split_to(consumed).freeze();
+            frames.advance(WIRE_HEADER_BYTES + DELIVERY_PRELUDE_BYTES);
+            frames
+        };
         let stream = header.stream;
         if let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) {
             reading.delivered(&prelude)?;

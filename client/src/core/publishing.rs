@@ -16,7 +16,7 @@ use millstream_protocol::Offset;
 use millstream_protocol::batch::{BatchBuilder, Message, PushError};
 use millstream_protocol::control::PublishAck;
 use millstream_protocol::frame::{ProducerStamp, PublisherFields, frame_bytes, publish_header};
-use millstream_protocol::limits::{CLAIM_ADD_BYTES_MAX, FRAME_HEADER_BYTES};
+use millstream_protocol::limits::{BODY_BYTES_MAX, CLAIM_ADD_BYTES_MAX, FRAME_HEADER_BYTES};
 use millstream_protocol::wire::{StreamId, WireHeader};
 
 use super::{Outgoing, ServerLimits};
@@ -53,22 +53,21 @@ impl ReadyFrame {
         })
     }
 
-    /// The frame of one message without options; copies nothing. The body fits a frame.
+    /// The frame of one message without options, when it is better sent as a frame of its own:
+    /// its body is large, and not too large for any frame. Copies nothing.
     #[must_use]
-    pub fn of_body(body: Bytes) -> Self {
-        let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        let header = publish_header(&PublisherFields::single(body_bytes), &body);
-        Self {
-            header,
-            body,
-            record_count: 1,
+    pub fn of_large(message: &Message) -> Option<Self> {
+        let body = message.body();
+        if !message.is_plain() || !(SPLIT_BYTES_MIN..=BODY_BYTES_MAX).contains(&body.len()) {
+            return None;
         }
-    }
-
-    /// Whether `message` is better sent as a frame of its own.
-    #[must_use]
-    pub fn suits(message: &Message) -> bool {
-        message.is_plain() && message.body().len() >= SPLIT_BYTES_MIN
+        let fields = PublisherFields::single(u32::try_from(body.len()).ok()?);
+        let header = publish_header(&fields, body);
+        Some(Self {
+            header,
+            body: body.clone(),
+            record_count: 1,
+        })
     }
 
     /// The records in it.

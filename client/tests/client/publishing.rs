@@ -81,13 +81,13 @@ fn large_bodies_are_frames_that_are_not_copied() {
     let mut session = Session::new();
     let stream = session.open_publisher();
     let body = bytes::Bytes::from(vec![7; 1 << 20]);
-    let message = Message::new(body.clone());
-    assert!(ReadyFrame::suits(&message) && !ReadyFrame::suits(&message.key("k")));
+    let large = Message::new(body.clone());
+    let frame = ReadyFrame::of_large(&large).unwrap();
+    assert!(ReadyFrame::of_large(&large.key("k")).is_none());
+    assert!(ReadyFrame::of_large(&Message::new("small")).is_none());
+    assert!(ReadyFrame::of_large(&Message::new(vec![0; 17 << 20])).is_none());
     session.core.publish(stream, &"small".into()).unwrap();
-    session
-        .core
-        .publish_frame(stream, ReadyFrame::of_body(body.clone()))
-        .unwrap();
+    session.core.publish_frame(stream, frame).unwrap();
     let mut out = millstream_client::core::Outgoing::default();
     assert!(session.core.transmit(session.now, &mut out));
     assert_eq!(out.body.as_ptr(), body.as_ptr());

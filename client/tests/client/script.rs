@@ -12,7 +12,8 @@ use millstream_protocol::control::{
     ReaderOpened, Welcome,
 };
 use millstream_protocol::frame::{
-    CommitWord, FrameHeader, FramePlace, FrameSeed, ProducerStamp, check_publish, frame_bytes,
+    CommitWord, FrameHeader, FrameKind, FramePlace, FrameSeed, ProducerStamp, PublisherFields,
+    check_publish, frame_bytes,
 };
 use millstream_protocol::limits::{
     FRAME_BYTES_MAX, PUBLISH_WINDOW_BYTES, PUBLISH_WINDOW_FRAMES, WIRE_VERSION,
@@ -251,25 +252,37 @@ pub(crate) fn stored(bodies: &[&[u8]], base: u64, position: u32) -> Vec<u8> {
     store(&sent, base, position)
 }
 
-/// The frame a publisher sent, as a log stores it.
+/// The frame a publisher sent, as a log stores it. Nothing is checked: it may be a hostile one.
 pub(crate) fn store(sent: &[u8], base: u64, position: u32) -> Vec<u8> {
-    let frame = check_publish(sent).unwrap();
+    let body = &sent[64..];
+    let fields = PublisherFields {
+        kind: FrameKind::from_code(sent[32]).unwrap(),
+        compressed: sent[33] & 1 == 1,
+        record_count: record_count(sent),
+        body_bytes: body.len() as u32,
+        producer: ProducerStamp::NONE,
+    };
     let header = FrameHeader {
-        fields: *frame.fields(),
-        body_crc: frame.body_crc(),
+        fields,
+        body_crc: u32::from_le_bytes(*sent[12..].first_chunk().unwrap()),
         base_offset: Offset(base),
         append_time_us: 1_000_000,
     };
-    let length = frame_bytes(frame.fields().body_bytes);
+    let length = frame_bytes(fields.body_bytes);
     let word = CommitWord {
         frame_bytes: length,
         nonce_half: PLACE.nonce_half,
     };
     let mut bytes = word.to_u64().to_le_bytes().to_vec();
     bytes.extend_from_slice(&header.encode(PLACE.seed, position));
-    bytes.extend_from_slice(frame.body());
+    bytes.extend_from_slice(body);
     bytes.resize(length as usize, 0);
     bytes
+}
+
+/// The records a frame says it has.
+pub(crate) fn record_count(sent: &[u8]) -> u16 {
+    u16::from_le_bytes(*sent[34..].first_chunk().unwrap())
 }
 
 /// A delivery of frames that begin at `position`.
