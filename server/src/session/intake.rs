@@ -237,11 +237,11 @@ impl Session {
             Outcome::Publisher(publisher, opened) => {
                 self.out
                     .control(|out| opened.encode(stream, correlation, out));
-                self.streams.insert(stream, Stream::Publisher(*publisher));
+                self.streams.insert(stream, Stream::Publisher(publisher));
             }
             // A client that has hung up has nothing delivered.
             Outcome::Reader(_) if self.ended => self.streams.remove(stream),
-            Outcome::Reader(reader) => self.streams.insert(stream, Stream::Reader(*reader)),
+            Outcome::Reader(reader) => self.streams.insert(stream, Stream::Reader(reader)),
         }
     }
 }

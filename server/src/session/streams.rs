@@ -14,8 +14,8 @@ use crate::limits::STREAMS_ENDED_MAX;
 pub(crate) enum Stream {
     /// Asked for; messages on it wait for the answer.
     Opening,
-    Publisher(PublisherStream),
-    Reader(ReaderStream),
+    Publisher(Box<PublisherStream>),
+    Reader(Box<ReaderStream>),
 }
 
 /// Streams by rising number: found by binary search, or at once when it is the one of last time.
