@@ -31,6 +31,7 @@ fn main() -> std::io::Result<()> {
             continue;
         }
         save_all(root, "control", &bytes[..1], &bytes[32..])?;
+        save(root, "control", &[&bytes[..1], &[0], &bytes[32..]].concat())?;
         let kind = MessageKind::from_code(bytes[0]).expect("golden messages have a kind");
         let phases = [
             Phase::ServerBeforeHello,
@@ -57,7 +58,27 @@ fn main() -> std::io::Result<()> {
             &[&[phase, 4, 10, 40, 100, 255], stream.as_slice()].concat(),
         )?;
     }
-    Ok(())
+    save_assemblies(root)
+}
+
+/// How archives of two records are put together: plain, with each kind of column, with a gap.
+fn save_assemblies(root: &Path) -> std::io::Result<()> {
+    let two = [2, 0, 0, 2, 3, 4, 0];
+    save(root, "batch", &[two.as_slice(), &[0]].concat())?;
+    for kind in 1..=8_u8 {
+        let column: &[u8] = match kind {
+            1 | 3 | 4 => &[2, 1, 2, 0, 3, b'a', b'b', b'c'],
+            2 => &[6, 1, 1, 1, 1, 2, 0, 0, 4, b'n', b'v', b'm', b'w'],
+            5..=7 => &[0, 2, 7, 9, 0],
+            _ => &[0, 0, 2, 7, 9],
+        };
+        save(
+            root,
+            "batch",
+            &[two.as_slice(), &[1, kind], column].concat(),
+        )?;
+    }
+    save(root, "batch", &[2, 0, 0, 2, 3, 4, 255, 0])
 }
 
 /// The body of a published batch, plain or compressed, as the batch target takes it.
@@ -65,6 +86,12 @@ fn save_batch(root: &Path, frame: &[u8]) -> std::io::Result<()> {
     let (header, body) = frame.split_at(64);
     let published = header[..8] == [0; 8] && header[32] == 2;
     if published {
+        // A byte before the archive moves nothing within it, and is not part of its one form.
+        save(
+            root,
+            "batch",
+            &[&[0, header[34], header[35], 0], body].concat(),
+        )?;
         save_all(
             root,
             "batch",

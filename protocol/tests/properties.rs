@@ -190,6 +190,7 @@ proptest! {
         let mut used = builder(&first);
         used.compress();
         used.clear();
+        prop_assert!(used.is_empty() && !used.fields().compressed);
         for message in &second {
             used.push(message).unwrap();
         }

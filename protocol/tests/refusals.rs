@@ -275,6 +275,7 @@ fn columns_that_disagree_are_named() {
             of_bytes(2, &[1, 1, 1, 4097], &[b'n'; 4097]),
             too_large(headers, 4097),
         ),
+        (of_bytes(1, &[2, 1], b"k"), shape(key)),
         (Column::of_words(5, &[1]), shape(ColumnKind::DueAt)),
         (
             Column::of_words(6, &[0, 0]),
@@ -332,6 +333,7 @@ fn ends_that_do_not_fit_the_payload_are_refused() {
     };
     assert_eq!(refused(&body(&[3, 2])), BatchError::Ends { record: 1 });
     assert_eq!(refused(&body(&[6, 6])), BatchError::Ends { record: 0 });
+    assert_eq!(refused(&body(&[6, 5])), BatchError::Ends { record: 0 });
     assert_eq!(refused(&body(&[2, 4])), BatchError::Ends { record: 1 });
     assert_eq!(refused(&body(&[2, 6])), BatchError::Ends { record: 1 });
     assert_eq!(
