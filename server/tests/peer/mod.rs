@@ -1,8 +1,5 @@
 //! A client made of bytes: what it says, and what it hears back.
-#![allow(
-    dead_code,
-    reason = "each test file uses a part of it"
-)]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
