@@ -20,7 +20,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::pin::Pin;
 use std::sync::mpsc as std_mpsc;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use millstream_protocol::batch::{BatchBuilder, Message, Record};
@@ -31,6 +33,7 @@ use tokio::sync::mpsc;
 
 use crate::address::Address;
 use crate::client::{ConnectOptions, TopicOptions};
+use crate::connection::Load;
 use crate::error::{ConnectError, ConnectionError, PublishError, ReadError, TopicError};
 use crate::publisher::{PublisherOptions, Receipt};
 use crate::reader::{ReaderOptions, Records};
@@ -274,11 +277,7 @@ impl Publisher {
     ///
     /// The message was not taken; it is not and will not be in the topic.
     pub fn enqueue(&mut self, message: impl Into<Message>) -> Result<Ticket, PublishError> {
-        let ticket = self.runtime.block_on(self.publisher.enqueue(message))?;
-        Ok(Ticket {
-            ticket,
-            runtime: self.runtime.clone(),
-        })
+        self.put(&Load::of_message(message.into()), 1)
     }
 
     /// See [`crate::Publisher::publish_batch`].
@@ -296,9 +295,20 @@ impl Publisher {
     ///
     /// The batch was not taken; it is not and will not be in the topic.
     pub fn enqueue_batch(&mut self, batch: &BatchBuilder) -> Result<Ticket, PublishError> {
-        let ticket = self.runtime.block_on(self.publisher.enqueue_batch(batch))?;
+        let (load, record_count) = self.publisher.load_of_batch(batch)?;
+        self.put(&load, record_count)
+    }
+
+    fn put(&mut self, load: &Load, record_count: u16) -> Result<Ticket, PublishError> {
+        // Mostly there is room and nothing to wait for.
+        let taken = match self.publisher.try_put(load, record_count) {
+            Some(taken) => taken,
+            None => self
+                .runtime
+                .block_on(self.publisher.put(load, record_count)),
+        };
         Ok(Ticket {
-            ticket,
+            ticket: taken?,
             runtime: self.runtime.clone(),
         })
     }
@@ -321,7 +331,12 @@ impl Ticket {
     ///
     /// See [`PublishError`]; its effect says whether the message may be in the topic all the same.
     pub fn wait(self) -> Result<Receipt, PublishError> {
-        self.runtime.block_on(self.ticket)
+        let mut ticket = self.ticket;
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut ticket).poll(&mut cx) {
+            Poll::Ready(receipt) => receipt,
+            Poll::Pending => self.runtime.block_on(ticket),
+        }
     }
 }
 

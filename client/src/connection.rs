@@ -213,6 +213,16 @@ pub(crate) enum Load {
     Frame(ReadyFrame),
 }
 
+impl Load {
+    /// A message, as a frame of its own when that saves copying it.
+    pub(crate) fn of_message(message: Message) -> Self {
+        match ReadyFrame::of_large(&message) {
+            Some(frame) => Self::Frame(frame),
+            None => Self::Message(message),
+        }
+    }
+}
+
 impl State {
     /// Whether the writing task is to be told that it has something to do, which is done once.
     fn wakes_writer(&mut self) -> bool {

@@ -178,6 +178,10 @@ impl OpenStream {
         }
     }
 
+    fn publish(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
+        self.connection.act(|state| state.publish(self.id, load))
+    }
+
     /// Waits for its turn and for room in the window, and hands `load` over.
     async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
         let turn = match self.turn.try_acquire() {
@@ -189,7 +193,7 @@ impl OpenStream {
                 .expect("the semaphore is never closed"),
         };
         loop {
-            match self.connection.act(|state| state.publish(self.id, load)) {
+            match self.publish(load) {
                 Err(Untaken::WindowFull) => self.room.notified().await,
                 taken => {
                     drop(turn);
@@ -251,11 +255,7 @@ impl Publisher {
     ///
     /// The message was not taken; it is not and will not be in the topic.
     pub async fn enqueue(&mut self, message: impl Into<Message>) -> Result<Ticket, PublishError> {
-        let message = message.into();
-        let load = match ReadyFrame::of_large(&message) {
-            Some(frame) => Load::Frame(frame),
-            None => Load::Message(message),
-        };
+        let load = Load::of_message(message.into());
         self.put(&load, 1).await
     }
 
@@ -274,34 +274,62 @@ impl Publisher {
     ///
     /// The batch was not taken; it is not and will not be in the topic.
     pub async fn enqueue_batch(&mut self, batch: &BatchBuilder) -> Result<Ticket, PublishError> {
-        let Some(frame) = ReadyFrame::of_batch(batch) else {
-            return Err(PublishError::EmptyBatch {
-                topic: self.topic().clone(),
-            });
-        };
-        let record_count = frame.record_count();
-        self.put(&Load::Frame(frame), record_count).await
+        let (load, record_count) = self.load_of_batch(batch)?;
+        self.put(&load, record_count).await
     }
 
-    async fn put(&mut self, load: &Load, record_count: u16) -> Result<Ticket, PublishError> {
+    pub(crate) fn load_of_batch(&self, batch: &BatchBuilder) -> Result<(Load, u16), PublishError> {
+        match ReadyFrame::of_batch(batch) {
+            Some(frame) => {
+                let record_count = frame.record_count();
+                Ok((Load::Frame(frame), record_count))
+            }
+            None => Err(PublishError::EmptyBatch {
+                topic: self.topic().clone(),
+            }),
+        }
+    }
+
+    /// Hands `load` over if that needs no waiting, neither for room nor for a new stream.
+    pub(crate) fn try_put(
+        &self,
+        load: &Load,
+        record_count: u16,
+    ) -> Option<Result<Ticket, PublishError>> {
+        let _turn = self.stream.turn.try_acquire().ok()?;
+        match self.stream.publish(load) {
+            Ok(taken) => Some(Ok(self.ticket(taken, record_count))),
+            Err(Untaken::Failed(error)) => Some(Err(error)),
+            Err(Untaken::WindowFull | Untaken::StreamOver) => None,
+        }
+    }
+
+    /// Hands `load` over, if need be to a new stream.
+    pub(crate) async fn put(
+        &mut self,
+        load: &Load,
+        record_count: u16,
+    ) -> Result<Ticket, PublishError> {
         // A loop of calls that never wait would starve the tasks that do the sending.
         consume_budget().await;
         loop {
             match self.stream.put(load).await {
-                Ok((slot, record)) => {
-                    return Ok(Ticket {
-                        connection: Arc::clone(&self.stream.connection),
-                        slot: Some(slot),
-                        registered: None,
-                        record,
-                        record_count,
-                        level: self.stream.level,
-                    });
-                }
+                Ok(taken) => return Ok(self.ticket(taken, record_count)),
                 Err(Untaken::WindowFull) => {}
                 Err(Untaken::StreamOver) => self.reopen().await?,
                 Err(Untaken::Failed(error)) => return Err(error),
             }
+        }
+    }
+
+    fn ticket(&self, (slot, record): (SlotId, u16), record_count: u16) -> Ticket {
+        Ticket {
+            connection: Arc::clone(&self.stream.connection),
+            slot: Some(slot),
+            registered: None,
+            record,
+            record_count,
+            level: self.stream.level,
         }
     }
 

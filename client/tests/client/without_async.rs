@@ -77,6 +77,23 @@ fn a_reader_blocks_until_something_comes() {
 }
 
 #[test]
+fn enqueueing_blocks_while_the_window_is_full() {
+    let fake = Fake::tcp();
+    let client = Client::connect(&fake.address).unwrap();
+    let mut publisher = client.publisher("t").unwrap();
+    fake.hold_acks(true);
+    let tickets: Vec<_> = (0..8)
+        .map(|_| publisher.enqueue(vec![1; 1 << 20]).unwrap())
+        .collect();
+    let late = std::thread::spawn(move || publisher.enqueue("late").unwrap().wait());
+    fake.hold_acks(false);
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    assert_eq!(late.join().unwrap().unwrap().first, Offset(8));
+}
+
+#[test]
 fn threads_share_a_client() {
     let fake = Fake::tcp();
     let client = Client::connect(&fake.address).unwrap();
@@ -146,6 +163,14 @@ fn errors_are_those_of_the_async_form() {
         (Effect::NotApplied, true)
     );
     publisher.publish("b").unwrap();
+    fake.fault(Fault::Refuse(ErrorCode::StorageFull));
+    assert!(publisher.enqueue("c").unwrap().wait().is_err());
+    assert_eq!(
+        publisher.enqueue("d").unwrap().wait().unwrap().first,
+        Offset(1)
+    );
+    let error = publisher.enqueue_batch(&BatchBuilder::new()).unwrap_err();
+    assert_eq!(error.effect(), Effect::NotApplied);
     let error = Client::connect("nonsense").unwrap_err();
     assert!(matches!(error, ConnectError::Address(_)));
     let error = Client::connect("millstream+unix:///nowhere/at/all").unwrap_err();
