@@ -15,7 +15,8 @@ pub(crate) fn parse(text: &str) -> Result<Address, String> {
         None if text.contains("://") => text.to_owned(),
         None => format!("millstream://{text}"),
     };
-    text.parse().map_err(|error: millstream_client::AddressError| error.to_string())
+    text.parse()
+        .map_err(|error: millstream_client::AddressError| error.to_string())
 }
 
 #[cfg(test)]

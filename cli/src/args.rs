@@ -77,7 +77,12 @@ pub(crate) struct ServeArgs {
     pub(crate) threads: Option<NonZeroUsize>,
 
     /// Which log lines to print, for example `info` or `millstream_server=debug`
-    #[arg(long, value_name = "FILTER", env = "MILLSTREAM_LOG", default_value = "warn")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "MILLSTREAM_LOG",
+        default_value = "warn"
+    )]
     pub(crate) log: String,
 }
 
@@ -172,7 +177,12 @@ pub(crate) struct TailArgs {
     pub(crate) topic: TopicName,
 
     /// Where to begin: start, end, an OFFSET, an age such as -15m, or an RFC 3339 time
-    #[arg(long, value_name = "WHERE", default_value = "start", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "start",
+        allow_hyphen_values = true
+    )]
     pub(crate) from: StartPoint,
 
     /// Stop after this many messages
@@ -307,7 +317,10 @@ mod tests {
 
     #[test]
     fn headers_split_at_the_first_colon() {
-        assert_eq!(parse_header("a: b:c"), Ok(("a".to_owned(), "b:c".to_owned())));
+        assert_eq!(
+            parse_header("a: b:c"),
+            Ok(("a".to_owned(), "b:c".to_owned()))
+        );
         assert!(parse_header("a").is_err());
         assert!(parse_header(":a").is_err());
     }

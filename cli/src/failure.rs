@@ -57,12 +57,18 @@ struct FailureFields<'a> {
 impl Failure {
     /// A failure that ends the process with `exit` and says `message`.
     pub(crate) fn new(exit: Exit, message: impl Display) -> Self {
-        Self { exit, message: message.to_string() }
+        Self {
+            exit,
+            message: message.to_string(),
+        }
     }
 
     /// A failure whose report is printed already.
     pub(crate) fn said(exit: Exit) -> Self {
-        Self { exit, message: String::new() }
+        Self {
+            exit,
+            message: String::new(),
+        }
     }
 
     /// A failed write to standard output. A reader that closed its end has all it wants: that is
@@ -71,7 +77,10 @@ impl Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::said(Exit::Done);
         }
-        Self::new(Exit::Failed, format_args!("cannot write to standard output: {error}"))
+        Self::new(
+            Exit::Failed,
+            format_args!("cannot write to standard output: {error}"),
+        )
     }
 
     /// A failed operation on the file or folder called `name`.

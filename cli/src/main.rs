@@ -4,19 +4,54 @@
 mod address;
 mod args;
 mod base64;
+mod connect;
 mod failure;
+mod feed;
 mod output;
 mod progress;
+mod publish;
 mod quantity;
+mod serve;
 mod splitter;
 mod start_point;
+mod tail;
+mod topic;
 
+use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, CompletionsArgs};
+use failure::{Exit, Failure};
+use output::Output;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
-    println!("{cli:?}");
-    failure::Exit::Done.into()
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    let exit = match run(&cli.command, output) {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            failure.report(output.is_json());
+            failure.exit()
+        }
+    };
+    exit.into()
+}
+
+fn run(command: &Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => serve::run(args, output),
+        Command::Pub(args) => publish::run(args, output),
+        Command::Tail(args) => tail::run(args, output),
+        Command::Topic(args) => topic::run(args, output),
+        Command::Completions(args) => completions(args),
+        Command::Verify(_) | Command::Segment(_) => Err(Failure::said(Exit::Failed)),
+    }
+}
+
+fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "millstream", &mut script);
+    io::Write::write_all(&mut io::stdout(), &script).map_err(Failure::stdout)
 }

@@ -28,11 +28,7 @@ impl Output {
     }
 
     /// Prints `object` when the output is JSON, else `text`; either as one line, at once.
-    pub(crate) fn line(
-        self,
-        object: &impl Serialize,
-        text: Arguments<'_>,
-    ) -> Result<(), Failure> {
+    pub(crate) fn line(self, object: &impl Serialize, text: Arguments<'_>) -> Result<(), Failure> {
         let mut line = match self {
             Self::Text => text.to_string().into_bytes(),
             Self::Json => serde_json::to_vec(object)
@@ -40,7 +36,10 @@ impl Output {
         };
         line.push(b'\n');
         let mut stdout = io::stdout().lock();
-        stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+        stdout
+            .write_all(&line)
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::stdout)
     }
 
     /// Prints rows under a heading, in columns; nothing at all when there are no rows.
@@ -49,7 +48,9 @@ impl Output {
             return Ok(());
         }
         let mut stdout = io::stdout().lock();
-        stdout.write_all(columns(heading, rows).as_bytes()).map_err(Failure::stdout)
+        stdout
+            .write_all(columns(heading, rows).as_bytes())
+            .map_err(Failure::stdout)
     }
 
     /// Says `remark` on standard error.
@@ -61,7 +62,9 @@ impl Output {
         match self {
             Self::Text => eprintln!("millstream: {remark}"),
             Self::Json => {
-                if let Ok(line) = serde_json::to_string(&Remark { note: remark.to_string() }) {
+                if let Ok(line) = serde_json::to_string(&Remark {
+                    note: remark.to_string(),
+                }) {
                     eprintln!("{line}");
                 }
             }
@@ -82,8 +85,11 @@ fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
             .map(|cell| cell.chars().count())
             .fold(name.chars().count(), usize::max)
     };
-    let widths: Vec<usize> =
-        heading.iter().enumerate().map(|(column, name)| width_of(column, name)).collect();
+    let widths: Vec<usize> = heading
+        .iter()
+        .enumerate()
+        .map(|(column, name)| width_of(column, name))
+        .collect();
     let mut text = String::new();
     let mut add = |cells: &mut dyn Iterator<Item = &str>| {
         let mut line = String::new();
@@ -106,7 +112,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [vec!["a".to_owned(), "10".to_owned()], vec!["longer".to_owned(), "9".to_owned()]];
+        let rows = [
+            vec!["a".to_owned(), "10".to_owned()],
+            vec!["longer".to_owned(), "9".to_owned()],
+        ];
         assert_eq!(
             columns(&["TOPIC", "N"], &rows),
             "TOPIC   N\na       10\nlonger  9\n"

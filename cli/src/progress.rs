@@ -9,8 +9,8 @@ use crate::output::Output;
 /// Redraws a second, at most: drawing must cost nothing beside the work.
 const REDRAWS_PER_SECOND: u8 = 10;
 
-/// A bar over bytes, a running figure when the end is unknown, or nothing at all.
-#[derive(Debug)]
+/// A bar over bytes, a running figure when the end is unknown, or nothing at all. Clones are one bar.
+#[derive(Debug, Clone)]
 pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
@@ -44,16 +44,10 @@ impl Progress {
         }
     }
 
-    /// Takes the bar off the screen; dropping does too.
+    /// Takes the bar off the screen.
     pub(crate) fn clear(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
     }
 }

@@ -36,7 +36,9 @@ pub(crate) fn parse_bytes(text: &str) -> Result<NonZeroUsize, String> {
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is written like 500ms, 30s, 2m or 1h30m".to_owned();
     let span: Span = text.parse().map_err(|_| wrong())?;
-    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let signed = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| wrong())?;
     match Duration::try_from(signed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(wrong()),
@@ -73,7 +75,15 @@ mod tests {
         assert_eq!(bytes("1MiB"), Ok(1 << 20));
         assert_eq!(bytes("1 MiB"), Ok(1 << 20));
         assert_eq!(bytes("12B"), Ok(12));
-        for wrong in ["", "0", "MiB", "-1", "1.5M", "99999999999999999999", "99999999999G"] {
+        for wrong in [
+            "",
+            "0",
+            "MiB",
+            "-1",
+            "1.5M",
+            "99999999999999999999",
+            "99999999999G",
+        ] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
     }

@@ -22,6 +22,16 @@ pub(crate) enum Framing {
     Chunks(NonZeroUsize),
 }
 
+impl Framing {
+    /// Bytes of the input that stand between two messages and belong to neither.
+    pub(crate) const fn delimiter_bytes(self) -> u64 {
+        match self {
+            Self::Delimited(_) => 1,
+            Self::Whole | Self::Chunks(_) => 0,
+        }
+    }
+}
+
 /// Messages of one input.
 #[derive(Debug)]
 pub(crate) struct Splitter<R> {
@@ -71,7 +81,9 @@ impl<R: Read> Splitter<R> {
             }
             self.fill()?;
         }
-        let Some((message_end, dropped)) = self.found.take() else { return Ok(None) };
+        let Some((message_end, dropped)) = self.found.take() else {
+            return Ok(None);
+        };
         let message = self.start..message_end;
         self.start = message_end + dropped;
         self.searched = self.start;
@@ -93,9 +105,7 @@ impl<R: Read> Splitter<R> {
                 self.searched = self.end;
                 found.or((self.input_ended && waiting > 0).then_some((self.end, 0)))
             }
-            Framing::Whole => {
-                (self.input_ended && self.messages == 0).then_some((self.end, 0))
-            }
+            Framing::Whole => (self.input_ended && self.messages == 0).then_some((self.end, 0)),
             Framing::Chunks(bytes) if waiting >= bytes.get() => Some((self.start + bytes.get(), 0)),
             Framing::Chunks(_) => (self.input_ended && waiting > 0).then_some((self.end, 0)),
         };
@@ -130,7 +140,11 @@ impl<R: Read> Splitter<R> {
     }
 
     fn too_long(&self, number: u64) -> SplitError {
-        SplitError::TooLong { framing: self.framing, number, bytes_max: self.message_bytes_max }
+        SplitError::TooLong {
+            framing: self.framing,
+            number,
+            bytes_max: self.message_bytes_max,
+        }
     }
 }
 
@@ -138,7 +152,11 @@ impl<R: Read> Splitter<R> {
 #[derive(Debug)]
 pub(crate) enum SplitError {
     /// Message `number`, counted from one, has more than `bytes_max` bytes.
-    TooLong { framing: Framing, number: u64, bytes_max: usize },
+    TooLong {
+        framing: Framing,
+        number: u64,
+        bytes_max: usize,
+    },
     /// The input cannot be read.
     Read(io::Error),
 }
@@ -146,13 +164,20 @@ pub(crate) enum SplitError {
 impl fmt::Display for SplitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong { framing, number, bytes_max } => {
+            Self::TooLong {
+                framing,
+                number,
+                bytes_max,
+            } => {
                 match framing {
                     Framing::Delimited(b'\n') => write!(f, "line {number}")?,
                     Framing::Whole => write!(f, "the file")?,
                     Framing::Delimited(_) | Framing::Chunks(_) => write!(f, "message {number}")?,
                 }
-                write!(f, " is longer than the {bytes_max} bytes a message may have")?;
+                write!(
+                    f,
+                    " is longer than the {bytes_max} bytes a message may have"
+                )?;
                 if *framing == Framing::Whole {
                     write!(f, "; --chunk cuts a file into several")?;
                 }
@@ -180,7 +205,12 @@ mod tests {
         }
     }
 
-    fn split(input: &[u8], piece: usize, framing: Framing, max: usize) -> Result<Vec<Vec<u8>>, String> {
+    fn split(
+        input: &[u8],
+        piece: usize,
+        framing: Framing,
+        max: usize,
+    ) -> Result<Vec<Vec<u8>>, String> {
         let mut splitter = Splitter::new(Pieces(input, piece), framing, max);
         let mut messages = Vec::new();
         while let Some(message) = splitter.next_message().map_err(|error| error.to_string())? {
@@ -192,11 +222,26 @@ mod tests {
     #[test]
     fn lines_keep_all_but_their_newline_however_they_arrive() {
         for piece in 1..12 {
-            let lines = split(b"a\r\n\n\xff\0b\nlast", piece, Framing::Delimited(b'\n'), 100);
-            assert_eq!(lines.unwrap(), [&b"a\r"[..], b"", b"\xff\0b", b"last"], "{piece}");
+            let lines = split(
+                b"a\r\n\n\xff\0b\nlast",
+                piece,
+                Framing::Delimited(b'\n'),
+                100,
+            );
+            assert_eq!(
+                lines.unwrap(),
+                [&b"a\r"[..], b"", b"\xff\0b", b"last"],
+                "{piece}"
+            );
         }
-        assert_eq!(split(b"", 1, Framing::Delimited(b'\n'), 9).unwrap().len(), 0);
-        assert_eq!(split(b"\n", 1, Framing::Delimited(b'\n'), 9).unwrap(), [b""]);
+        assert_eq!(
+            split(b"", 1, Framing::Delimited(b'\n'), 9).unwrap().len(),
+            0
+        );
+        assert_eq!(
+            split(b"\n", 1, Framing::Delimited(b'\n'), 9).unwrap(),
+            [b""]
+        );
     }
 
     #[test]
@@ -206,7 +251,10 @@ mod tests {
             input.resize(2 + bytes, b'y');
             input.extend(b"\nz\n");
             let lines = split(&input, 5_000, Framing::Delimited(b'\n'), bytes.max(1)).unwrap();
-            assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [1, bytes, 1]);
+            assert_eq!(
+                lines.iter().map(Vec::len).collect::<Vec<_>>(),
+                [1, bytes, 1]
+            );
             if bytes > 1 {
                 let error = split(&input, 5_000, Framing::Delimited(b'\n'), bytes - 1).unwrap_err();
                 assert!(error.starts_with("line 2 is longer than the "), "{error}");
@@ -218,14 +266,21 @@ mod tests {
     fn a_file_is_one_message_even_when_empty() {
         assert_eq!(split(b"", 1, Framing::Whole, 9).unwrap(), [b""]);
         assert_eq!(split(b"a\nb\n", 1, Framing::Whole, 9).unwrap(), [b"a\nb\n"]);
-        assert!(split(b"a\nb\n", 1, Framing::Whole, 3).unwrap_err().contains("--chunk"));
+        assert!(
+            split(b"a\nb\n", 1, Framing::Whole, 3)
+                .unwrap_err()
+                .contains("--chunk")
+        );
     }
 
     #[test]
     fn chunks_join_to_the_input() {
         let four = Framing::Chunks(NonZeroUsize::new(4).unwrap());
         for piece in 1..11 {
-            assert_eq!(split(b"0123456789", piece, four, 4).unwrap(), [&b"0123"[..], b"4567", b"89"]);
+            assert_eq!(
+                split(b"0123456789", piece, four, 4).unwrap(),
+                [&b"0123"[..], b"4567", b"89"]
+            );
         }
         assert_eq!(split(b"01234567", 3, four, 4).unwrap().len(), 2);
         assert_eq!(split(b"", 3, four, 4).unwrap().len(), 0);

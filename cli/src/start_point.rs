@@ -33,7 +33,9 @@ impl StartPoint {
             },
         };
         // Nothing was appended before 1970, so an earlier time means the same as 1970.
-        Ok(Self(Start::Time(u64::try_from(time.as_microsecond()).unwrap_or(0))))
+        Ok(Self(Start::Time(
+            u64::try_from(time.as_microsecond()).unwrap_or(0),
+        )))
     }
 }
 
@@ -60,14 +62,26 @@ mod tests {
         assert_eq!(parse("start"), Ok(Start::Earliest));
         assert_eq!(parse("end"), Ok(Start::Latest));
         assert_eq!(parse("0"), Ok(Start::Offset(Offset(0))));
-        assert_eq!(parse("18446744073709551615"), Ok(Start::Offset(Offset(u64::MAX))));
+        assert_eq!(
+            parse("18446744073709551615"),
+            Ok(Start::Offset(Offset(u64::MAX)))
+        );
     }
 
     #[test]
     fn ages_count_back_from_now() {
-        assert_eq!(parse("-15m"), Ok(Start::Time((1_000_000 - 900) * 1_000_000)));
-        assert_eq!(parse("-1d"), Ok(Start::Time((1_000_000 - 86_400) * 1_000_000)));
-        assert_eq!(parse("-1h30m"), Ok(Start::Time((1_000_000 - 5_400) * 1_000_000)));
+        assert_eq!(
+            parse("-15m"),
+            Ok(Start::Time((1_000_000 - 900) * 1_000_000))
+        );
+        assert_eq!(
+            parse("-1d"),
+            Ok(Start::Time((1_000_000 - 86_400) * 1_000_000))
+        );
+        assert_eq!(
+            parse("-1h30m"),
+            Ok(Start::Time((1_000_000 - 5_400) * 1_000_000))
+        );
         assert_eq!(parse("-1000w"), Ok(Start::Time(0)));
     }
 

@@ -28,7 +28,9 @@ const COMMENT_LINES_ABOVE: usize = 4;
 const COMMENT_LINES_BELOW: usize = 3;
 
 /// Crates from the bottom up: each may use those before it, and `client` only the first.
-const CRATES: [&str; 7] = ["protocol", "storage", "engine", "server", "client", "cli", "benches"];
+const CRATES: [&str; 7] = [
+    "protocol", "storage", "engine", "server", "client", "cli", "benches",
+];
 
 /// What is over a budget: file, item, its size today.
 const EXCEPTIONS: &[(&str, &str, usize)] = &[];
@@ -52,7 +54,10 @@ fn files_functions_and_types_keep_their_budgets() {
     let mut wrong = String::new();
     for (path, item, size_today) in EXCEPTIONS {
         match over.remove(&((*path).to_owned(), (*item).to_owned())) {
-            None => writeln!(wrong, "{path}: {item} is within its budget: remove its exception"),
+            None => writeln!(
+                wrong,
+                "{path}: {item} is within its budget: remove its exception"
+            ),
             Some(size) if size > *size_today => {
                 writeln!(wrong, "{path}: {item} grew from {size_today} to {size}")
             }
@@ -68,28 +73,48 @@ fn files_functions_and_types_keep_their_budgets() {
 
 #[test]
 fn files_are_named_by_what_they_define() {
-    let banned = ["util", "utils", "helper", "helpers", "manager", "impls", "common", "misc"];
+    let banned = [
+        "util", "utils", "helper", "helpers", "manager", "impls", "common", "misc",
+    ];
     let words_with_a_number = ["base64", "crc32c", "lz4", "v1"];
     let mut wrong = Findings::default();
     for source in sources() {
         let path = Path::new(&source.path);
         for part in path.iter().map(|part| part.to_string_lossy()) {
             let stem = part.trim_end_matches(".rs");
-            wrong.add_if(banned.contains(&stem), &source, 1, "named after nothing it defines");
+            wrong.add_if(
+                banned.contains(&stem),
+                &source,
+                1,
+                "named after nothing it defines",
+            );
         }
         let stem = path.file_stem().unwrap().to_string_lossy();
         let number = stem.ends_with(|last: char| last.is_ascii_digit());
         let word = words_with_a_number.contains(&&*stem);
         wrong.add_if(number && !word, &source, 1, "its name ends in a number");
-        wrong.add_if(!source.text.starts_with("//!"), &source, 1, "begins without a module doc");
+        wrong.add_if(
+            !source.text.starts_with("//!"),
+            &source,
+            1,
+            "begins without a module doc",
+        );
     }
     wrong.assert_none();
 }
 
 #[test]
 fn nothing_is_left_for_later() {
-    let banned = ["TO-DO", "FIX-ME", "X-X-X", "HA-CK", "to-do!", "unimple-mented!", "d-bg!"]
-        .map(|word| word.replace('-', ""));
+    let banned = [
+        "TO-DO",
+        "FIX-ME",
+        "X-X-X",
+        "HA-CK",
+        "to-do!",
+        "unimple-mented!",
+        "d-bg!",
+    ]
+    .map(|word| word.replace('-', ""));
     let mut wrong = Findings::default();
     for source in sources() {
         for (number, line) in source.lines() {
@@ -106,10 +131,16 @@ fn nothing_is_left_for_later() {
 fn nothing_names_a_place_outside_the_repository() {
     let places = ["work", "home", "root"].map(|place| format!("/{place}/"));
     for file in repository_files() {
-        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
         for (number, line) in (1..).zip(text.lines()) {
             let named = places.iter().find(|place| line.contains(place.as_str()));
-            assert!(named.is_none(), "{}:{number}: names {named:?}", file.display());
+            assert!(
+                named.is_none(),
+                "{}:{number}: names {named:?}",
+                file.display()
+            );
         }
     }
 }
@@ -132,13 +163,21 @@ fn every_memory_order_says_what_for() {
     let mut wrong = Findings::default();
     for source in sources() {
         let lines: Vec<&str> = source.text.lines().collect();
-        for (number, line) in source.lines().filter(|(number, _)| !source.is_test(*number)) {
+        for (number, line) in source
+            .lines()
+            .filter(|(number, _)| !source.is_test(*number))
+        {
             let import = code_words(line).any(|word| word == "use");
             let orders = !import && code_words(line).any(|word| orders.contains(&word));
             let first = number.saturating_sub(COMMENT_LINES_ABOVE + 1);
             let last = (number + COMMENT_LINES_BELOW).min(lines.len());
             let explained = lines[first..last].iter().any(|line| line.contains("//"));
-            wrong.add_if(orders && !explained, &source, number, "an order without edge or reason");
+            wrong.add_if(
+                orders && !explained,
+                &source,
+                number,
+                "an order without edge or reason",
+            );
         }
     }
     wrong.assert_none();
@@ -154,8 +193,15 @@ fn lints_are_silenced_with_a_reason() {
                 .iter()
                 .any(|start| line.trim_start().starts_with(start));
             let end = (number + 5).min(lines.len());
-            let reason = lines[number - 1..end].iter().any(|line| line.contains("reason"));
-            wrong.add_if(silences && !reason, &source, number, "a lint silenced without a reason");
+            let reason = lines[number - 1..end]
+                .iter()
+                .any(|line| line.contains("reason"));
+            wrong.add_if(
+                silences && !reason,
+                &source,
+                number,
+                "a lint silenced without a reason",
+            );
         }
     }
     wrong.assert_none();
@@ -165,20 +211,31 @@ fn lints_are_silenced_with_a_reason() {
 fn unsafe_code_stays_where_it_belongs() {
     let mut wrong = Findings::default();
     for source in sources() {
-        let allowed = UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place));
-        for (number, line) in source.lines().filter(|(number, _)| !source.is_test(*number)) {
+        let allowed = UNSAFE_PLACES
+            .iter()
+            .any(|place| source.path.starts_with(place));
+        for (number, line) in source
+            .lines()
+            .filter(|(number, _)| !source.is_test(*number))
+        {
             let found = code_words(line).any(|word| word == "unsafe");
             wrong.add_if(found && !allowed, &source, number, "unsafe code");
         }
     }
     wrong.assert_none();
-    for name in CRATES.iter().filter(|name| !["storage", "server", "benches"].contains(name)) {
+    for name in CRATES
+        .iter()
+        .filter(|name| !["storage", "server", "benches"].contains(name))
+    {
         let root = ["lib.rs", "main.rs"]
             .map(|file| workspace().join(name).join("src").join(file))
             .into_iter()
             .find_map(|path| fs::read_to_string(path).ok())
             .unwrap();
-        assert!(root.contains("#![forbid(unsafe_code)]"), "{name} does not forbid unsafe code");
+        assert!(
+            root.contains("#![forbid(unsafe_code)]"),
+            "{name} does not forbid unsafe code"
+        );
     }
 }
 
@@ -190,14 +247,20 @@ fn crates_use_only_crates_above_them() {
     };
     for (place, name) in CRATES.iter().enumerate() {
         let manifest = fs::read_to_string(workspace().join(name).join("Cargo.toml")).unwrap();
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{name} sets its own lints");
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{name} sets its own lints"
+        );
         let above = if *name == "client" { 1 } else { place };
         let allowed: Vec<String> = CRATES[..above].iter().map(|name| package(name)).collect();
         let normal = manifest.split("[dev-dependencies]").next().unwrap();
         let used = normal.lines().filter(|line| line.starts_with("millstream"));
         for line in used {
             let dependency = line.split(['.', ' ', '=']).next().unwrap();
-            assert!(allowed.iter().any(|name| name == dependency), "{name} uses {dependency}");
+            assert!(
+                allowed.iter().any(|name| name == dependency),
+                "{name} uses {dependency}"
+            );
         }
     }
 }
@@ -241,8 +304,17 @@ impl Source {
                 _ => None,
             })
             .collect();
-        let path = path.strip_prefix(workspace()).unwrap().to_string_lossy().into_owned();
-        Self { path, text, syntax, tests }
+        let path = path
+            .strip_prefix(workspace())
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            path,
+            text,
+            syntax,
+            tests,
+        }
     }
 
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
@@ -260,7 +332,11 @@ impl Source {
                 over.insert((self.path.clone(), item.to_owned()), size);
             }
         };
-        let tests: usize = self.tests.iter().map(|lines| lines.end() - lines.start() + 1).sum();
+        let tests: usize = self
+            .tests
+            .iter()
+            .map(|lines| lines.end() - lines.start() + 1)
+            .sum();
         if !self.path.contains("/tests/") {
             add("file", self.text.lines().count() - tests, FILE_LINES_MAX);
         }
@@ -300,8 +376,11 @@ impl Sizes {
             None => signature.ident.to_string(),
         };
         let lines = lines_of(block).end() - lines_of(signature).start() + 1;
-        let parameters =
-            signature.inputs.iter().filter(|input| matches!(input, syn::FnArg::Typed(_))).count();
+        let parameters = signature
+            .inputs
+            .iter()
+            .filter(|input| matches!(input, syn::FnArg::Typed(_)))
+            .count();
         self.functions.push((name, lines, parameters));
     }
 }
@@ -332,8 +411,11 @@ impl<'ast> Visit<'ast> for Sizes {
             _ => None,
         };
         if let (Some(name), None) = (&name, &item.trait_) {
-            let methods =
-                item.items.iter().filter(|item| matches!(item, syn::ImplItem::Fn(_))).count();
+            let methods = item
+                .items
+                .iter()
+                .filter(|item| matches!(item, syn::ImplItem::Fn(_)))
+                .count();
             *self.methods.entry(name.clone()).or_default() += methods;
         }
         let outer = std::mem::replace(&mut self.owner, name);
@@ -346,8 +428,13 @@ impl<'ast> Visit<'ast> for Sizes {
     }
 
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
-        let fields = item.variants.iter().map(|variant| variant.fields.len()).max();
-        self.types.push((item.ident.to_string(), fields.unwrap_or(0)));
+        let fields = item
+            .variants
+            .iter()
+            .map(|variant| variant.fields.len())
+            .max();
+        self.types
+            .push((item.ident.to_string(), fields.unwrap_or(0)));
     }
 }
 
@@ -368,15 +455,22 @@ fn lines_of(item: &impl Spanned) -> RangeInclusive<usize> {
 /// Whether the attributes say `#[cfg(test)]` or `#[cfg(all(test, ...))]`.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let syn::Meta::List(list) = &attribute.meta else { return false };
+        let syn::Meta::List(list) = &attribute.meta else {
+            return false;
+        };
         let words = list.tokens.to_string();
         list.path.is_ident("cfg")
-            && words.split(|c: char| !c.is_alphanumeric()).any(|word| word == "test")
+            && words
+                .split(|c: char| !c.is_alphanumeric())
+                .any(|word| word == "test")
     })
 }
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn sources() -> Vec<Source> {
@@ -385,7 +479,10 @@ fn sources() -> Vec<Source> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| Source::read(path))
         .collect();
-    assert!(sources.len() > CRATES.len(), "the sources are where they are looked for");
+    assert!(
+        sources.len() > CRATES.len(),
+        "the sources are where they are looked for"
+    );
     sources
 }
 
@@ -394,7 +491,11 @@ fn repository_files() -> Vec<PathBuf> {
     let mut files = Vec::new();
     let folders = CRATES.iter().chain(&["fuzz", "docs", ".ci"]);
     let mut waiting: Vec<PathBuf> = folders.map(|name| workspace().join(name)).collect();
-    files.extend(entries(&workspace()).into_iter().filter(|path| path.is_file()));
+    files.extend(
+        entries(&workspace())
+            .into_iter()
+            .filter(|path| path.is_file()),
+    );
     while let Some(folder) = waiting.pop() {
         for path in entries(&folder) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -411,6 +512,8 @@ fn repository_files() -> Vec<PathBuf> {
 
 /// What lies in `folder`; nothing when it is absent.
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
     entries.map(|entry| entry.unwrap().path()).collect()
 }

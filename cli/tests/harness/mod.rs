@@ -2,7 +2,10 @@
 //!
 //! Nothing here waits for time to pass: a server is up when it says so, and gone when it exited.
 //! A server is killed by the test that started it, by its process id.
-#![allow(dead_code, reason = "every test binary uses its own part of the harness")]
+#![allow(
+    dead_code,
+    reason = "every test binary uses its own part of the harness"
+)]
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -37,24 +40,41 @@ pub struct Setup {
 impl Setup {
     /// A server with `--io IO`, free to use what the kernel offers.
     pub const fn io(io: &'static str) -> Self {
-        Self { io, refuse_uring: None }
+        Self {
+            io,
+            refuse_uring: None,
+        }
     }
 
     /// The command `millstream serve` over `data`, on a free port, with its output piped.
     pub fn serve(&self, data: &Path, more: &[&str]) -> Command {
         let data = data.to_str().unwrap();
-        let mut args = vec!["serve", "--data", data, "--listen", "127.0.0.1:0", "--io", self.io];
+        let mut args = vec![
+            "serve",
+            "--data",
+            data,
+            "--listen",
+            "127.0.0.1:0",
+            "--io",
+            self.io,
+        ];
         args.extend(more);
         let mut command = match self.refuse_uring {
             None => Command::new(MILLSTREAM),
             Some(error) => {
                 let mut command = Command::new(std::env::current_exe().unwrap());
-                command.env(REFUSE_URING, error).env(SERVE_ARGUMENTS, args.join("\n"));
+                command
+                    .env(REFUSE_URING, error)
+                    .env(SERVE_ARGUMENTS, args.join("\n"));
                 args = vec!["--ignored", "--exact", BECOME_SERVER, "--nocapture"];
                 command
             }
         };
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -76,7 +96,12 @@ impl Ended {
     pub fn expect(self, code: i32) -> Self {
         let stdout = String::from_utf8_lossy(&self.stdout);
         let shown: String = stdout.chars().take(2000).collect();
-        assert_eq!(self.code, Some(code), "stdout: {shown}\nstderr: {}", self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout: {shown}\nstderr: {}",
+            self.stderr
+        );
         self
     }
 
@@ -91,7 +116,9 @@ impl Ended {
     #[track_caller]
     pub fn json_lines(&self) -> Vec<Value> {
         let text = std::str::from_utf8(&self.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -131,13 +158,22 @@ impl Server {
             line.clear();
             if stdout.read_line(&mut line).unwrap() == 0 {
                 let status = child.wait().unwrap();
-                panic!("the server did not start: {status}: {}", stderr.join().unwrap());
+                panic!(
+                    "the server did not start: {status}: {}",
+                    stderr.join().unwrap()
+                );
             }
         }
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["event"], "ready", "{line}");
         let address = ready["listen"].as_str().unwrap().to_owned();
-        Self { child: Some(child), ready, address, stdout, stderr: Some(stderr) }
+        Self {
+            child: Some(child),
+            ready,
+            address,
+            stdout,
+            stderr: Some(stderr),
+        }
     }
 
     /// The address it listens at.
@@ -200,7 +236,11 @@ impl Server {
         let mut stdout = Vec::new();
         self.stdout.read_to_end(&mut stdout).unwrap();
         let code = self.child.take().unwrap().wait().unwrap().code();
-        Ended { code, stdout, stderr: self.stderr.take().unwrap().join().unwrap() }
+        Ended {
+            code,
+            stdout,
+            stderr: self.stderr.take().unwrap().join().unwrap(),
+        }
     }
 }
 
@@ -220,7 +260,10 @@ impl Drop for Server {
 
 /// Runs `command` to its end with `input`.
 pub fn run(command: &mut Command, input: &[u8]) -> Ended {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stderr = collect(child.stderr.take().unwrap());
     let mut stdin = child.stdin.take().unwrap();
@@ -228,14 +271,28 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
     thread::scope(|scope| {
         // A command that needs no input may have closed it.
         scope.spawn(move || stdin.write_all(input).ok());
-        child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut stdout)
+            .unwrap();
     });
-    Ended { code: child.wait().unwrap().code(), stdout, stderr: stderr.join().unwrap() }
+    Ended {
+        code: child.wait().unwrap().code(),
+        stdout,
+        stderr: stderr.join().unwrap(),
+    }
 }
 
 /// Runs the binary with `args`, no input and no server.
 pub fn millstream(args: &[&str]) -> Ended {
-    run(Command::new(MILLSTREAM).args(args).env_remove("MILLSTREAM_SERVER"), b"")
+    run(
+        Command::new(MILLSTREAM)
+            .args(args)
+            .env_remove("MILLSTREAM_SERVER"),
+        b"",
+    )
 }
 
 fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
@@ -281,7 +338,9 @@ pub fn files_under(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![folder.to_owned()];
     while let Some(folder) = waiting.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
         for path in entries.map(|entry| entry.unwrap().path()) {
             if path.is_symlink() || path.file_name() == Some(OsStr::new("target")) {
                 continue;

@@ -90,7 +90,10 @@ fn tail(server: &Server, topic: &str, more: &[&str]) -> Vec<u8> {
 
 #[track_caller]
 fn assert_same(found: &[u8], expected: &[u8]) {
-    let first = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    let first = found
+        .iter()
+        .zip(expected)
+        .position(|(found, expected)| found != expected);
     assert!(
         first.is_none() && found.len() == expected.len(),
         "{} bytes for {}, the first difference at {first:?}",
@@ -123,7 +126,10 @@ pub(crate) fn real_text_by_lines_is_the_same_after_a_restart(setup: Setup) {
     let lines = expected.split(|byte| *byte == b'\n').count() - 1;
 
     let server = Server::start(setup, &data);
-    let report = server.run(&["pub", "text", text_of(&text), "--json"]).expect(0).json();
+    let report = server
+        .run(&["pub", "text", text_of(&text), "--json"])
+        .expect(0)
+        .json();
     assert_eq!(report["published"], lines);
     assert_eq!(report["ack"], "synced");
     assert_same(&tail(&server, "text", &[]), &expected);
@@ -141,7 +147,14 @@ pub(crate) fn a_large_binary_in_pieces_is_the_same_after_a_restart(setup: Setup)
     fs::write(&binary, &expected).unwrap();
 
     let server = Server::start(setup, &data);
-    let args = ["pub", "binary", text_of(&binary), "--chunk", "1MiB", "--json"];
+    let args = [
+        "pub",
+        "binary",
+        text_of(&binary),
+        "--chunk",
+        "1MiB",
+        "--json",
+    ];
     let report = server.run(&args).expect(0).json();
     assert_eq!(report["published"], BINARY_BYTES / (1 << 20) + 1);
     assert_same(&tail(&server, "binary", &["--bare"]), &expected);
@@ -155,7 +168,10 @@ pub(crate) fn whole_files_come_back_byte_for_byte(setup: Setup) {
     let mut numbers = Numbers::new(2);
     let mut args = vec!["pub".to_owned(), "files".to_owned(), "--whole".to_owned()];
     let mut expected = Vec::new();
-    for (number, bytes) in [1_000_000, 0, 1, 4095, 70_000, 3 << 20].into_iter().enumerate() {
+    for (number, bytes) in [1_000_000, 0, 1, 4095, 70_000, 3 << 20]
+        .into_iter()
+        .enumerate()
+    {
         let path = place.path().join(format!("file-{number}"));
         let content = numbers.bytes(bytes);
         fs::write(&path, &content).unwrap();
@@ -168,7 +184,11 @@ pub(crate) fn whole_files_come_back_byte_for_byte(setup: Setup) {
     assert_same(&tail(&server, "files", &["--bare"]), &expected.concat());
     for (offset, content) in expected.iter().enumerate() {
         let from = offset.to_string();
-        let one = tail(&server, "files", &["--bare", "--from", &from, "--count", "1"]);
+        let one = tail(
+            &server,
+            "files",
+            &["--bare", "--from", &from, "--count", "1"],
+        );
         assert_same(&one, content);
     }
 }
@@ -177,7 +197,10 @@ pub(crate) fn messages_with_newlines_travel_between_nul_bytes(setup: Setup) {
     let place = folder();
     let server = Server::start(setup, &place.path().join("data"));
     let input = b"one\nline\0\0\n\0last\xff\0";
-    let report = server.run_with(&["pub", "t", "--null", "--json"], input).expect(0).json();
+    let report = server
+        .run_with(&["pub", "t", "--null", "--json"], input)
+        .expect(0)
+        .json();
     assert_eq!(report["published"], 4);
     assert_same(&tail(&server, "t", &["--null"]), input);
     assert_same(&tail(&server, "t", &["--bare"]), b"one\nline\nlast\xff");
@@ -194,7 +217,10 @@ pub(crate) fn what_is_published_is_reported(setup: Setup) {
     assert_eq!(first["last_offset"], 2);
     assert_eq!(first["ack"], "synced");
 
-    let second = report(&["pub", "t", "--json", "--ack", "stored", "--batch", "1"], b"d\ne\n");
+    let second = report(
+        &["pub", "t", "--json", "--ack", "stored", "--batch", "1"],
+        b"d\ne\n",
+    );
     assert_eq!(second["published"], 2);
     assert_eq!(second["first_offset"], 3);
     assert_eq!(second["last_offset"], 4);
@@ -206,7 +232,10 @@ pub(crate) fn what_is_published_is_reported(setup: Setup) {
     assert_eq!(nothing["last_offset"], Value::Null);
 
     let plain = server.run_with(&["pub", "t"], b"f\n").expect(0);
-    assert!(plain.stdout.starts_with(b"published 1 message"), "{plain:?}");
+    assert!(
+        plain.stdout.starts_with(b"published 1 message"),
+        "{plain:?}"
+    );
     assert_same(&tail(&server, "t", &[]), b"a\nb\nc\nd\ne\nf\n");
 }
 
@@ -216,18 +245,27 @@ pub(crate) fn keys_headers_times_and_offsets_are_given_back(setup: Setup) {
     let args = ["pub", "t", "--key", "k7", "-H", "trace:a:b", "-H", "n: 1"];
     server.run_with(&args, b"text\n\xff\xfe\n").expect(0);
     server.run_with(&["pub", "t"], b"plain\n").expect(0);
-    let lines = server.run(&["tail", "t", "--no-follow", "-o", "jsonl"]).expect(0).json_lines();
+    let lines = server
+        .run(&["tail", "t", "--no-follow", "-o", "jsonl"])
+        .expect(0)
+        .json_lines();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0]["offset"], 0);
     assert_eq!(lines[0]["body"], "text");
     assert_eq!(lines[0]["key"], "k7");
-    assert_eq!(lines[0]["headers"], serde_json::json!([["trace", "a:b"], ["n", "1"]]));
+    assert_eq!(
+        lines[0]["headers"],
+        serde_json::json!([["trace", "a:b"], ["n", "1"]])
+    );
     assert!(lines[0]["time"].as_str().unwrap().ends_with('Z'));
     assert_eq!(lines[1]["body"], Value::Null);
     assert_eq!(lines[1]["body_base64"], "//4=");
     assert_eq!(lines[2]["offset"], 2);
     assert_eq!(lines[2]["key"], Value::Null);
-    let same = server.run(&["tail", "t", "--no-follow", "--json"]).expect(0).json_lines();
+    let same = server
+        .run(&["tail", "t", "--no-follow", "--json"])
+        .expect(0)
+        .json_lines();
     assert_eq!(same, lines);
 }
 
@@ -241,7 +279,10 @@ pub(crate) fn tail_begins_where_it_is_told(setup: Setup) {
     assert_same(&from("end"), b"");
     assert_same(&from("-1h"), b"0\n1\n2\n3\n");
     assert_same(&from("2020-01-01T00:00:00Z"), b"0\n1\n2\n3\n");
-    assert_same(&tail(&server, "t", &["--from", "1", "--count", "2"]), b"1\n2\n");
+    assert_same(
+        &tail(&server, "t", &["--from", "1", "--count", "2"]),
+        b"1\n2\n",
+    );
 
     // Between two publishes lies the time at which the second was appended.
     server.run_with(&["pub", "t"], b"later\n").expect(0);
@@ -273,7 +314,11 @@ pub(crate) fn tail_follows_what_is_published_later(setup: Setup) {
     }
 
     // A publisher that is still being written to holds nothing back.
-    let mut writer = server.command(&["pub", "t"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut writer = server
+        .command(&["pub", "t"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = writer.stdin.take().unwrap();
     input.write_all(b"three\nfo").unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "three");
@@ -289,7 +334,10 @@ pub(crate) fn topics_are_created_listed_shown_and_removed(setup: Setup) {
         server.run(&[&["topic", "create", topic, "--json"], more].concat())
     };
     assert_eq!(create("a", &[]).expect(0).json()["durability"], "synced");
-    assert_eq!(create("b", &["--durability", "stored"]).expect(0).json()["durability"], "stored");
+    assert_eq!(
+        create("b", &["--durability", "stored"]).expect(0).json()["durability"],
+        "stored"
+    );
     create("a", &["--durability", "stored"]).expect(7);
     create("x/y", &[]).expect(2);
     create("..", &[]).expect(2);
@@ -298,14 +346,23 @@ pub(crate) fn topics_are_created_listed_shown_and_removed(setup: Setup) {
     create(&"x".repeat(255), &[]).expect(0);
     server.run(&["topic", "rm", &"x".repeat(255)]).expect(0);
 
-    let listed = server.run(&["topic", "ls", "--json"]).expect(0).json_lines();
-    let names: Vec<&str> = listed.iter().map(|topic| topic["topic"].as_str().unwrap()).collect();
+    let listed = server
+        .run(&["topic", "ls", "--json"])
+        .expect(0)
+        .json_lines();
+    let names: Vec<&str> = listed
+        .iter()
+        .map(|topic| topic["topic"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["a", "b"]);
     let listed = server.run(&["topic", "ls"]).expect(0);
     assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), 3);
 
     server.run_with(&["pub", "a"], b"1\n2\n").expect(0);
-    let shown = server.run(&["topic", "show", "a", "--json"]).expect(0).json();
+    let shown = server
+        .run(&["topic", "show", "a", "--json"])
+        .expect(0)
+        .json();
     assert_eq!(shown["first_offset"], 0);
     assert_eq!(shown["next_offset"], 2);
     assert_eq!(shown["synced_offset"], 2);
@@ -352,20 +409,27 @@ pub(crate) fn a_server_told_to_stop_finishes_first(setup: Setup) {
     server.run(&["tail", "t", "--count", "1"]).expect(0);
 
     let many = "x".repeat(99) + "\n";
-    let feeder = std::thread::spawn(move || {
-        while input.write_all(many.as_bytes()).is_ok() {}
-    });
+    let feeder = std::thread::spawn(move || while input.write_all(many.as_bytes()).is_ok() {});
     server.terminate().expect(0);
     let ended = writer.wait_with_output().unwrap();
     feeder.join().unwrap();
     let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
     let published = report["published"].as_u64().unwrap();
-    assert!(!ended.status.success(), "the rest was not published: {report}");
+    assert!(
+        !ended.status.success(),
+        "the rest was not published: {report}"
+    );
 
     verify(&data).expect(0);
     let server = Server::start(setup, &data);
-    let kept = server.run(&["topic", "show", "t", "--json"]).expect(0).json();
-    assert!(kept["next_offset"].as_u64().unwrap() >= published, "{kept} {report}");
+    let kept = server
+        .run(&["topic", "show", "t", "--json"])
+        .expect(0)
+        .json();
+    assert!(
+        kept["next_offset"].as_u64().unwrap() >= published,
+        "{kept} {report}"
+    );
 }
 
 pub(crate) fn a_reader_that_closes_its_pipe_ends_tail_quietly(setup: Setup) {
@@ -380,7 +444,9 @@ pub(crate) fn a_reader_that_closes_its_pipe_ends_tail_quietly(setup: Setup) {
         .spawn()
         .unwrap();
     let mut first = String::new();
-    BufReader::new(reader.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    BufReader::new(reader.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
     assert_eq!(first, "some line of text\n");
     let ended = reader.wait_with_output().unwrap();
     assert!(ended.status.success());
@@ -391,15 +457,26 @@ pub(crate) fn a_stored_topic_is_served_and_kept(setup: Setup) {
     let place = folder();
     let data = place.path().join("data");
     let server = Server::start(setup, &data);
-    server.run(&["topic", "create", "t", "--durability", "stored"]).expect(0);
-    let report = server.run_with(&["pub", "t", "--json"], b"a\nb\n").expect(0).json();
+    server
+        .run(&["topic", "create", "t", "--durability", "stored"])
+        .expect(0);
+    let report = server
+        .run_with(&["pub", "t", "--json"], b"a\nb\n")
+        .expect(0)
+        .json();
     assert_eq!(report["ack"], "stored");
     server.kill();
     let server = Server::start(setup, &data);
     assert_same(&tail(&server, "t", &[]), b"a\nb\n");
     let args = ["pub", "t", "--json", "--ack", "synced"];
-    assert_eq!(server.run_with(&args, b"c\n").expect(0).json()["ack"], "synced");
-    assert_same(&tail(&restart(server, setup, &data), "t", &[]), b"a\nb\nc\n");
+    assert_eq!(
+        server.run_with(&args, b"c\n").expect(0).json()["ack"],
+        "synced"
+    );
+    assert_same(
+        &tail(&restart(server, setup, &data), "t", &[]),
+        b"a\nb\nc\n",
+    );
 }
 
 pub(crate) fn a_unix_socket_serves_as_well(setup: Setup) {
@@ -408,10 +485,20 @@ pub(crate) fn a_unix_socket_serves_as_well(setup: Setup) {
     let listen = format!("unix:{}", socket.display());
     let server = Server::start_with(setup, &place.path().join("data"), &["--listen", &listen]);
     let at_socket = |args: &[&str], input: &[u8]| {
-        run(Command::new(crate::harness::MILLSTREAM).args(args).env("MILLSTREAM_SERVER", &listen), input)
+        run(
+            Command::new(crate::harness::MILLSTREAM)
+                .args(args)
+                .env("MILLSTREAM_SERVER", &listen),
+            input,
+        )
     };
     at_socket(&["pub", "t"], b"over a socket\n").expect(0);
-    assert_same(&at_socket(&["tail", "t", "--no-follow"], b"").expect(0).stdout, b"over a socket\n");
+    assert_same(
+        &at_socket(&["tail", "t", "--no-follow"], b"")
+            .expect(0)
+            .stdout,
+        b"over a socket\n",
+    );
     server.terminate().expect(0);
     assert!(!socket.exists(), "the socket goes with the server");
 }
