@@ -3,7 +3,7 @@
 //! All numbers are little-endian. `docs/STORAGE.md` draws the same bytes.
 
 use millstream_protocol::checksum::{crc32c, crc32c_append};
-use millstream_protocol::frame::FrameSeed;
+use millstream_protocol::frame::{FramePlace, FrameSeed};
 use millstream_protocol::limits::{self, FRAME_HEADER_BYTES};
 
 use crate::manifest::{LogId, SegmentNumber};
@@ -173,6 +173,16 @@ impl Identity {
         crc = crc32c_append(crc, &self.incarnation);
         crc = crc32c_append(crc, &self.segment.0.to_le_bytes());
         FrameSeed(crc32c_append(crc, &self.nonce.to_le_bytes()))
+    }
+
+    /// Where the first frame lies, as its checksum has it.
+    pub(crate) fn first_frame(&self) -> FramePlace {
+        FramePlace {
+            seed: self.seed(),
+            #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+            nonce_half: self.nonce as u32,
+            position: FRAMES_START,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod claim;
 mod clock;
 mod cold;
 mod disk;
+mod dump;
 mod folder;
 mod footer;
 mod heap;
@@ -24,6 +25,8 @@ mod lock;
 mod log;
 pub mod manifest;
 mod memory;
+#[cfg(all(test, loom))]
+mod models;
 mod park;
 mod prepare;
 mod reader;
@@ -32,16 +35,24 @@ mod segment;
 mod shared;
 mod slice;
 mod slot;
+mod still;
 mod store;
 mod sync;
 mod verdict;
+mod verify;
 mod walker;
 mod work;
 
 pub use appender::{AppendError, Appended, Appender, BodyWriter, LevelWait};
 pub use disk::DiskFolder;
+pub use dump::{
+    DumpError, DumpedFooter, DumpedFrame, DumpedIdentity, DumpedMark, DumpedSlot, FrameProblem,
+    SegmentDump, dump_segment,
+};
 pub use folder::{Access, AppendFile, FileError, Folder, NAME_PART_BYTES_MAX};
+pub use footer::FooterError;
 pub use heap::{Failure, HeapFolder, Operation};
+pub use layout::IdentityError;
 pub use lock::{FolderLock, LOCK_FILE, LockError};
 pub use log::{Level, Log, LogIdentity, Poisoned};
 pub use manifest::{LogId, Manifest, ManifestError, SegmentNumber};
@@ -51,3 +62,7 @@ pub use reader::{Delivery, LogReader, ReadError};
 pub use recovery::LogRecovery;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
+pub use verify::{
+    Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
+    verify,
+};

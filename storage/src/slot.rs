@@ -9,7 +9,7 @@ use millstream_protocol::checksum::crc32c;
 use crate::layout::{u32_at, u64_at};
 
 const MAGIC: [u8; 4] = *b"MSLT";
-const SLOT_BYTES: usize = 60;
+pub(crate) const SLOT_BYTES: usize = 60;
 const PROVEN_SEALED: u32 = 1;
 const ATTEMPTED_SEALED: u32 = 2;
 

@@ -159,6 +159,12 @@ impl Work {
         drop(listed);
     }
 
+    /// Takes one entry off the sync list; for models, which have no workers.
+    #[cfg(all(test, loom))]
+    pub(crate) fn take_listed(&self) -> bool {
+        self.lock().sync.pop_front().is_some()
+    }
+
     /// The next log to sync; `None` once the thread should end.
     fn next_sync(&self) -> Option<SyncTask> {
         let mut lists = self.lock();

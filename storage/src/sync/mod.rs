@@ -82,8 +82,6 @@ pub mod mutant {
         NoSecondLook,
         /// The mark is cleared after `committed` was read (L6).
         ClearLate,
-        /// The next segment starts at the loser's view of the count (L5).
-        BaseFromLoser,
         /// A tripped tail is added to again (L5).
         AddToTripped,
         /// An aborted claim is left open instead of becoming a void frame (L5).

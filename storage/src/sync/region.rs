@@ -129,7 +129,7 @@ impl Region {
             memory,
             read_only: false,
             #[cfg(loom)]
-            shadow: shadow::Shadow::default(),
+            shadow: shadow::Shadow::new(FRAMES_START, limit_bytes + HEADER),
         }
     }
 
@@ -230,8 +230,15 @@ impl Region {
     }
 
     #[cfg(loom)]
-    fn commit_word(&self, position: u32) -> Arc<AtomicU64> {
+    fn commit_word(&self, position: u32) -> &AtomicU64 {
         self.shadow.word(position)
+    }
+
+    /// Puts the commit word into the heap bytes too, where a model's frame checks look for it.
+    #[cfg(loom)]
+    fn mirror(&self, position: u32, word: u64) {
+        // SAFETY: the caller is the frame's only writer and has not committed it yet.
+        unsafe { self.slice_mut(position, COMMIT_WORD_BYTES) }.copy_from_slice(&word.to_le_bytes());
     }
 
     /// Writes every page of `[start, end)` again with its own bytes, so that the next sync stores
@@ -299,6 +306,8 @@ impl Space<'_> {
     #[inline]
     pub(crate) fn commit(self) {
         let word = u64::from(self.bytes) | (u64::from(self.region.nonce_half) << 32);
+        #[cfg(loom)]
+        self.region.mirror(self.position, word);
         let order = if mutated!(CommitRelease) {
             Ordering::Relaxed
         } else {
@@ -472,48 +481,52 @@ impl CommittedRun {
 
 #[cfg(loom)]
 mod shadow {
-    //! loom's view of a segment: an atomic per commit word and a race detector per frame, made when
-    //! first touched. The bytes themselves stay in the heap twin.
-
-    use std::collections::HashMap;
-    use std::sync::{Arc, Mutex};
+    //! loom's view of a segment: an atomic for each commit word and a race detector for each frame.
+    //! The bytes themselves stay in the heap twin. Frames in models start at multiples of 64.
 
     use loom::cell::UnsafeCell;
     use loom::sync::atomic::AtomicU64;
 
-    #[derive(Default)]
+    const STEP: u32 = 64;
+
     pub(super) struct Shadow {
-        words: Mutex<HashMap<u32, Arc<AtomicU64>>>,
-        frames: Mutex<HashMap<u32, Arc<UnsafeCell<()>>>>,
+        start: u32,
+        words: Vec<AtomicU64>,
+        frames: Vec<UnsafeCell<()>>,
     }
 
     impl Shadow {
-        pub(super) fn word(&self, position: u32) -> Arc<AtomicU64> {
-            let mut words = self.words.lock().expect("no panic while held");
-            Arc::clone(
-                words
-                    .entry(position)
-                    .or_insert_with(|| Arc::new(AtomicU64::new(0))),
-            )
+        pub(super) fn new(start: u32, end: u32) -> Self {
+            // A real segment would need too many; models use the smallest that holds their frames.
+            let count = ((end.saturating_sub(start)) / STEP).min(128);
+            Self {
+                start,
+                words: (0..count).map(|_| AtomicU64::new(0)).collect(),
+                frames: (0..count).map(|_| UnsafeCell::new(())).collect(),
+            }
         }
 
-        fn frame(&self, position: u32) -> Arc<UnsafeCell<()>> {
-            let mut frames = self.frames.lock().expect("no panic while held");
-            Arc::clone(
-                frames
-                    .entry(position)
-                    .or_insert_with(|| Arc::new(UnsafeCell::new(()))),
-            )
+        fn at(&self, position: u32) -> usize {
+            let from_start = position - self.start;
+            assert!(
+                from_start.is_multiple_of(STEP),
+                "a model's frames start at multiples of 64"
+            );
+            (from_start / STEP) as usize
+        }
+
+        pub(super) fn word(&self, position: u32) -> &AtomicU64 {
+            &self.words[self.at(position)]
         }
 
         /// Tells loom that the frame at `position` is being written.
         pub(super) fn write(&self, position: u32) {
-            self.frame(position).with_mut(|_| ());
+            self.frames[self.at(position)].with_mut(|_| ());
         }
 
         /// Tells loom that the frame at `position` is being read.
         pub(super) fn read(&self, position: u32) {
-            self.frame(position).with(|_| ());
+            self.frames[self.at(position)].with(|_| ());
         }
     }
 }

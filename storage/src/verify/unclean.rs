@@ -1,0 +1,161 @@
+//! The segments of a log that was open at an unclean stop: what recovery will find there, by the
+//! same table, and what of it is damage.
+
+use std::io;
+
+use millstream_protocol::Offset;
+use millstream_protocol::frame::FrameKind;
+
+use super::finished::check_identity;
+use super::report::{Fault, Problem, Unclean, Whereabouts};
+use super::walk::{Meter, Stop, Tally, Walk};
+use crate::layout::{FRAMES_START, Identity};
+use crate::slot::Slot;
+use crate::still::{HEADER, Still};
+use crate::verdict::{Found, Stopped, Verdict, verdict};
+
+/// The end of one log, segment by segment in order.
+#[derive(Debug)]
+pub(super) struct OpenEnd {
+    /// Offset of the next record.
+    pub(super) expected: Offset,
+    /// No offset given out reaches this one.
+    ceiling: Offset,
+    /// Offset of the first record found, where there is one.
+    pub(super) base: Option<Offset>,
+    /// The prefix ended: what follows is no part of it.
+    ended: bool,
+    pub(super) tally: Tally,
+    pub(super) unclean: Unclean,
+}
+
+impl OpenEnd {
+    pub(super) fn new(expected: Offset, ceiling: Offset) -> Self {
+        Self {
+            expected,
+            ceiling,
+            base: None,
+            ended: false,
+            tally: Tally::default(),
+            unclean: Unclean::default(),
+        }
+    }
+
+    /// Looks at the next segment without a known end.
+    pub(super) fn segment(
+        &mut self,
+        at: Whereabouts<'_>,
+        still: &mut Still,
+        identity: &Identity,
+        meter: &mut Meter<'_>,
+    ) -> Vec<Problem> {
+        let mut found = Vec::new();
+        check_identity(at, still, identity, &mut found);
+        let looked = if self.ended {
+            self.behind(still)
+        } else {
+            self.walk(at, still, identity, meter, &mut found)
+        };
+        if let Err(error) = looked {
+            found.push(at.problem(None, Fault::Unreadable(error)));
+        }
+        found
+    }
+
+    /// A segment behind the end: never used, or to be set aside.
+    fn behind(&mut self, still: &mut Still) -> io::Result<()> {
+        match still.last_set(FRAMES_START..still.len_bytes())? {
+            None => self.unclean.unused_segments += 1,
+            Some(last) => self.unclean.cut_bytes += u64::from(last + 1 - FRAMES_START),
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &mut self,
+        at: Whereabouts<'_>,
+        still: &mut Still,
+        identity: &Identity,
+        meter: &mut Meter<'_>,
+        found: &mut Vec<Problem>,
+    ) -> io::Result<()> {
+        let limit = still.len_bytes();
+        let slot = slot_of(at, still, identity.nonce, found)?;
+        let (proven, attempted) = slot.map_or((FRAMES_START, FRAMES_START), |slot| {
+            (slot.proven.position, slot.attempted.position)
+        });
+        let mut walk = Walk::new(still, identity, self.expected, limit);
+        if let Some(base) = self.first_base(&mut walk) {
+            walk.offset = base;
+        }
+        let base = walk.offset;
+        let mut decided = decide(&mut walk, meter, proven, attempted);
+        if let (Verdict::Gap, Some(slot)) = (decided, slot) {
+            let next = Offset(slot.proven.offset);
+            found.push(at.lost(walk.position(), (walk.offset, next), Fault::BelowProven));
+            walk.jump(proven, next);
+            decided = decide(&mut walk, meter, proven, attempted);
+        }
+        let (end, offset, tally) = (walk.position(), walk.offset, walk.tally);
+        if decided == Verdict::CutPossiblyAcknowledged {
+            found.push(at.problem(Some(end), Fault::PossiblyAcknowledged));
+        }
+        if decided != Verdict::Sealed {
+            self.ended = true;
+            match still.last_set(end..limit)? {
+                Some(last) => self.unclean.cut_bytes += u64::from(last + 1 - end),
+                None if end == FRAMES_START => {
+                    self.unclean.unused_segments += 1;
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        self.expected = offset;
+        self.base = self.base.or(Some(base));
+        self.tally.add(tally);
+        self.unclean.kept_records += tally.records;
+        Ok(())
+    }
+
+    /// Where the first frame of a run starts: at the end of the run before, or behind a jump that an
+    /// earlier unclean stop made and that no entry of the manifest states any more.
+    fn first_base(&self, walk: &mut Walk<'_>) -> Option<Offset> {
+        if self.base.is_some() {
+            return None;
+        }
+        walk.header_at(FRAMES_START)
+            .filter(|header| header.fields.kind != FrameKind::Seal)
+            .map(|header| header.base_offset)
+            .filter(|base| (self.expected..self.ceiling).contains(base))
+    }
+}
+
+fn decide(walk: &mut Walk<'_>, meter: &mut Meter<'_>, proven: u32, attempted: u32) -> Verdict {
+    let found = match walk.run(meter) {
+        Stop::Seal => Found::Seal,
+        Stop::Limit | Stop::Bad(..) => Found::NoFrame,
+    };
+    verdict(Stopped::of(walk.position(), proven, attempted), found)
+}
+
+/// The newer slot, if the places it names can be.
+fn slot_of(
+    at: Whereabouts<'_>,
+    still: &mut Still,
+    nonce: u64,
+    found: &mut Vec<Problem>,
+) -> io::Result<Option<Slot>> {
+    let slots = still.slots(nonce)?;
+    let limit = still.len_bytes().saturating_sub(HEADER);
+    let Some(slot) = slots.into_iter().flatten().max_by_key(|slot| slot.sequence) else {
+        return Ok(None);
+    };
+    for position in [slot.proven.position, slot.attempted.position] {
+        if !(FRAMES_START..=limit).contains(&position) || !position.is_multiple_of(8) {
+            found.push(at.problem(None, Fault::SlotPosition { position }));
+            return Ok(None);
+        }
+    }
+    Ok(Some(slot))
+}
