@@ -4,7 +4,6 @@
 use std::io;
 
 use millstream_protocol::Offset;
-use millstream_protocol::frame::FrameKind;
 
 use super::finished::check_identity;
 use super::report::{Fault, Problem, Unclean, Whereabouts};
@@ -125,7 +124,6 @@ impl OpenEnd {
             return None;
         }
         walk.header_at(FRAMES_START)
-            .filter(|header| header.fields.kind != FrameKind::Seal)
             .map(|header| header.base_offset)
             .filter(|base| (self.expected..self.ceiling).contains(base))
     }
