@@ -107,7 +107,7 @@ fn open_publisher(broker: &Broker, open: &OpenPublisher) -> Result<Outcome, Topi
         next_offset,
     };
     Ok(Outcome::Publisher(
-        Box::new(PublisherStream::new(publisher, open.ack)),
+        Box::new(PublisherStream::new(publisher)),
         opened,
     ))
 }

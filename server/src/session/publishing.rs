@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
-use millstream::{PublishError, Publisher};
+use millstream::{Level, PublishError, Publisher};
 use millstream_protocol::control::{AckRun, ErrorMessage, PublishAck};
 use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::frame::check_publish;
@@ -65,6 +65,7 @@ pub(crate) enum Ender {
 #[derive(Debug)]
 pub(crate) struct PublisherStream {
     publisher: Publisher,
+    /// Stored or synced: what the client asked for, the topic's own level resolved.
     level: AckLevel,
     /// The number of the last publish accepted.
     accepted: u64,
@@ -78,7 +79,11 @@ pub(crate) struct PublisherStream {
 }
 
 impl PublisherStream {
-    pub(crate) const fn new(publisher: Publisher, level: AckLevel) -> Self {
+    pub(crate) fn new(publisher: Publisher) -> Self {
+        let level = match publisher.level() {
+            Level::Stored => AckLevel::Stored,
+            Level::Synced => AckLevel::Synced,
+        };
         Self {
             publisher,
             level,
@@ -205,24 +210,41 @@ impl PublisherStream {
     ) -> bool {
         let before = self.unacked.len();
         runs.clear();
+        let mut failed = None;
+        if let Some(last) = self.unacked.back().copied()
+            && self.all_stored(last, cx)
+        {
+            self.collect(last.end(), runs);
+        }
         while let Some(first) = self.unacked.front() {
             match self.publisher.poll_reached(self.level, first.end(), cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) => self.collect(first.end(), runs),
+                Poll::Ready(Ok(())) => {
+                    let reached = self.publisher.reached(self.level).max(first.end());
+                    self.collect(reached, runs);
+                }
                 Poll::Ready(Err(error)) => {
-                    self.acknowledge(id, runs, out);
-                    self.fail(id, &error, out);
-                    return true;
+                    failed = Some(error);
+                    break;
                 }
             }
         }
         self.acknowledge(id, runs, out);
+        if let Some(error) = failed {
+            self.fail(id, &error, out);
+        }
         self.unacked.len() != before
     }
 
-    /// Moves all that is reached, which is no less than `known`, into `runs`.
-    fn collect(&mut self, known: Offset, runs: &mut Vec<AckRun>) {
-        let reached = self.publisher.reached(self.level).max(known);
+    /// Whether everything is stored up to the `last` publish, as it nearly always is at once: one
+    /// look for all of them.
+    fn all_stored(&mut self, last: Unacked, cx: &mut Context<'_>) -> bool {
+        self.level == AckLevel::Stored
+            && self.publisher.poll_reached(self.level, last.end(), cx) == Poll::Ready(Ok(()))
+    }
+
+    /// Moves all publishes up to `reached` into `runs`.
+    fn collect(&mut self, reached: Offset, runs: &mut Vec<AckRun>) {
         while let Some(publish) = self.unacked.front().copied() {
             if publish.end() > reached {
                 break;

@@ -1,9 +1,8 @@
 //! A client made of bytes: what it says, and what it hears back.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by them"
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
 )]
 #![allow(
     clippy::unwrap_used,
