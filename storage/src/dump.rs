@@ -14,7 +14,7 @@ use millstream_protocol::frame::{
 };
 
 use crate::disk::DiskFolder;
-use crate::folder::Folder;
+use crate::folder::{FileError, Folder};
 use crate::footer::{self, FooterError, PageIndex};
 use crate::layout::{Identity, IdentityError, PAGE_BYTES, footer_pages, footer_position, u64_at};
 use crate::manifest::{LogId, SegmentNumber};
@@ -30,6 +30,14 @@ pub enum DumpError {
     /// It is not a segment, or of a newer version, or its identity page is damaged; without that no
     /// frame of it can be told from other bytes.
     Identity(IdentityError),
+}
+
+impl DumpError {
+    /// Whether it is a damaged segment, as opposed to something else or nothing.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Identity(IdentityError::Checksum))
+    }
 }
 
 impl fmt::Display for DumpError {
@@ -176,7 +184,16 @@ pub fn dump_segment(path: &Path) -> Result<SegmentDump, DumpError> {
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let folder = DiskFolder::open(dir).map_err(DumpError::Io)?;
-    SegmentDump::open(&folder, name)
+    // Opening a pipe would wait for whoever writes into it.
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() => SegmentDump::open(&folder, name),
+        Ok(_) => Err(DumpError::Identity(IdentityError::NotASegment)),
+        Err(error) => Err(DumpError::Io(FileError::wrap(
+            "open",
+            path.display().to_string(),
+            error,
+        ))),
+    }
 }
 
 impl SegmentDump {

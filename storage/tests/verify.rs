@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use millstream_protocol::frame::{FrameKind, PublisherFields, body_crc};
+use millstream_protocol::batch::BatchBuilder;
+use millstream_protocol::frame::{FrameError, FrameKind, ProducerStamp, PublisherFields, body_crc};
 use millstream_protocol::{Durability, Offset, TopicName};
 use millstream_storage::{
     AppendError, Appended, Appender, Fault, Level, Log, Store, StoreOptions, VerifyError,
@@ -33,9 +34,13 @@ fn topic(store: &Store, name: &str) -> Arc<Log> {
 /// Appends one record and waits until it is on disk.
 fn publish(appender: &mut Appender, body: &[u8]) -> Appended {
     let fields = PublisherFields::single(u32::try_from(body.len()).unwrap());
-    let crc = body_crc(&fields, body);
+    append(appender, &fields, body)
+}
+
+fn append(appender: &mut Appender, fields: &PublisherFields, body: &[u8]) -> Appended {
+    let crc = body_crc(fields, body);
     let appended = loop {
-        match appender.try_append(&fields, crc, body) {
+        match appender.try_append(fields, crc, body) {
             Ok(appended) => break appended,
             Err(AppendError::Rotating) => park_until(|cx| appender.poll_room(cx)),
             Err(error) => panic!("{error}"),
@@ -456,4 +461,52 @@ fn a_dump_gives_identity_slots_frames_and_footer() {
     assert_eq!(seal.position, footer.end_position);
     assert!(dump_segment(&root.path().join("manifest")).is_err());
     assert!(dump_segment(&root.path().join("none")).is_err());
+}
+
+#[test]
+fn void_frames_are_counted_and_their_records_are_not() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), &options()).unwrap();
+    let mut appender = Appender::new(&topic(&store, "orders"));
+    publish(&mut appender, b"one");
+    let fields = PublisherFields::single(5);
+    let short = appender.try_append_with(&fields, |body| body.put(b"two"));
+    assert!(matches!(short, Err(AppendError::ShortFill { .. })));
+    publish(&mut appender, b"three");
+    drop(appender);
+    store.close().unwrap();
+    let report = check(root.path());
+    assert!(report.is_sound(), "{report}");
+    assert_eq!((report.topics[0].frames, report.records()), (3, 2));
+    assert_eq!(report.topics[0].end_offset, Offset(3));
+}
+
+#[test]
+fn a_batch_whose_columns_disagree_is_reported_though_its_checksum_is_right() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), &options()).unwrap();
+    let mut appender = Appender::new(&topic(&store, "orders"));
+    let mut batch = BatchBuilder::new();
+    for body in small(20) {
+        batch.push_body(&body).unwrap();
+    }
+    let mut frame = Vec::new();
+    batch.encode_frame(ProducerStamp::NONE, &mut frame);
+    let body = &frame[64..];
+    append(&mut appender, &batch.fields(), body);
+    // What a server would have refused: a record more than there are.
+    let fields = PublisherFields {
+        record_count: 21,
+        ..batch.fields()
+    };
+    append(&mut appender, &fields, body);
+    drop(appender);
+    store.close().unwrap();
+    let report = check(root.path());
+    let [problem] = report.problems.as_slice() else {
+        panic!("{report}");
+    };
+    assert!(matches!(problem.fault, Fault::Frame(FrameError::Batch(_))));
+    assert_eq!(problem.offsets, Some((Offset(20), Offset(41))));
+    assert_eq!(report.records(), 20);
 }

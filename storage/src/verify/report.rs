@@ -177,7 +177,7 @@ pub enum Fault {
     Missing,
     /// The disk does not give the bytes.
     Unreadable(io::Error),
-    /// The file is shorter than what the manifest says lies in it, or no segment can be so long.
+    /// The file is shorter than what the manifest says lies in it, or longer than any segment.
     Length {
         /// Bytes it has.
         found: u64,
@@ -277,10 +277,13 @@ impl fmt::Display for Fault {
         match self {
             Self::Missing => f.write_str("the file is missing"),
             Self::Unreadable(error) => error.fmt(f),
-            Self::Length { found, needed } => write!(
+            Self::Length { found, needed } if found < needed => write!(
                 f,
-                "the file has {found} bytes where {needed} are needed and {} are the most",
-                crate::layout::SEGMENT_BYTES_MAX
+                "the file has {found} bytes, and what should lie in it takes {needed}"
+            ),
+            Self::Length { found, .. } => write!(
+                f,
+                "the file has {found} bytes, more than any segment"
             ),
             Self::Identity(error) => error.fmt(f),
             Self::OtherSegment { field } => {
