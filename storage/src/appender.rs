@@ -401,7 +401,8 @@ impl Appender {
                 .live_behind(Some(walker.segment().number()))
             {
                 Some(next) => *walker = Walker::new(next),
-                None => return false,
+                // Finished meanwhile, or the next one is not there yet.
+                None => return self.log.has_reached(Level::Stored, end),
             }
         }
     }

@@ -36,7 +36,17 @@ pub(crate) struct Kept {
     pub(crate) base_offset: Offset,
     pub(crate) end: Option<SegmentEnd>,
     pub(crate) footer_bytes: u32,
+    /// Gaps that recovery found, as the manifest has them.
+    damage: Arc<[KnownDamage]>,
     mapped: Mapped,
+}
+
+/// A range of a segment that recovery found damaged: the next frame behind it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownDamage {
+    pub(crate) first_position: u32,
+    pub(crate) next_position: u32,
+    pub(crate) next_offset: Offset,
 }
 
 #[derive(Debug)]
@@ -275,6 +285,7 @@ impl Chain {
             base_offset: kept.base_offset,
             end: kept.end?,
             footer_bytes: kept.footer_bytes,
+            damage: Arc::clone(&kept.damage),
         })
     }
 
@@ -377,12 +388,13 @@ pub(crate) struct Wanted {
 }
 
 /// A segment that ended and whose end the manifest knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finished {
     pub(crate) nonce: u64,
     pub(crate) base_offset: Offset,
     pub(crate) end: SegmentEnd,
     pub(crate) footer_bytes: u32,
+    pub(crate) damage: Arc<[KnownDamage]>,
 }
 
 impl Kept {
@@ -394,6 +406,7 @@ impl Kept {
             base_offset: finished.base_offset,
             end: Some(finished.end),
             footer_bytes: finished.footer_bytes,
+            damage: finished.damage,
             mapped: Mapped::Shared(Weak::new()),
         }
     }
@@ -410,6 +423,7 @@ impl ChainState {
                 base_offset: segment.base_offset(),
                 end: None,
                 footer_bytes: 0,
+                damage: Arc::default(),
                 mapped: Mapped::Held(Arc::clone(&segment)),
             },
         );

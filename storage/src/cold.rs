@@ -175,15 +175,33 @@ pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<
             }
         }
     };
-    let segment = Arc::new(Segment::earlier(
-        region,
-        identity,
-        finished.base_offset,
-        end,
-        index,
-    ));
+    let segment = Arc::new(Segment::earlier(region, identity, &finished, index));
+    if finished.footer_bytes == 0 {
+        index_by_walking(&segment);
+    }
     log.chain().share(&segment);
     Ok(segment)
+}
+
+/// Makes the index of a segment that recovery ended, which has no footer.
+fn index_by_walking(segment: &Arc<Segment>) {
+    let end = segment
+        .earlier_end()
+        .map_or(segment.region().limit_bytes(), |end| end.position);
+    let readable = readable_to(segment.region().memory().as_ref(), FRAMES_START, end);
+    let mut index = PageIndex::default();
+    let (mut at, mut offset) = (FRAMES_START, segment.base_offset());
+    while at < end {
+        index.note(at);
+        match check_frame(segment, at, offset, readable) {
+            Some((bytes, next)) => (at, offset) = (at + bytes, next),
+            None => match segment.behind_damage(at) {
+                Some(known) => (at, offset) = known,
+                None => break,
+            },
+        }
+    }
+    *lock(segment.index()) = index;
 }
 
 /// A frame start at or before the record `from`, with its offset.
@@ -340,6 +358,13 @@ fn resume_behind(segment: &Arc<Segment>, at: u32, first: Offset) -> Damage {
     let end = segment
         .earlier_end()
         .map_or(segment.region().limit_bytes(), |end| end.position);
+    if let Some((resume, next)) = segment.behind_damage(at) {
+        return Damage {
+            first,
+            next,
+            resume,
+        };
+    }
     let index = lock(segment.index()).clone();
     let mut from = at + 1;
     while let Some(start) = index.next_start(from).filter(|start| *start < end) {

@@ -31,6 +31,8 @@ mod park;
 mod prepare;
 mod reader;
 mod recovery;
+#[cfg(all(test, not(loom)))]
+mod rules;
 mod segment;
 mod shared;
 mod slice;

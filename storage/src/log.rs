@@ -309,11 +309,12 @@ impl Log {
             let step = walker.advance(Offset(u64::MAX));
             self.committed.raise(walker.offset().0);
             if !matches!(step, Step::Sealed) {
-                return walker.offset().0;
+                return self.committed.get();
             }
+            // Segments between that are finished were synced, and so raised `committed` already.
             match self.chain.live_behind(Some(walker.segment().number())) {
                 Some(next) => *walker = Walker::new(next),
-                None => return walker.offset().0,
+                None => return self.committed.get(),
             }
         }
     }
@@ -444,6 +445,8 @@ impl Log {
 
     fn raise_synced(&self, offset: Offset, bytes: u64) {
         self.synced_bytes.raise(bytes);
+        // `synced <= committed`: whoever walks later finds finished segments gone from the chain.
+        self.committed.raise(offset.0);
         self.synced.raise(offset.0);
         publish_fence();
         if self.synced_waiters.any() {

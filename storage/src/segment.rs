@@ -9,6 +9,7 @@ use std::sync::Arc;
 use millstream_protocol::Offset;
 use millstream_protocol::frame::FrameSeed;
 
+use crate::chain::{Finished, KnownDamage};
 use crate::claim::Claim;
 use crate::footer::PageIndex;
 use crate::layout::{FRAMES_START, Identity, limit_bytes};
@@ -56,6 +57,7 @@ impl Standby {
             base_bytes,
             region: self.parts.region,
             earlier_end: None,
+            damage: Arc::default(),
             index: Mutex::new(PageIndex::default()),
             rights: Mutex::new(Some((self.parts.slots, self.parts.footer))),
             standby_asked: Mark::clean(),
@@ -74,6 +76,8 @@ pub(crate) struct Segment {
     region: Arc<Region>,
     /// `Some` for a segment of an earlier run.
     earlier_end: Option<SegmentEnd>,
+    /// Where recovery found it damaged.
+    damage: Arc<[KnownDamage]>,
     /// First frame starts by page: grown by whoever holds the sync baton, or read from the footer.
     index: Mutex<PageIndex>,
     /// The rights to its slots and footer, until the sync baton's holder takes them.
@@ -91,21 +95,21 @@ pub(crate) enum TryClaim<'a> {
 }
 
 impl Segment {
-    /// A segment of an earlier run that ends at `end`.
+    /// A segment of an earlier run, which ends where the manifest says.
     pub(crate) fn earlier(
         region: Arc<Region>,
         identity: Identity,
-        base_offset: Offset,
-        end: SegmentEnd,
+        finished: &Finished,
         index: PageIndex,
     ) -> Self {
         Self {
             identity,
             seed: identity.seed(),
-            base_offset,
+            base_offset: finished.base_offset,
             base_bytes: 0,
             region,
-            earlier_end: Some(end),
+            earlier_end: Some(finished.end),
+            damage: Arc::clone(&finished.damage),
             index: Mutex::new(index),
             rights: Mutex::new(None),
             standby_asked: Mark::clean(),
@@ -143,6 +147,14 @@ impl Segment {
     /// Where it ends, if an earlier run wrote it.
     pub(crate) fn earlier_end(&self) -> Option<SegmentEnd> {
         self.earlier_end
+    }
+
+    /// The known frame behind `position` if recovery found the place damaged.
+    pub(crate) fn behind_damage(&self, position: u32) -> Option<(u32, Offset)> {
+        self.damage
+            .iter()
+            .find(|known| (known.first_position..known.next_position).contains(&position))
+            .map(|known| (known.next_position, known.next_offset))
     }
 
     pub(crate) fn index(&self) -> &Mutex<PageIndex> {

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use millstream_protocol::{Durability, Offset, TopicName};
 
-use crate::chain::{Chain, Finished, Kept};
+use crate::chain::{Chain, Finished, Kept, KnownDamage};
 use crate::disk::DiskFolder;
 use crate::folder::Folder;
 use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, log_dir, segment_name};
@@ -571,6 +571,16 @@ fn chain_of(log: &LogState) -> Chain {
                 EndKind::Sealed { footer_bytes } => footer_bytes,
                 EndKind::Cut => 0,
             },
+            damage: log
+                .damage
+                .iter()
+                .filter(|damage| damage.segment == *number)
+                .map(|damage| KnownDamage {
+                    first_position: damage.first_position,
+                    next_position: damage.next_position,
+                    next_offset: Offset(damage.next_offset),
+                })
+                .collect(),
         };
         let len_bytes = u32::try_from(segment.len_bytes).unwrap_or(u32::MAX);
         kept.insert(*number, Kept::earlier(finished, len_bytes));

@@ -351,7 +351,11 @@ pub(crate) struct SlotSpace {
 impl SlotSpace {
     /// Stores `slot` at the start of slot page `index` (0 or 1).
     pub(crate) fn write(&mut self, index: usize, slot: &[u8]) {
-        let position = SLOT_POSITIONS[index % 2];
+        let position = if index.is_multiple_of(2) {
+            SLOT_POSITIONS[0]
+        } else {
+            SLOT_POSITIONS[1]
+        };
         let bytes = u32::try_from(slot.len()).expect("a slot is smaller than a page");
         assert!(bytes <= PAGE_BYTES);
         // SAFETY: the slot pages are written through this value alone (`&mut self`) and read only
