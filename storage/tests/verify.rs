@@ -1,5 +1,9 @@
 //! `verify` and the dump of a segment, on folders as a broker leaves them and on damaged copies.
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at what it did not expect"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
