@@ -233,8 +233,7 @@ impl Appender {
                     claimed: fields.body_bytes,
                 });
             }
-            let body_crc = frame::body_crc(&fields, writer.room);
-            claim.commit(fields, body_crc);
+            claim.commit_unsummed(fields);
             Ok(base)
         })
     }

@@ -136,6 +136,18 @@ impl Baton {
         self.at.as_ref().is_some_and(|at| at.stated != at.proven)
     }
 
+    /// Where the walk ended in front of a claim that is neither committed nor void.
+    pub(crate) fn open_claim(&self) -> Option<(SegmentNumber, u32)> {
+        let at = self.at.as_ref()?;
+        let segment = at.walker.segment();
+        let here = at.walker.watermark();
+        let open = match segment.region().claimed() {
+            Some((_, position)) => position > here.position,
+            None => !here.sealed,
+        };
+        open.then_some((segment.number(), here.position))
+    }
+
     /// Syncs once more so that the disk states what the last sync proved.
     pub(crate) fn prove(&mut self, poisoned: impl Fn() -> bool) -> Result<(), SyncFailed> {
         match &mut self.at {

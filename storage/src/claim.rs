@@ -4,6 +4,7 @@
 //! unfinished, as a panic does, writes the void.
 
 use millstream_protocol::Offset;
+use millstream_protocol::checksum::crc32c;
 use millstream_protocol::frame::{self, FrameHeader, FrameKind, ProducerStamp, PublisherFields};
 use millstream_protocol::limits::FRAME_HEADER_BYTES;
 
@@ -12,6 +13,8 @@ use crate::sync::{SealSpace, Space, mutated};
 
 /// Header bytes that stand behind the commit word in a [`Space`].
 const HEADER_BEHIND_WORD: usize = FRAME_HEADER_BYTES - 8;
+/// Where the publisher's fields start in a [`Space`]; the body follows them.
+const PUBLISHER_BEHIND_WORD: usize = 32 - 8;
 
 /// The sole right to fill one frame.
 #[derive(Debug)]
@@ -71,6 +74,23 @@ impl<'a> Claim<'a> {
     #[inline]
     pub(crate) fn commit(mut self, fields: PublisherFields, body_crc: u32) {
         debug_assert_eq!(fields.record_count, self.records);
+        self.finish(fields, body_crc);
+    }
+
+    /// As [`commit`](Self::commit), with the body's checksum made here: one pass over the publisher's
+    /// fields and the body where they lie.
+    #[inline]
+    pub(crate) fn commit_unsummed(mut self, fields: PublisherFields) {
+        let space = self
+            .space
+            .as_mut()
+            .expect("a claim is used before it is committed");
+        let frame = space.bytes_mut();
+        let end = HEADER_BEHIND_WORD + fields.body_bytes as usize;
+        if let Some(room) = frame.get_mut(PUBLISHER_BEHIND_WORD..HEADER_BEHIND_WORD) {
+            room.copy_from_slice(&fields.encode());
+        }
+        let body_crc = crc32c(frame.get(PUBLISHER_BEHIND_WORD..end).unwrap_or_default());
         self.finish(fields, body_crc);
     }
 

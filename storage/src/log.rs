@@ -13,14 +13,14 @@ use crate::baton::{Baton, Round, SealedSegment, SyncFailed};
 use crate::chain::{Chain, Sealed};
 use crate::claim::commit_seal;
 use crate::clock::wall_us;
-use crate::manifest::LogId;
+use crate::manifest::{LogId, SegmentNumber};
 use crate::segment::{Segment, SegmentEnd};
 use crate::shared::Shared;
 use crate::sync::{
     Frontier, Gate, Mark, Mutex, SealSpace, WaitKey, Waiters, lock, mutated, publish_fence,
 };
 use crate::walker::{Step, Walker};
-use crate::work::{IDLE_PROOF, Later, Preparation, STORED_SYNC};
+use crate::work::{IDLE_PROOF, Later, OPEN_CLAIM, Preparation, STORED_SYNC};
 
 /// A stored topic holds its publishers where this much of it is not synced (S4).
 pub(crate) const STORED_UNSYNCED_BYTES_MAX: u64 = 64 << 20;
@@ -392,6 +392,11 @@ impl Log {
         if self.gate.reopen(Gate::HELD) {
             self.rotation_waiters.wake_all();
         }
+        if let Some((segment, position)) = baton.open_claim() {
+            self.shared
+                .work
+                .sync_later(self, OPEN_CLAIM, Later::OpenClaim(segment, position));
+        }
         if baton.owes_proof() {
             self.shared.work.sync_later(self, IDLE_PROOF, Later::Proof);
         }
@@ -406,6 +411,16 @@ impl Log {
         if let Err(SyncFailed(error)) = baton.prove(|| self.is_poisoned()) {
             drop(baton);
             self.poison(&error);
+        }
+    }
+
+    /// Names the claim in front of which the prefix ended a second ago, if it still does.
+    pub(crate) fn name_open_claim(&self, segment: SegmentNumber, position: u32) {
+        if lock(&self.baton).open_claim() == Some((segment, position)) {
+            tracing::warn!(
+                topic = %self.identity.name, segment = segment.0, position,
+                "a claim has been open for a second: no record behind it is acknowledged or read"
+            );
         }
     }
 

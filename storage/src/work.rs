@@ -5,16 +5,21 @@
 //! asked for once per segment, a footer once per seal, a fetch once per reader.
 
 use std::collections::VecDeque;
+use std::mem::discriminant;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::baton::SealedSegment;
 use crate::log::Log;
+use crate::manifest::SegmentNumber;
 
 /// A log that nobody writes to is synced once more after this, to state the last sync's proof.
 pub(crate) const IDLE_PROOF: Duration = Duration::from_millis(50);
 /// A stored topic is synced this long after its first unsynced commit: half of the promised second.
 pub(crate) const STORED_SYNC: Duration = Duration::from_millis(500);
+
+/// A claim that is open this long is named.
+pub(crate) const OPEN_CLAIM: Duration = Duration::from_secs(1);
 
 /// Work for the preparing thread.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub(crate) enum Later {
     Proof,
     /// A stored topic's bound comes near.
     Bound,
+    /// A claim was found open at this segment and position.
+    OpenClaim(SegmentNumber, u32),
 }
 
 /// A log whose sync baton is in use, and whether it was asked for meanwhile.
@@ -112,13 +119,12 @@ impl Work {
         }
     }
 
-    /// Asks for `log` to be looked at after `delay`.
+    /// Asks for `log` to be looked at after `delay`; one entry for each log and kind of reason.
     pub(crate) fn sync_later(&self, log: &Arc<Log>, delay: Duration, why: Later) {
         let mut lists = self.lock();
-        let known = lists
-            .later
-            .iter()
-            .any(|(_, other, reason)| Arc::ptr_eq(other, log) && *reason == why);
+        let known = lists.later.iter().any(|(_, other, reason)| {
+            Arc::ptr_eq(other, log) && discriminant(reason) == discriminant(&why)
+        });
         if !known {
             lists
                 .later
@@ -223,6 +229,9 @@ impl Work {
                 }
                 SyncTask::Due(log, Later::Bound) => self.sync_soon(&log),
                 SyncTask::Due(log, Later::Proof) => log.prove_idle(),
+                SyncTask::Due(log, Later::OpenClaim(segment, position)) => {
+                    log.name_open_claim(segment, position);
+                }
             }
         }
     }
