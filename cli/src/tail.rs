@@ -165,7 +165,7 @@ impl<W: Write> Printer<W> {
     fn record(&mut self, record: &Record) -> Result<(), Failure> {
         let written = match self.form {
             Form::Raw(end) => {
-                let end: &[u8] = end.as_ref().map_or(&[], std::slice::from_ref);
+                let end: &[u8] = end.as_slice();
                 self.stdout
                     .write_all(record.as_bytes())
                     .and_then(|()| self.stdout.write_all(end))

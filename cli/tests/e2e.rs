@@ -1,4 +1,9 @@
 //! The real binary end to end, over both ways of doing I/O.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod harness;
 mod suite;

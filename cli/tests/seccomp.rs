@@ -1,4 +1,9 @@
 //! The same, with io_uring refused by a filter, as the default profiles of containers do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod harness;
 mod suite;

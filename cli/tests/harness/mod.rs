@@ -17,29 +17,29 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The binary under test.
-pub const MILLSTREAM: &str = env!("CARGO_BIN_EXE_millstream");
+pub(crate) const MILLSTREAM: &str = env!("CARGO_BIN_EXE_millstream");
 
 /// The ignored test that refuses io_uring to itself and then becomes a server: a filter outlives
 /// the start of another program. What follows tells it which error to refuse with, and the
 /// server's arguments, one a line.
-pub const BECOME_SERVER: &str = "become_a_server_without_io_uring";
+pub(crate) const BECOME_SERVER: &str = "become_a_server_without_io_uring";
 /// Variable with the name of the error.
-pub const REFUSE_URING: &str = "MILLSTREAM_TEST_REFUSE_URING";
+pub(crate) const REFUSE_URING: &str = "MILLSTREAM_TEST_REFUSE_URING";
 /// Variable with the server's arguments.
-pub const SERVE_ARGUMENTS: &str = "MILLSTREAM_TEST_SERVE_ARGUMENTS";
+pub(crate) const SERVE_ARGUMENTS: &str = "MILLSTREAM_TEST_SERVE_ARGUMENTS";
 
 /// How servers of a suite are started.
 #[derive(Debug, Clone, Copy)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Value of `--io`.
-    pub io: &'static str,
+    pub(crate) io: &'static str,
     /// Name of the error with which io_uring is refused, when it is.
-    pub refuse_uring: Option<&'static str>,
+    pub(crate) refuse_uring: Option<&'static str>,
 }
 
 impl Setup {
     /// A server with `--io IO`, free to use what the kernel offers.
-    pub const fn io(io: &'static str) -> Self {
+    pub(crate) const fn io(io: &'static str) -> Self {
         Self {
             io,
             refuse_uring: None,
@@ -47,7 +47,7 @@ impl Setup {
     }
 
     /// The command `millstream serve` over `data`, on a free port, with its output piped.
-    pub fn serve(&self, data: &Path, more: &[&str]) -> Command {
+    pub(crate) fn serve(&self, data: &Path, more: &[&str]) -> Command {
         let data = data.to_str().unwrap();
         let mut args = vec![
             "serve",
@@ -81,19 +81,19 @@ impl Setup {
 
 /// What a process that ended left behind.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Its exit code; `None` when a signal ended it.
-    pub code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// What it wrote to standard output.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// What it wrote to standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// Asserts that it exited with `code`.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         let stdout = String::from_utf8_lossy(&self.stdout);
         let shown: String = stdout.chars().take(2000).collect();
         assert_eq!(
@@ -107,14 +107,14 @@ impl Ended {
 
     /// Its standard output as one JSON object.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.stdout)))
     }
 
     /// Its standard output as JSON objects, one a line.
     #[track_caller]
-    pub fn json_lines(&self) -> Vec<Value> {
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
         let text = std::str::from_utf8(&self.stdout).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -124,10 +124,10 @@ impl Ended {
 
 /// A running server. Killed when dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     /// The object of its first line.
-    pub ready: Value,
+    pub(crate) ready: Value,
     address: String,
     stdout: BufReader<ChildStdout>,
     stderr: Option<JoinHandle<String>>,
@@ -136,19 +136,19 @@ pub struct Server {
 impl Server {
     /// Starts a server with `--json` over `data` and waits until it is ready.
     #[track_caller]
-    pub fn start(setup: Setup, data: &Path) -> Self {
+    pub(crate) fn start(setup: Setup, data: &Path) -> Self {
         Self::start_with(setup, data, &[])
     }
 
     /// As [`Server::start`], with more arguments.
     #[track_caller]
-    pub fn start_with(setup: Setup, data: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start_with(setup: Setup, data: &Path, more: &[&str]) -> Self {
         Self::of(&mut setup.serve(data, &[&["--json"], more].concat()))
     }
 
     /// Starts `command`, which must be a `serve --json` with its output piped.
     #[track_caller]
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = collect(child.stderr.take().unwrap());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -177,17 +177,17 @@ impl Server {
     }
 
     /// The address it listens at.
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
     /// The next line it prints; `None` when it has closed its output.
-    pub fn next_line(&mut self) -> Option<Value> {
+    pub(crate) fn next_line(&mut self) -> Option<Value> {
         let mut line = String::new();
         if self.stdout.read_line(&mut line).unwrap() == 0 {
             return None;
@@ -196,43 +196,43 @@ impl Server {
     }
 
     /// A command of the binary that talks to this server.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(MILLSTREAM);
         command.args(args).env("MILLSTREAM_SERVER", &self.address);
         command
     }
 
     /// Runs a command that talks to this server, without input.
-    pub fn run(&self, args: &[&str]) -> Ended {
+    pub(crate) fn run(&self, args: &[&str]) -> Ended {
         run(&mut self.command(args), b"")
     }
 
     /// Runs a command that talks to this server, with `input`.
-    pub fn run_with(&self, args: &[&str], input: &[u8]) -> Ended {
+    pub(crate) fn run_with(&self, args: &[&str], input: &[u8]) -> Ended {
         run(&mut self.command(args), input)
     }
 
     /// Sends `signal`.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().unwrap());
         kill_process(pid, signal).unwrap();
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub fn terminate(self) -> Ended {
+    pub(crate) fn terminate(self) -> Ended {
         self.signal(Signal::TERM);
         self.wait()
     }
 
     /// Kills it where it stands and waits for the end.
-    pub fn kill(mut self) -> ExitStatus {
+    pub(crate) fn kill(mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap()
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Ended {
+    pub(crate) fn wait(mut self) -> Ended {
         let mut stdout = Vec::new();
         self.stdout.read_to_end(&mut stdout).unwrap();
         let code = self.child.take().unwrap().wait().unwrap().code();
@@ -259,7 +259,7 @@ impl Drop for Server {
 }
 
 /// Runs `command` to its end with `input`.
-pub fn run(command: &mut Command, input: &[u8]) -> Ended {
+pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ended {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -286,7 +286,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
 }
 
 /// Runs the binary with `args`, no input and no server.
-pub fn millstream(args: &[&str]) -> Ended {
+pub(crate) fn millstream(args: &[&str]) -> Ended {
     run(
         Command::new(MILLSTREAM)
             .args(args)
@@ -305,16 +305,16 @@ fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 
 /// Numbers that look random and are the same in every run.
 #[derive(Debug, Clone)]
-pub struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
     /// The sequence of `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number (SplitMix64).
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -323,7 +323,7 @@ impl Numbers {
     }
 
     /// `count` bytes.
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 8);
         while bytes.len() < count {
             bytes.extend(self.next().to_le_bytes());
@@ -334,7 +334,7 @@ impl Numbers {
 }
 
 /// Files under `folder` whose names end in `suffix`, in order of their paths.
-pub fn files_under(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+pub(crate) fn files_under(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![folder.to_owned()];
     while let Some(folder) = waiting.pop() {
