@@ -63,6 +63,8 @@ pub(crate) struct Acceptor {
     addresses: HashMap<IpAddr, Arc<()>>,
     /// Held so that one can be given up for turning a connection away when none is left.
     spare: Option<File>,
+    /// Whether the last attempt failed for lack of something, and was told of.
+    exhausted: bool,
 }
 
 /// Why accepting was interrupted.
@@ -79,6 +81,7 @@ impl Acceptor {
             caps,
             addresses: HashMap::new(),
             spare: spare(),
+            exhausted: false,
         }
     }
 
@@ -106,7 +109,9 @@ impl Acceptor {
             match interrupted {
                 Interrupted::Stop => return Ok(()),
                 Interrupted::Exhausted(error) => {
-                    tracing::warn!(%error, "accepting no connections for a moment");
+                    if !std::mem::replace(&mut self.exhausted, true) {
+                        tracing::warn!(%error, "no more connections can be accepted for now");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -121,7 +126,10 @@ impl Acceptor {
         for listener in listeners {
             while let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 match accepted {
-                    Ok((socket, peer)) => self.seat(socket, peer),
+                    Ok((socket, peer)) => {
+                        self.exhausted = false;
+                        self.seat(socket, peer);
+                    }
                     Err(error) if is_the_callers(&error) => {
                         tracing::debug!(%error, "a connection ended before it was accepted");
                     }

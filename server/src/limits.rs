@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream_protocol::limits::{
     CONTROL_BYTES_MAX, DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, HELLO_BYTES_MAX,
-    PRE_HELLO_BYTES_MAX, WIRE_HEADER_BYTES,
+    PRE_HELLO_BYTES_MAX, SESSION_OUT_BYTES_MAX, WIRE_HEADER_BYTES,
 };
 
 /// Bytes of the buffer an idle connection may hold, and of the only one before its hello.
@@ -38,6 +38,10 @@ pub(crate) const WRITE_PIECES_MAX: usize = 64;
 /// See [`WRITE_PIECES_MAX`].
 pub(crate) const WRITE_BYTES_MAX: usize = 1 << 20;
 
+/// Most bytes of deliveries a session keeps waiting for its socket, one delivery aside.
+pub(crate) const DELIVERIES_OUT_BYTES_MAX: usize = SESSION_OUT_BYTES_MAX - CONTROL_OUT_BYTES_MAX;
+/// Control output from which on a session takes no more input that could add to it.
+pub(crate) const CONTROL_OUT_BYTES_MAX: usize = 1 << 20;
 /// Control output is gathered in buffers of about this size.
 pub(crate) const CONTROL_RUN_BYTES: usize = 16 << 10;
 /// Emptied control buffers a session keeps for reuse.

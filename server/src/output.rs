@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use millstream::FrameSlice;
 
-use crate::limits::{CONTROL_RUN_BYTES, CONTROL_RUNS_KEPT, WRITE_BYTES_MAX, WRITE_PIECES_MAX};
+use crate::limits::{
+    CONTROL_OUT_BYTES_MAX, CONTROL_RUN_BYTES, CONTROL_RUNS_KEPT, DELIVERIES_OUT_BYTES_MAX,
+    WRITE_BYTES_MAX, WRITE_PIECES_MAX,
+};
 
 /// One piece of output. Pieces are sent whole and in order.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub(crate) struct OutQueue {
     /// Control messages behind everything sealed.
     gathering: Vec<u8>,
     bytes: usize,
+    control_bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
@@ -40,6 +44,16 @@ impl OutQueue {
     /// Bytes waiting.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether there is room for a delivery.
+    pub(crate) const fn takes_delivery(&self) -> bool {
+        self.bytes < DELIVERIES_OUT_BYTES_MAX
+    }
+
+    /// Whether so much control output waits that what could add to it has to.
+    pub(crate) const fn is_congested(&self) -> bool {
+        self.control_bytes >= CONTROL_OUT_BYTES_MAX
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -53,7 +67,9 @@ impl OutQueue {
         }
         let before = self.gathering.len();
         encode(&mut self.gathering);
-        self.bytes += self.gathering.len() - before;
+        let added = self.gathering.len() - before;
+        self.bytes += added;
+        self.control_bytes += added;
     }
 
     /// Appends `frames`, whose header was the last control output.
@@ -77,7 +93,11 @@ impl OutQueue {
             self.seal();
         }
         let out = self.sealed.pop_front()?;
-        self.bytes -= out.as_bytes().len();
+        let taken = out.as_bytes().len();
+        self.bytes -= taken;
+        if let Out::Bytes(_) = out {
+            self.control_bytes -= taken;
+        }
         Some(out)
     }
 

@@ -19,7 +19,6 @@ use std::time::Instant;
 use millstream::Broker;
 use millstream_protocol::control::{AckRun, ErrorMessage, Goodbye};
 use millstream_protocol::error::ErrorCode;
-use millstream_protocol::limits::SESSION_OUT_BYTES_MAX;
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 
 pub use job::{Job, JobDone};
@@ -27,7 +26,7 @@ pub use job::{Job, JobDone};
 use crate::limits::REQUESTS_WAITING_MAX;
 use crate::output::{Out, OutQueue};
 use crate::refusal::refused;
-use publishing::Ender;
+use publishing::Farewell;
 use reading::Delivered;
 use streams::{Stream, Streams};
 use vitals::{Observed, Verdict, Vitals};
@@ -256,8 +255,8 @@ impl Session {
             if publisher.has_unacked() {
                 moved |= publisher.poll_acks(id, cx, &mut self.runs, &mut self.out);
             }
-            if publisher.ended().is_some() {
-                self.close_publisher(id);
+            if let Some(farewell) = publisher.farewell() {
+                self.bid_farewell(id, farewell);
                 moved = true;
                 // Another stream is in its place now.
                 index -= 1;
@@ -266,21 +265,24 @@ impl Session {
         moved
     }
 
-    /// Says that a publisher's stream has ended and forgets it.
-    fn close_publisher(&mut self, id: StreamId) {
-        let Some(Stream::Publisher(publisher)) = self.streams.get(id) else {
-            return;
-        };
-        let (correlation, ender) = match publisher.ended() {
-            Some(ender @ Ender::Client(correlation)) => (correlation, ender),
-            Some(Ender::Server) => (0, Ender::Server),
-            None => return,
+    /// Says that a publisher's stream has ended, and why, and forgets it.
+    fn bid_farewell(&mut self, id: StreamId, farewell: Farewell) {
+        let correlation = match farewell {
+            Farewell::Closed { correlation } => {
+                self.streams.remove(id);
+                correlation
+            }
+            Farewell::Refused { number, error } => {
+                self.error(id, number, &error);
+                self.streams.end(id);
+                0
+            }
+            Farewell::Failed => {
+                self.streams.end(id);
+                0
+            }
         };
         self.bare(MessageKind::StreamClosed, id, correlation);
-        match ender {
-            Ender::Client(_) => self.streams.remove(id),
-            Ender::Server => self.streams.end(id),
-        }
     }
 
     /// Queues deliveries, one a reader in turn, until none has any or the queue is full.
@@ -344,7 +346,7 @@ impl Session {
     /// output to be taken.
     #[must_use]
     pub const fn is_held(&self) -> bool {
-        self.hold.is_some() || self.out.bytes() >= SESSION_OUT_BYTES_MAX
+        self.hold.is_some() || self.out.is_congested()
     }
 
     /// Whether the connection is to end once all output is sent.
@@ -357,7 +359,7 @@ impl Session {
     fn is_settled(&self) -> bool {
         let acked = |stream: &Stream| match stream {
             Stream::Opening => false,
-            Stream::Publisher(publisher) => !publisher.has_unacked() && publisher.ended().is_none(),
+            Stream::Publisher(publisher) => publisher.is_open() && !publisher.has_unacked(),
             Stream::Reader(_) => true,
         };
         !self.job_is_out && self.waiting.is_empty() && self.streams.iter().all(acked)

@@ -197,11 +197,7 @@ impl Session {
     /// Ends an open stream with an error.
     pub(super) fn refuse_stream(&mut self, id: StreamId, error: &ErrorMessage) {
         match self.streams.get(id) {
-            Some(Stream::Publisher(publisher)) => {
-                if let Some(number) = publisher.refuse() {
-                    self.error(id, number, error);
-                }
-            }
+            Some(Stream::Publisher(publisher)) => publisher.refuse(error),
             Some(Stream::Reader(_)) => {
                 self.error(id, 0, error);
                 self.bare(MessageKind::StreamClosed, id, 0);

@@ -1,8 +1,11 @@
 //! A publisher's stream: numbered publishes in, cumulative acknowledgements out.
 //!
 //! ```text
-//!  Open ──an error, or closed by the client──▶ Ending ──all before it acknowledged──▶ gone
+//!         ┌──closed by the client──▶ Closing ──all acknowledged──▶ StreamClosed
+//!  Open ──┼──a publish refused─────▶ Refused ──all acknowledged──▶ Error, StreamClosed
+//!         └──the log failed: Error─▶ Failed  ────────────────────▶ StreamClosed
 //! ```
+//! Publishes are answered in order: an error waits for the acknowledgements of those before it.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -48,18 +51,26 @@ pub(crate) enum Published {
 }
 
 /// See the drawing above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Open,
-    Ending(Ender),
+    /// The request to close it had this correlation.
+    Closing {
+        correlation: u64,
+    },
+    Refused(Box<ErrorMessage>),
+    Failed,
 }
 
-/// Who ends a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ender {
-    /// The client, with a request of this correlation.
-    Client(u64),
-    Server,
+/// The last thing to say on a stream.
+#[derive(Debug)]
+pub(crate) enum Farewell {
+    /// The client closed it, by a request of this correlation.
+    Closed { correlation: u64 },
+    /// Publishes from `number` on were refused.
+    Refused { number: u64, error: ErrorMessage },
+    /// It was said already.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -100,8 +111,8 @@ impl PublisherStream {
     pub(crate) fn publish(&mut self, number: u64, bytes: &[u8]) -> Published {
         match self.state {
             State::Open => {}
-            State::Ending(Ender::Server) => return Published::Ignored,
-            State::Ending(Ender::Client(_)) => return Published::Closed,
+            State::Closing { .. } => return Published::Closed,
+            State::Refused(_) | State::Failed => return Published::Ignored,
         }
         if let Err(refusal) = self.admit(number, bytes) {
             return Published::Refused(refusal);
@@ -164,13 +175,11 @@ impl PublisherStream {
         self.publisher.poll_ready(cx).map(|_| ())
     }
 
-    /// Takes no more publishes. The number of the first one refused, unless that was said before.
-    pub(crate) fn refuse(&mut self) -> Option<u64> {
-        if self.state == State::Ending(Ender::Server) {
-            return None;
+    /// Takes no more publishes, because of `error`.
+    pub(crate) fn refuse(&mut self, error: &ErrorMessage) {
+        if let State::Open = self.state {
+            self.state = State::Refused(Box::new(error.clone()));
         }
-        self.state = State::Ending(Ender::Server);
-        Some(self.accepted + 1)
     }
 
     /// Has the log look for sleepers, once for all that was published since.
@@ -182,8 +191,8 @@ impl PublisherStream {
 
     /// The client closed the stream with a request of this correlation.
     pub(crate) fn close(&mut self, correlation: u64) {
-        if self.state == State::Open {
-            self.state = State::Ending(Ender::Client(correlation));
+        if let State::Open = self.state {
+            self.state = State::Closing { correlation };
         }
     }
 
@@ -191,12 +200,25 @@ impl PublisherStream {
         !self.unacked.is_empty()
     }
 
-    /// Who ended the stream, once nothing is left to say on it.
-    pub(crate) fn ended(&self) -> Option<Ender> {
-        match self.state {
-            State::Ending(ender) if self.unacked.is_empty() => Some(ender),
-            _ => None,
+    /// What is still to be said, once that is all there is.
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        match &self.state {
+            State::Open => None,
+            _ if self.has_unacked() => None,
+            State::Closing { correlation } => Some(Farewell::Closed {
+                correlation: *correlation,
+            }),
+            State::Refused(error) => Some(Farewell::Refused {
+                number: self.accepted + 1,
+                error: ErrorMessage::clone(error),
+            }),
+            State::Failed => Some(Farewell::Failed),
         }
+    }
+
+    /// Whether the stream is neither over nor about to be.
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
     }
 
     /// Acknowledges all that has become as safe as asked, in one message, and has the task woken
@@ -270,22 +292,17 @@ impl PublisherStream {
         }
     }
 
-    /// The log failed under what is not acknowledged: nobody can tell what became of it. A stream is
-    /// refused once; on one that was, the end says so without an acknowledgement.
+    /// The log failed under what is not acknowledged: nobody can tell what became of it.
     fn fail(&mut self, id: StreamId, error: &PublishError, out: &mut OutQueue) {
         let number = self.accepted + 1 - self.unacked.len() as u64;
         let message = ErrorMessage {
             effect: Effect::Unknown,
             ..refusal(error)
         };
-        if self.state != State::Ending(Ender::Server) {
-            out.control(|out| message.encode(id, number, out));
-        }
+        out.control(|out| message.encode(id, number, out));
         self.unacked.clear();
         self.unacked_bytes = 0;
-        if self.state == State::Open {
-            self.state = State::Ending(Ender::Server);
-        }
+        self.state = State::Failed;
     }
 
     /// Gives back what was only needed for a burst.

@@ -7,9 +7,7 @@ use std::task::{Context, Poll};
 use millstream::{Delivery, Reader};
 use millstream_protocol::control::{DeliveryPrelude, ErrorMessage, ReaderOpened};
 use millstream_protocol::error::ErrorCode;
-use millstream_protocol::limits::{
-    DELIVERY_BYTES_MAX, READ_CREDIT_BYTES_MAX, SESSION_OUT_BYTES_MAX,
-};
+use millstream_protocol::limits::{DELIVERY_BYTES_MAX, READ_CREDIT_BYTES_MAX};
 use millstream_protocol::wire::StreamId;
 
 use crate::output::OutQueue;
@@ -71,7 +69,7 @@ impl ReaderStream {
         if let Some(opening) = self.opening {
             return self.poll_open(id, opening, cx, out);
         }
-        if self.credit <= 0 || out.bytes() >= SESSION_OUT_BYTES_MAX {
+        if self.credit <= 0 || !out.takes_delivery() {
             return Delivered::Nothing;
         }
         let bytes_max = self.credit.min(DELIVERY_BYTES_MAX as i64) as u32;
