@@ -1,7 +1,7 @@
 //! What becomes of publishes: acknowledged, refused, unknown.
 
-use millstream_client::core::{Event, Unpublished};
-use millstream_client::{ConnectionError, Effect, ErrorCode, Offset, Refusal};
+use millstream_client::core::{Event, ReadyFrame, Unpublished};
+use millstream_client::{BatchBuilder, ConnectionError, Effect, ErrorCode, Offset, Refusal};
 use millstream_protocol::control::{ErrorMessage, Goodbye};
 use millstream_protocol::wire::{MessageKind, StreamId};
 
@@ -99,6 +99,30 @@ fn a_refusal_fails_what_follows_and_lets_what_was_before_be_acknowledged() {
     session.feed(&ack(stream, 1, &[(1, 3)]));
     session.feed(&bare(MessageKind::StreamClosed, stream, 0));
     assert_eq!(session.events(), [stored(stream, 1, 3)]);
+}
+
+#[test]
+fn what_waited_on_a_refused_stream_holds_nothing_up() {
+    let mut session = Session::new();
+    let stream = session.open_publisher();
+    sent(&mut session, stream, 1);
+    let mut batch = BatchBuilder::new();
+    batch.push_body(b"waits").unwrap();
+    let frame = ReadyFrame::of_batch(&batch).unwrap();
+    session.core.publish_frame(stream, frame).unwrap();
+    session.core.publish(stream, &"waits too".into()).unwrap();
+    session.feed(&refusal(stream, 2, ErrorCode::StorageFull));
+    assert!(matches!(
+        &session.events()[..],
+        [Event::Unpublished { publishes, .. }, Event::StreamEnded { .. }] if *publishes == (2..4)
+    ));
+    session.core.close();
+    assert!(
+        session.sent().is_empty(),
+        "the first publish is yet to be answered"
+    );
+    session.feed(&ack(stream, 1, &[(1, 0)]));
+    assert_eq!(session.sent()[0].0.kind, MessageKind::Goodbye);
 }
 
 #[test]

@@ -95,6 +95,13 @@ fn credit_goes_back_as_bytes_are_consumed_many_at_once() {
     ));
     session.core.consumed(stream, 128);
     assert_eq!(credits(&mut session), [256]);
+    session.core.consumed(stream, 249);
+    assert!(
+        credits(&mut session).is_empty(),
+        "all before was given back"
+    );
+    session.core.consumed(stream, 1);
+    assert_eq!(credits(&mut session), [250]);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Gap(GapReason),
     /// Requests are not answered.
     Mute,
+    /// All readers of a connection are ended with this code.
+    EndReaders(ErrorCode),
 }
 
 /// A stored frame.
@@ -62,6 +64,7 @@ struct State {
     hold_acks: bool,
     hellos: Vec<String>,
     goodbyes: usize,
+    publishers_opened: usize,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +115,7 @@ impl Fake {
 
     pub(crate) fn fault(&self, fault: Fault) {
         self.shared.state.lock().unwrap().faults.push_back(fault);
+        self.shared.changed.notify_waiters();
     }
 
     pub(crate) fn hold_acks(&self, hold: bool) {
@@ -160,6 +164,10 @@ impl Fake {
 
     pub(crate) fn hellos(&self) -> Vec<String> {
         self.shared.state.lock().unwrap().hellos.clone()
+    }
+
+    pub(crate) fn publishers_opened(&self) -> usize {
+        self.shared.state.lock().unwrap().publishers_opened
     }
 
     pub(crate) fn goodbyes(&self) -> usize {
@@ -449,6 +457,7 @@ impl Session {
             return self.refuse(stream, 0, ErrorCode::TopicNotFound);
         }
         state.topics.entry(topic.clone()).or_insert_with(Topic::new);
+        state.publishers_opened += 1;
         self.out.extend(publisher_opened(stream));
         let publisher = Stream::Publisher {
             topic,
@@ -533,6 +542,17 @@ impl Session {
         let mut state = shared.state.lock().unwrap();
         if !state.hold_acks {
             self.poll_publishers(&state);
+        }
+        if let Some(Fault::EndReaders(code)) =
+            state.take_fault(|fault| matches!(fault, Fault::EndReaders(_)))
+        {
+            let readers = self
+                .streams
+                .iter()
+                .filter(|(_, s)| matches!(s, Stream::Reader { .. }));
+            for stream in readers.map(|(stream, _)| *stream).collect::<Vec<_>>() {
+                self.refuse(stream, 0, code);
+            }
         }
         let mut streams = std::mem::take(&mut self.streams);
         for (stream, opened) in &mut streams {

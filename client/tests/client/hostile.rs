@@ -185,6 +185,11 @@ fn deliveries_out_of_order() {
     let again = delivery(READER, 12_288, 10..11, &frame);
     check(&[again.clone(), again].concat(), "where 11 was to follow");
     check(&delivery(READER, 12_288, 10..10, &frame), "next offset");
+    let skips = [
+        delivery(READER, 12_288, 10..11, &frame),
+        delivery(READER, 12_288, 12..13, &stored(&[b"b"], 12, 12_288)),
+    ];
+    check(&skips.concat(), "where 11 was to follow");
     check(&delivery(PUBLISHER, 12_288, 10..11, &frame), "out of place");
     check(&delivery(UNKNOWN, 12_288, 10..11, &frame), "never opened");
     let gap = Gap {

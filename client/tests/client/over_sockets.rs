@@ -7,7 +7,7 @@ use millstream_client::{
     Durability, Effect, ErrorCode, GapReason, Message, Offset, PublishError, PublisherOptions,
     ReadError, ReaderOptions, Receipt, Start, TopicErrorCause, TopicOptions,
 };
-use millstream_protocol::frame::ProducerStamp;
+use millstream_protocol::frame::{FrameKind, ProducerStamp};
 
 use crate::fake::{Fake, Fault};
 
@@ -284,6 +284,7 @@ async fn a_full_disk_fails_what_is_under_way_and_the_next_call_opens_anew() {
     assert_eq!(publisher.publish("c").await, Ok(receipt(1, 1)));
     assert_eq!(clone.publish("d").await, Ok(receipt(2, 2)));
     assert_eq!(fake.bodies("t"), [b"a", b"c", b"d"]);
+    assert_eq!(fake.publishers_opened(), 2, "clones go on sharing a stream");
 }
 
 #[tokio::test]
@@ -409,6 +410,7 @@ async fn gaps_are_told_and_unused_numbers_passed_over() {
                 }
             );
             assert!(!error.is_final());
+            assert_eq!(reader.next_offset(), Offset(1));
         }
         let record = reader.next().await.unwrap().unwrap();
         assert_eq!((record.offset(), record.as_bytes()), (Offset(1), &b"b"[..]));
@@ -459,6 +461,59 @@ async fn compressed_batches_are_expanded_and_one_that_cannot_be_is_passed_over()
         assert_eq!((first.0, next.0), wanted);
     }
     assert_eq!(reader.next().await.unwrap().unwrap().as_bytes(), b"after");
+}
+
+#[tokio::test]
+async fn unused_numbers_inside_a_delivery_are_passed_over_and_the_stop_holds_behind_them() {
+    let (fake, client) = connected().await;
+    let mut publisher = client.publisher("t").await.unwrap();
+    publisher.publish("a").await.unwrap();
+    let mut void = BatchBuilder::new();
+    void.push_body(b"given up").unwrap();
+    void.push_body(b"given up").unwrap();
+    let mut sent = Vec::new();
+    void.encode_frame(ProducerStamp::NONE, &mut sent);
+    sent[32] = FrameKind::Void.code();
+    let crc = millstream_protocol::checksum::crc32c(&sent[32..]);
+    sent[12..16].copy_from_slice(&crc.to_le_bytes());
+    fake.put("t", &sent);
+    publisher.publish("b").await.unwrap();
+    // Two frames a delivery: the void one comes together with the one before or behind it.
+    for start in [0, 1] {
+        let mut reader = client
+            .reader("t", Start::Offset(Offset(start)))
+            .await
+            .unwrap();
+        let mut stops = client
+            .reader("t", Start::Offset(Offset(start)))
+            .await
+            .unwrap();
+        stops.stop_at(Offset(2));
+        if start == 0 {
+            assert_eq!(reader.next().await.unwrap().unwrap().as_bytes(), b"a");
+            assert_eq!(stops.next().await.unwrap().unwrap().as_bytes(), b"a");
+        }
+        let record = reader.next().await.unwrap().unwrap();
+        assert_eq!((record.offset(), record.as_bytes()), (Offset(3), &b"b"[..]));
+        assert!(stops.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_hears_of_the_end_of_its_stream() {
+    let (fake, client) = connected().await;
+    client.create_topic("t", TopicOptions::new()).await.unwrap();
+    let mut reader = client.reader("t", Start::Latest).await.unwrap();
+    let end = async {
+        tokio::task::yield_now().await;
+        fake.fault(Fault::EndReaders(ErrorCode::TopicNotFound));
+    };
+    let (ended, ()) = tokio::join!(reader.next(), end);
+    let error = ended.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::TopicNotFound));
+    assert!(error.to_string().starts_with("cannot read t: "), "{error}");
+    assert!(reader.next().await.is_none());
+    client.reader("t", Start::Latest).await.unwrap();
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ fn a_message_goes_at_once_and_what_waits_goes_together() {
         }
     );
     assert_eq!(session.publishes(), [published(stream, 1, &["a"])]);
+    assert!(!session.core.has_output());
     // The socket is busy: nobody asks for more, so these gather.
     for (record, body) in ["b", "c", "d"].into_iter().enumerate() {
         let place = session.core.publish(stream, &body.into()).unwrap();
@@ -47,7 +48,10 @@ fn a_message_goes_at_once_and_what_waits_goes_together() {
         session.publishes(),
         [published(stream, 2, &["b", "c", "d"])]
     );
-    assert!(session.publishes().is_empty());
+    session.core.publish(stream, &"e".into()).unwrap();
+    session.core.publish(stream, &"f".into()).unwrap();
+    assert_eq!(session.pass().len(), 1);
+    assert!(!session.core.has_output(), "the stream has had its turn");
 }
 
 #[test]
