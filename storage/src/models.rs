@@ -3,6 +3,12 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p millstream-storage --release --lib models`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};

@@ -22,10 +22,20 @@ impl Log {
     /// Makes the next segment ready: file, identity, folder entry and manifest line are on disk
     /// before any publisher hears of it.
     pub(crate) fn prepare_standby(self: &Arc<Self>) {
-        let Some(wanted) = self.chain().to_prepare() else {
-            return;
+        let standby = loop {
+            let Some(wanted) = self.chain().to_prepare() else {
+                return;
+            };
+            match self.make_standby(&wanted) {
+                // A kill between making a file and naming it leaves one that nobody may touch (S7);
+                // each attempt takes the next number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    tracing::warn!(topic = %self.identity().name, %error, "a number is passed over");
+                }
+                standby => break standby,
+            }
         };
-        let made = self.make_standby(&wanted).and_then(|standby| {
+        let made = standby.and_then(|standby| {
             self.chain().install(standby).map_err(|unused| {
                 self.discard(&unused);
                 io::Error::other("the log was closed meanwhile")

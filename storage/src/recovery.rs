@@ -10,16 +10,17 @@ use std::io;
 use std::sync::Arc;
 
 use millstream_protocol::frame::{FrameKind, FrameSeed, check_stored};
+use millstream_protocol::limits::FRAME_HEADER_BYTES;
 use millstream_protocol::{Offset, TopicName};
 
 use crate::folder::{Access, Folder};
-use crate::layout::{
-    FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, limit_bytes, segment_name,
-};
+use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, segment_name};
 use crate::manifest::{Entry, LogId, LogState, SegmentNumber};
 use crate::slot::Slot;
 use crate::sync::{CommittedRun, Extend, Region};
 use crate::verdict::{Found, Stopped, Verdict, verdict};
+
+const HEADER: u32 = FRAME_HEADER_BYTES as u32;
 
 /// Folder into which what recovery cut is copied.
 pub(crate) const QUARANTINE: &str = "quarantine";
@@ -109,7 +110,7 @@ struct Walked {
 impl OpenLog<'_> {
     /// Finds the end of the log and makes it durable. The caller commits the entries.
     pub(crate) fn recover(&self) -> io::Result<Recovered> {
-        let mut expected = self.expected_base();
+        let mut follows = None;
         let mut kept: Vec<Walked> = Vec::new();
         let mut behind = Vec::new();
         let mut ended = false;
@@ -118,8 +119,8 @@ impl OpenLog<'_> {
                 behind.push(number);
                 continue;
             }
-            let walked = self.walk(number, expected)?;
-            expected = walked.end_offset;
+            let walked = self.walk(number, follows)?;
+            follows = Some(walked.end_offset);
             ended = walked.verdict != Verdict::Sealed;
             kept.push(walked);
         }
@@ -139,7 +140,7 @@ impl OpenLog<'_> {
             .collect()
     }
 
-    /// Where the first of them starts.
+    /// Where the first of them starts at the earliest.
     fn expected_base(&self) -> Offset {
         let ends = self
             .state
@@ -151,7 +152,23 @@ impl OpenLog<'_> {
         Offset(ends.chain(cuts).chain(closed).max().unwrap_or(0))
     }
 
-    fn walk(&self, number: SegmentNumber, base_offset: Offset) -> io::Result<Walked> {
+    /// Where a run's first segment starts: its first frame says (S5). That may be behind a jump that
+    /// an earlier unclean stop made without a cut, which no entry states any more.
+    fn first_base(&self, region: &Arc<Region>, seed: FrameSeed) -> Offset {
+        let expected = self.expected_base();
+        let mut base = None;
+        CommittedRun::at(region, FRAMES_START).extend_if(|frame| {
+            base = check_stored(frame, seed, FRAMES_START, region.nonce_half())
+                .ok()
+                .map(|stored| stored.header().base_offset);
+            false
+        });
+        base.filter(|base| (expected.0..self.ceiling()).contains(&base.0))
+            .unwrap_or(expected)
+    }
+
+    /// Walks a segment that goes on where the one before it ended, if `follows` says where.
+    fn walk(&self, number: SegmentNumber, follows: Option<Offset>) -> io::Result<Walked> {
         let name = segment_name(self.id, number);
         let nonce = self
             .state
@@ -160,7 +177,7 @@ impl OpenLog<'_> {
             .map_or(0, |segment| segment.nonce);
         let memory = self.folder.open_segment(&name, Access::ReadWrite)?;
         let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(0);
-        if len_bytes < FRAMES_START + 8 * PAGE_BYTES {
+        if len_bytes < FRAMES_START + HEADER {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{name} has {len_bytes} bytes, less than any segment"),
@@ -168,8 +185,8 @@ impl OpenLog<'_> {
         }
         // Nothing is touched that can't be read: a bad page would raise a signal.
         memory.populate(0..memory.len_bytes())?;
-        let limit = limit_bytes(len_bytes);
-        let region = Arc::new(Region::readable(memory, limit, nonce));
+        // Not the limit it was claimed by: a file that got its footer was shrunk to it.
+        let region = Arc::new(Region::readable(memory, len_bytes - HEADER, nonce));
         let identity = Identity {
             folder_id: self.folder_id,
             incarnation: self.state.incarnation,
@@ -183,7 +200,9 @@ impl OpenLog<'_> {
         let (proven, attempted) = slot.map_or((FRAMES_START, FRAMES_START), |slot| {
             (slot.proven.position, slot.attempted.position)
         });
-        let mut walk = Walk::new(&region, identity.seed(), base_offset);
+        let seed = identity.seed();
+        let base_offset = follows.unwrap_or_else(|| self.first_base(&region, seed));
+        let mut walk = Walk::new(&region, seed, base_offset);
         let mut found = walk.run();
         let mut damaged = None;
         let mut decided = verdict(Stopped::of(walk.position(), proven, attempted), found);
@@ -239,10 +258,13 @@ impl OpenLog<'_> {
         };
         let mut entries = Vec::new();
         let mut unused = Vec::new();
-        // Prepared, never written: its file may go.
+        // Prepared, never written: its file may go, unless the cut at it must name what follows.
         if let Some(last) = kept.pop_if(|last| last.is_empty() && last.verdict == Verdict::Cut) {
-            let junk = self.junk(&last)?;
-            if junk == 0 {
+            let mut stored = last.junk_bytes();
+            for number in &behind {
+                stored += self.frames_in(*number)?;
+            }
+            if stored == 0 {
                 unused.push(last.number);
             } else {
                 kept.push(last);
@@ -271,7 +293,7 @@ impl OpenLog<'_> {
         let cut = kept.last().filter(|last| last.verdict != Verdict::Sealed);
         if let Some(cut) = cut {
             let mut quarantined = Vec::new();
-            let mut cut_bytes = self.junk(cut)?;
+            let mut cut_bytes = self.set_aside(cut)?;
             for number in behind.drain(..) {
                 match self.frames_in(number)? {
                     0 => unused.push(number),
@@ -316,17 +338,12 @@ impl OpenLog<'_> {
         self.state.offset_ceiling
     }
 
-    /// Copies what lies behind the cut to the quarantine; its length in bytes, up to the last that
-    /// is not zero.
-    fn junk(&self, cut: &Walked) -> io::Result<u64> {
-        let limit = cut.region.limit_bytes();
-        let behind = cut
-            .region
-            .still_bytes(cut.end_position, limit.saturating_sub(cut.end_position));
-        let Some(last) = behind.iter().rposition(|byte| *byte != 0) else {
+    /// Copies what lies behind the cut to the quarantine; gives its length in bytes.
+    fn set_aside(&self, cut: &Walked) -> io::Result<u64> {
+        let bytes = cut.junk_bytes();
+        if bytes == 0 {
             return Ok(0);
-        };
-        let bytes = last as u64 + 1;
+        }
         let from = u64::from(cut.end_position);
         let copy = format!(
             "{QUARANTINE}/log-{:08}-segment-{:08}-boot-{}.cut",
@@ -351,11 +368,11 @@ impl OpenLog<'_> {
             .folder
             .open_segment(&segment_name(self.id, number), Access::Read)?;
         let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(0);
-        if len_bytes < FRAMES_START + 8 * PAGE_BYTES {
+        if len_bytes < FRAMES_START + HEADER {
             return Ok(0);
         }
         memory.populate(0..memory.len_bytes())?;
-        let limit = limit_bytes(len_bytes);
+        let limit = len_bytes - HEADER;
         let region = Region::readable(memory, limit, 0);
         let frames = region.still_bytes(FRAMES_START, limit - FRAMES_START);
         Ok(frames
@@ -368,6 +385,18 @@ impl OpenLog<'_> {
 impl Walked {
     fn is_empty(&self) -> bool {
         self.end_position == FRAMES_START
+    }
+
+    /// Bytes behind the end, up to the last that is not zero.
+    fn junk_bytes(&self) -> u64 {
+        let limit = self.region.limit_bytes();
+        let behind = self
+            .region
+            .still_bytes(self.end_position, limit.saturating_sub(self.end_position));
+        behind
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last as u64 + 1)
     }
 
     fn sealed_entry(&self, log: LogId) -> Entry {

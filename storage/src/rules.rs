@@ -1,6 +1,12 @@
 //! The rules of the log and of syncing, each with the test that breaks when the rule does. The ones
 //! about interleavings (COMMIT-1, L1, L5, L6) are models: see `models`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};

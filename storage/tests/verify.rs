@@ -14,8 +14,8 @@ use millstream_protocol::batch::BatchBuilder;
 use millstream_protocol::frame::{FrameError, FrameKind, ProducerStamp, PublisherFields, body_crc};
 use millstream_protocol::{Durability, Offset, TopicName};
 use millstream_storage::{
-    AppendError, Appended, Appender, Fault, Level, Log, Store, StoreOptions, VerifyError,
-    VerifyReport, dump_segment, park_until, verify,
+    AppendError, Appended, Appender, DiskFolder, Fault, Level, Log, Manifest, Store, StoreOptions,
+    VerifyError, VerifyReport, dump_segment, park_until, verify,
 };
 
 const FRAMES_START: usize = 12_288;
@@ -513,4 +513,162 @@ fn a_batch_whose_columns_disagree_is_reported_though_its_checksum_is_right() {
     assert!(matches!(problem.fault, Fault::Frame(FrameError::Batch(_))));
     assert_eq!(problem.offsets, Some((Offset(20), Offset(41))));
     assert_eq!(report.records(), 20);
+}
+
+/// Publishes nothing, but makes the first segment ready, and is killed.
+fn killed_before_the_first_record(path: &Path) {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), &options()).unwrap();
+    let mut appender = Appender::new(&topic(&store, "orders"));
+    let fields = PublisherFields::single(0);
+    let first = appender.try_append(&fields, body_crc(&fields, &[]), &[]);
+    assert_eq!(first, Err(AppendError::Rotating));
+    park_until(|cx| appender.poll_room(cx));
+    copy(root.path(), path);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_jump_without_a_cut_survives_the_next_kill() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    killed_before_the_first_record(&first);
+    let report = check(&first);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.topics[0].unclean.unwrap().unused_segments, 1);
+
+    let store = Store::open(&first, &options()).unwrap();
+    let jumped_to = store.recoveries()[0].next_offset;
+    assert!(jumped_to > Offset(0));
+    publish_all(&store.logs().remove(0), small(5));
+    copy(&first, &second);
+    store.close().unwrap();
+
+    let report = check(&second);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.topics[0].first_offset, jumped_to);
+    let store = Store::open(&second, &options()).unwrap();
+    let recovery = &store.recoveries()[0];
+    assert_eq!(
+        (recovery.kept_records, recovery.cut_bytes),
+        (5, 0),
+        "{recovery}"
+    );
+    assert!(recovery.damaged.is_empty(), "{recovery}");
+    store.close().unwrap();
+    let report = check(&second);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.records(), 5);
+}
+
+#[test]
+fn a_kill_between_footer_and_manifest_loses_nothing() {
+    for count in [1, 60] {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), &options()).unwrap();
+        publish_all(&topic(&store, "orders"), small(count));
+        let manifest = fs::read(root.path().join("manifest")).unwrap();
+        store.close().unwrap();
+        // The footer is on disk and the file was shrunk to it; the manifest did not hear of it.
+        fs::write(root.path().join("manifest"), manifest).unwrap();
+        let report = check(root.path());
+        assert!(report.is_sound(), "{report}");
+        let unclean = report.topics[0].unclean.unwrap();
+        assert_eq!(unclean.kept_records, count as u64);
+        let store = Store::open(root.path(), &options()).unwrap();
+        let recovery = store.recoveries().first().expect("the topic is recovered");
+        assert_eq!(recovery.kept_records, count as u64);
+        store.close().unwrap();
+        let report = check(root.path());
+        assert!(report.is_sound(), "{report}");
+        assert_eq!(report.records(), count as u64);
+    }
+}
+
+#[test]
+fn a_file_left_by_a_killed_preparation_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), &options()).unwrap();
+    let log = topic(&store, "orders");
+    for number in 1..3 {
+        fs::write(segment(root.path(), number), vec![0; 1 << 20]).unwrap();
+    }
+    publish_all(&log, small(3));
+    store.close().unwrap();
+    let report = check(root.path());
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.records(), 3);
+    assert_eq!(
+        report.unnamed,
+        ["log-00000000/00000001.seg", "log-00000000/00000002.seg"]
+    );
+}
+
+#[test]
+fn what_lies_behind_a_segment_that_was_lost_whole_is_kept_aside() {
+    let root = tempfile::tempdir().unwrap();
+    let (live, path) = (root.path().join("live"), root.path().join("copy"));
+    let store = Store::open(&live, &options()).unwrap();
+    let log = topic(&store, "orders");
+    let named = || {
+        let folder = DiskFolder::open(&live).unwrap();
+        let (state, _) = Manifest::inspect(&folder).unwrap();
+        state
+            .logs
+            .values()
+            .map(|log| log.segments.len())
+            .sum::<usize>()
+    };
+    let mut appender = Appender::new(&log);
+    for _ in 0..6 {
+        publish(&mut appender, &[1; 60_000]);
+    }
+    while named() < 2 {
+        publish(&mut appender, b"until the next segment is ready");
+    }
+    let early = fs::read(live.join("manifest")).unwrap();
+    while log.size().0 < 2 {
+        publish(&mut appender, &[2; 60_000]);
+    }
+    publish(&mut appender, &[3; 60_000]);
+    copy(&live, &path);
+    store.close().unwrap();
+    fs::write(path.join("manifest"), early).unwrap();
+    // As if no page of the first segment had reached the disk, while pages of the second did.
+    let mut lost = fs::read(segment(&path, 1)).unwrap();
+    lost[PAGE..].fill(0);
+    fs::write(segment(&path, 1), lost).unwrap();
+    let report = check(&path);
+    assert!(report.is_sound(), "{report}");
+    let cut_bytes = report.topics[0].unclean.unwrap().cut_bytes;
+    assert!(cut_bytes >= 60_000, "{report}");
+    let store = Store::open(&path, &options()).unwrap();
+    assert_eq!(store.recoveries()[0].cut_bytes, cut_bytes);
+    store.close().unwrap();
+    assert!(segment(&path, 2).exists(), "it is not thrown away");
+    let report = check(&path);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.topics[0].quarantined, 1);
+}
+
+#[test]
+fn an_unfinished_first_frame_is_set_aside_and_the_log_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("killed");
+    killed_before_the_first_record(&path);
+    let file = segment(&path, 1);
+    let mut bytes = fs::read(&file).unwrap();
+    // The body is there, the commit word is not.
+    bytes[FRAMES_START + 64..FRAMES_START + 900].fill(7);
+    fs::write(&file, bytes).unwrap();
+    let report = check(&path);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.topics[0].unclean.unwrap().cut_bytes, 900);
+    let store = Store::open(&path, &options()).unwrap();
+    assert_eq!(store.recoveries()[0].cut_bytes, 900);
+    publish_all(&store.logs().remove(0), small(3));
+    store.close().unwrap();
+    let report = check(&path);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.records(), 3);
 }
