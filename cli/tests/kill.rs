@@ -23,7 +23,7 @@ use std::thread;
 use bytes::Bytes;
 use harness::{Numbers, Server, Setup, millstream};
 use millstream_client::blocking::{Client, Publisher, Ticket};
-use millstream_client::{AckLevel, Message, PublisherOptions, Start};
+use millstream_client::{AckLevel, Message, PublishError, PublisherOptions, Start};
 
 /// Kills, unless `MILLSTREAM_KILL_ROUNDS` says otherwise.
 const ROUNDS: u32 = 50;
@@ -173,6 +173,8 @@ struct Run<'a> {
 /// What a publisher's acknowledgements say.
 enum Said {
     Acked(Name, u64),
+    /// A server that is to be killed refuses nothing before.
+    Refused(Name, PublishError),
     /// No more acknowledgements come; so many messages were sent.
     Over {
         publisher: u32,
@@ -210,6 +212,7 @@ fn publish_until_killed(server: Server, run: Run<'_>, ledger: &mut Ledger) {
                 assert_eq!(ledger.acked.insert(name, offset), None);
                 acked += 1;
             }
+            Said::Refused(name, error) => panic!("{name:?}: {error}"),
             Said::Over { publisher, sent } => {
                 ledger.sent.insert((run.round, publisher), sent);
             }
@@ -232,9 +235,12 @@ fn publish(mut handle: Publisher, first: Name, bodies: &Bodies, say: &mpsc::Send
     let say_acked = say.clone();
     let acks = thread::spawn(move || {
         for (name, ticket) in waiting {
-            if let Ok(receipt) = ticket.wait() {
-                say_acked.send(Said::Acked(name, receipt.first.0)).unwrap();
-            }
+            let heard = match ticket.wait() {
+                Ok(receipt) => Said::Acked(name, receipt.first.0),
+                Err(PublishError::NotSent { .. } | PublishError::OutcomeUnknown { .. }) => continue,
+                Err(refused) => Said::Refused(name, refused),
+            };
+            say_acked.send(heard).unwrap();
         }
     });
     let mut next = first;
