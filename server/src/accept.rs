@@ -11,12 +11,13 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use socket2::Socket;
 use tokio::sync::{mpsc, watch};
 
 use crate::control::Stage;
-use crate::limits::ACCEPT_PAUSE;
+use crate::limits::{ACCEPT_PAUSE, COMPLAINT_PAUSE, TURNED_AWAY_MAX};
 use crate::listen::{Listener, WaitingListener};
 use crate::refusal;
 
@@ -63,8 +64,26 @@ pub(crate) struct Acceptor {
     addresses: HashMap<IpAddr, Arc<()>>,
     /// Held so that one can be given up for turning a connection away when none is left.
     spare: Option<File>,
-    /// Whether the last attempt failed for lack of something, and was told of.
-    exhausted: bool,
+    complaints: Complaints,
+}
+
+/// Keeps a crowd at the door from filling the log: one line a second says enough.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn are_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_PAUSE);
+        if due {
+            self.last = Some(now);
+        }
+        due
+    }
 }
 
 /// Why accepting was interrupted.
@@ -81,7 +100,7 @@ impl Acceptor {
             caps,
             addresses: HashMap::new(),
             spare: spare(),
-            exhausted: false,
+            complaints: Complaints::default(),
         }
     }
 
@@ -109,7 +128,7 @@ impl Acceptor {
             match interrupted {
                 Interrupted::Stop => return Ok(()),
                 Interrupted::Exhausted(error) => {
-                    if !std::mem::replace(&mut self.exhausted, true) {
+                    if self.complaints.are_due() {
                         tracing::warn!(%error, "no more connections can be accepted for now");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,10 +145,7 @@ impl Acceptor {
         for listener in listeners {
             while let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 match accepted {
-                    Ok((socket, peer)) => {
-                        self.exhausted = false;
-                        self.seat(socket, peer);
-                    }
+                    Ok((socket, peer)) => self.seat(socket, peer),
                     Err(error) if is_the_callers(&error) => {
                         tracing::debug!(%error, "a connection ended before it was accepted");
                     }
@@ -147,16 +163,21 @@ impl Acceptor {
     fn seat(&mut self, socket: Socket, peer: Option<IpAddr>) {
         let total: usize = self.seats.iter().map(|seat| seat.load() - 1).sum();
         if total >= self.caps.connections {
-            return refuse(&socket, "this server has as many connections as it takes");
+            return self.refuse(&socket, "this server has as many connections as it takes");
         }
         let address = peer.map(|peer| self.address(peer));
         if let Some(address) = &address
             && Arc::strong_count(address) - 2 >= self.caps.connections_per_address
         {
-            return refuse(&socket, "this address has as many connections as it may");
+            return self.refuse(&socket, "this address has as many connections as it may");
         }
-        let Some(seat) = self.seats.iter().min_by_key(|seat| seat.load()) else {
-            return;
+        // A thread that ended by a defect is dealt nothing more.
+        let seats = self
+            .seats
+            .iter()
+            .filter(|seat| !seat.connections.is_closed());
+        let Some(seat) = seats.min_by_key(|seat| seat.load()) else {
+            return self.refuse(&socket, "this server has no thread left to serve with");
         };
         let counted = Counted {
             _thread: Arc::clone(&seat.load),
@@ -181,14 +202,38 @@ impl Acceptor {
         Arc::clone(self.addresses.entry(address).or_default())
     }
 
-    /// Out of descriptors: takes one caller with the spare and hangs up, so that it is not left
-    /// waiting in the queue.
+    /// Out of descriptors: takes callers one by one with the spare and hangs up, so that they are
+    /// not left waiting in the queue.
     fn turn_away(&mut self, listener: &WaitingListener, cx: &mut Context<'_>) {
-        if self.spare.take().is_some() {
-            // Whoever it was, he is hung up on.
-            let _ = listener.poll_accept(cx);
+        for _ in 0..TURNED_AWAY_MAX {
+            if self.spare.take().is_none() {
+                break;
+            }
+            let taken = listener.poll_accept(cx);
+            let more = matches!(taken, Poll::Ready(Ok(_)));
+            drop(taken);
+            self.spare = spare();
+            if !more {
+                break;
+            }
         }
-        self.spare = spare();
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
+    }
+
+    /// Tells a caller why it is not served. A new socket's buffer takes that whole, or it goes
+    /// untold.
+    fn refuse(&mut self, socket: &Socket, sentence: &str) {
+        if self.complaints.are_due() {
+            tracing::warn!(sentence, "connection refused");
+        }
+        let message = refusal::too_many(sentence);
+        if socket.set_nonblocking(true).is_ok() {
+            let mut writer = socket;
+            let _ = writer.write(&message);
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+        }
     }
 }
 
@@ -209,15 +254,4 @@ fn is_the_callers(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EPERM | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
     )
-}
-
-/// Tells a caller why it is not served. A new socket's buffer takes that whole, or it goes untold.
-fn refuse(socket: &Socket, sentence: &str) {
-    tracing::warn!(sentence, "connection refused");
-    let message = refusal::too_many(sentence);
-    if socket.set_nonblocking(true).is_ok() {
-        let mut writer = socket;
-        let _ = writer.write(&message);
-        let _ = socket.shutdown(std::net::Shutdown::Write);
-    }
 }

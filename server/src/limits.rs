@@ -76,6 +76,10 @@ pub(crate) const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 pub(crate) const TURNS_MAX: usize = 32;
 /// Pause after the listening socket failed in a way that accepting at once would repeat.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Callers turned away in one go when no descriptor is left.
+pub(crate) const TURNED_AWAY_MAX: usize = 64;
+/// Pause between two lines of the log about connections that are not served.
+pub(crate) const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 const _: () = {
     assert!(

@@ -836,4 +836,81 @@ proptest! {
         prop_assert!(error, "{:?}", wire.ear.said);
         prop_assert_eq!(broker.topic("t").unwrap().next_offset, Offset(0));
     }
+
+    #[test]
+    fn whole_messages_of_nonsense_are_answered_and_never_believed(
+        messages in prop::collection::vec(
+            (nonsense_kind(), 0u32..5, 0u64..4, prop::collection::vec(any::<u8>(), 0..120)),
+            1..60,
+        ),
+    ) {
+        let (_folder, broker) = broker();
+        let mut wire = open(&broker);
+        wire.feed(
+            &Script::default()
+                .publisher(1, "t", AckLevel::Stored)
+                .reader(2, "t", Start::Earliest, 1000)
+                .0,
+        );
+        for (kind, stream, correlation, body) in &messages {
+            wire.feed(&whole_message(*kind, *stream, *correlation, body));
+        }
+        wire.feed(&Script::default().ping(99).0);
+        if wire.session.is_closed() {
+            let refused = wire.ear.said.iter().any(|said| {
+                matches!(said, Said::Error { stream: 0, correlation: 0, .. })
+            });
+            let left = messages.iter().any(|(kind, ..)| *kind == MessageKind::Goodbye);
+            prop_assert!(refused || left, "{:?}", wire.ear.said);
+        } else {
+            let answered = wire.ear.said.contains(&Said::Pong(99));
+            prop_assert!(answered, "{:?}", wire.ear.said);
+        }
+        prop_assert_eq!(broker.topic("t").unwrap().next_offset, Offset(0));
+    }
+}
+
+/// What a client may send; a goodbye is rare, since it ends everything.
+fn nonsense_kind() -> impl Strategy<Value = MessageKind> {
+    prop_oneof![
+        9 => prop::sample::select(vec![
+            MessageKind::Ping,
+            MessageKind::Pong,
+            MessageKind::CreateTopic,
+            MessageKind::DeleteTopic,
+            MessageKind::DescribeTopic,
+            MessageKind::ListTopics,
+            MessageKind::OpenPublisher,
+            MessageKind::Publish,
+            MessageKind::OpenReader,
+            MessageKind::Credit,
+            MessageKind::CloseStream,
+        ]),
+        1 => Just(MessageKind::Goodbye),
+    ]
+}
+
+/// A message whose header and checksums are right, whatever its body is.
+fn whole_message(kind: MessageKind, stream: u32, correlation: u64, body: &[u8]) -> Vec<u8> {
+    let body = &body[..body.len().min(kind.body_bytes_max())];
+    let about_stream = matches!(
+        kind,
+        MessageKind::OpenPublisher
+            | MessageKind::Publish
+            | MessageKind::OpenReader
+            | MessageKind::Credit
+            | MessageKind::CloseStream
+    );
+    let body_crc = match kind {
+        MessageKind::Publish => 0,
+        _ => millstream_protocol::checksum::crc32c(body),
+    };
+    let header = WireHeader {
+        kind,
+        body_bytes: body.len() as u32,
+        stream: StreamId(if about_stream { stream.max(1) } else { 0 }),
+        correlation,
+        body_crc,
+    };
+    [&header.encode()[..], body].concat()
 }
