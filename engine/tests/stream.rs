@@ -1,6 +1,10 @@
 //! A topic as an embedder uses it: publish, read back, restart, read again.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use millstream::{
     AckLevel, BatchBuilder, Broker, BrokerOptions, Durability, Message, Offset, PublisherOptions,
