@@ -32,7 +32,7 @@ const ROUNDS_OF_A_TOPIC: u32 = 5;
 const PUBLISHERS: u32 = 4;
 const LARGE_BYTES: usize = 1 << 20;
 /// Acknowledgements in a round before the kill, at least and at most.
-const ACKED: std::ops::Range<u64> = 20..220;
+const ACKED: std::ops::Range<u64> = 10..130;
 
 /// Names one message: in its key, so that a body of one byte can be told from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -38,7 +38,34 @@ const CRATES: [&str; 7] = [
 ];
 
 /// What is over a budget: file, item, its size today.
-const EXCEPTIONS: &[(&str, &str, usize)] = &[];
+const EXCEPTIONS: &[(&str, &str, usize)] = &[
+    // Tables of golden bytes and of refusals: one row after the other.
+    (
+        "protocol/tests/frame_refusals.rs",
+        "fn a_stored_frame_names_the_field_that_is_wrong",
+        75,
+    ),
+    (
+        "protocol/tests/frame_refusals.rs",
+        "fn columns_that_disagree_are_named",
+        91,
+    ),
+    (
+        "protocol/tests/message_refusals.rs",
+        "fn no_topic_has_a_name_that_could_be_a_path_or_hide",
+        74,
+    ),
+    (
+        "protocol/tests/vectors/frames.rs",
+        "fn published_vectors",
+        109,
+    ),
+    ("protocol/tests/vectors/messages.rs", "fn connection", 86),
+    ("protocol/tests/vectors/messages.rs", "fn publishing", 80),
+    ("protocol/tests/vectors/messages.rs", "fn reading", 90),
+    // One log: its claims, its syncs, its chain. Each reads one of its parts.
+    ("storage/src/log.rs", "Log methods", 42),
+];
 
 /// Where unsafe code may stand: the cells, the memory modules, the buffers of the ring.
 const UNSAFE_PLACES: &[&str] = &[

@@ -317,6 +317,7 @@ pub(crate) fn tail_follows_what_is_published_later(setup: Setup) {
     let mut writer = server
         .command(&["pub", "t"])
         .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let mut input = writer.stdin.take().unwrap();
@@ -380,6 +381,7 @@ pub(crate) fn acknowledged_messages_survive_a_kill(setup: Setup) {
     let mut expected = Vec::new();
     for round in 0..4 {
         let server = Server::start(setup, &data);
+        server.run(&["topic", "create", "t"]).expect(0);
         assert_same(&tail(&server, "t", &[]), &expected);
         let lines = format!("round {round}\nline two\n\n");
         server.run_with(&["pub", "t"], lines.as_bytes()).expect(0);
