@@ -54,6 +54,8 @@ pub(crate) const STREAMS_ENDED_MAX: usize = 256;
 
 /// Most I/O threads.
 pub(crate) const IO_THREADS_MAX: usize = 256;
+/// Descriptors left to the broker's files and the runtimes, or half of all where that is less.
+pub(crate) const DESCRIPTORS_RESERVED: usize = 128;
 /// Connections waiting in the kernel to be accepted.
 pub(crate) const LISTEN_BACKLOG: i32 = 1024;
 /// Submission queue entries of one ring; a full queue is submitted early.

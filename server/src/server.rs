@@ -17,7 +17,7 @@ use crate::buffers::BufferPools;
 use crate::control::{Shutdown, Stage};
 use crate::io_thread::{self, Post, Way};
 use crate::jobs::JobQueue;
-use crate::limits::IO_THREADS_MAX;
+use crate::limits::{DESCRIPTORS_RESERVED, IO_THREADS_MAX};
 use crate::listen::{Listen, Listener};
 use crate::probe::{self, Backend, IoChoice, IoReport, Rings};
 use crate::session::SessionOptions;
@@ -84,7 +84,7 @@ impl ServerOptions {
         self
     }
 
-    /// Sets the most connections in all.
+    /// Sets the most connections in all. Fewer are taken where the limit of open files asks for it.
     #[must_use]
     pub const fn connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
@@ -254,7 +254,7 @@ impl Server {
             Err(error) => return Err(thread(error)),
         };
         let caps = Caps {
-            connections: options.connections_max,
+            connections: options.connections_max.min(descriptors_allow()),
             connections_per_address: options.connections_per_address_max,
         };
         crew.start_acceptor(Acceptor::new(seats, caps), listeners)
@@ -345,6 +345,13 @@ fn choose(choice: IoChoice) -> Result<(Way, String), BindError> {
         (Rings::Refused(reason), IoChoice::Uring) => Err(BindError::UringRefused { reason }),
         (Rings::Refused(reason), _) => Ok((Way::Epoll, reason)),
     }
+}
+
+/// The most connections that leave the broker the descriptors it needs.
+fn descriptors_allow() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = limit.current.map_or(usize::MAX, |all| all as usize);
+    all.saturating_sub(DESCRIPTORS_RESERVED.min(all / 2))
 }
 
 fn listen(place: &Listen, patience: Duration) -> Result<Listener, BindError> {
