@@ -25,6 +25,7 @@ mod stored;
 
 pub use error::FrameError;
 pub use publish::{PublishedFrame, check_publish, publish_header};
+pub(crate) use stored::reopen_stored;
 pub use stored::{StoredFrame, check_stored, walk_stored};
 
 use crate::Offset;
@@ -121,18 +122,30 @@ impl PublisherFields {
     }
 
     /// Bytes 32 to 64 of the header.
+    #[inline]
     #[must_use]
     pub fn encode(&self) -> [u8; PUBLISHER_BYTES] {
         let mut bytes = [0; PUBLISHER_BYTES];
-        let lz4 = if self.compressed { FLAG_LZ4 } else { 0 };
-        put::<0, 1, PUBLISHER_BYTES>(&mut bytes, [self.kind.code()]);
-        put::<1, 1, PUBLISHER_BYTES>(&mut bytes, [lz4 | LAYOUT_VERSION << VERSION_SHIFT]);
-        put::<2, 2, PUBLISHER_BYTES>(&mut bytes, self.record_count.to_le_bytes());
-        put::<4, 4, PUBLISHER_BYTES>(&mut bytes, self.body_bytes.to_le_bytes());
-        put::<8, 8, PUBLISHER_BYTES>(&mut bytes, self.producer.id.to_le_bytes());
-        put::<16, 8, PUBLISHER_BYTES>(&mut bytes, self.producer.epoch.to_le_bytes());
-        put::<24, 8, PUBLISHER_BYTES>(&mut bytes, self.producer.sequence.to_le_bytes());
+        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.words()) {
+            *place = word.to_le_bytes();
+        }
         bytes
+    }
+
+    /// The same as little-endian words, so that what is put together in registers is stored whole:
+    /// a checksum that reads words right behind smaller stores would wait for each.
+    #[inline]
+    const fn words(&self) -> [u64; PUBLISHER_BYTES / 8] {
+        let flags = LAYOUT_VERSION << VERSION_SHIFT | if self.compressed { FLAG_LZ4 } else { 0 };
+        [
+            self.kind.code() as u64
+                | (flags as u64) << 8
+                | (self.record_count as u64) << 16
+                | (self.body_bytes as u64) << 32,
+            self.producer.id,
+            self.producer.epoch,
+            self.producer.sequence,
+        ]
     }
 
     /// Reads and checks bytes 32 to 64: kind, version, flags, length, count, producer, in this order.
@@ -221,20 +234,25 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Bytes 8 to 64 for a frame at `position`; the commit word is stored apart, last.
+    #[inline]
     #[must_use]
     pub fn encode(&self, seed: FrameSeed, position: u32) -> [u8; REST_BYTES] {
-        let mut header = [0; FRAME_HEADER_BYTES];
-        put::<12, 4, FRAME_HEADER_BYTES>(&mut header, self.body_crc.to_le_bytes());
-        put::<16, 8, FRAME_HEADER_BYTES>(&mut header, self.base_offset.0.to_le_bytes());
-        put::<24, 8, FRAME_HEADER_BYTES>(&mut header, self.append_time_us.to_le_bytes());
-        put::<32, 32, FRAME_HEADER_BYTES>(&mut header, self.fields.encode());
-        let crc = header_crc(&header, seed, position);
-        put::<8, 4, FRAME_HEADER_BYTES>(&mut header, crc.to_le_bytes());
-        let mut rest = [0; REST_BYTES];
-        if let Some((_, tail)) = header.split_first_chunk::<COMMIT_WORD_BYTES>() {
-            rest.copy_from_slice(tail);
-        }
-        rest
+        let [a, b, c, d] = self.fields.words();
+        let body_crc = (self.body_crc as u64) << 32;
+        let covered = Covered::new(
+            seed,
+            [
+                u64::from(position) | body_crc,
+                self.base_offset.0,
+                self.append_time_us,
+                a,
+                b,
+                c,
+                d,
+            ],
+        );
+        let crc = u64::from(covered.crc());
+        covered.with_first_word(crc | body_crc)
     }
 
     /// Reads the header of a frame at `position`. The commit word is not looked at.
@@ -252,6 +270,12 @@ impl FrameHeader {
         if found != wanted {
             return Err(FrameError::HeaderCrc { found, wanted });
         }
+        Self::read(header)
+    }
+
+    /// As [`decode`](Self::decode), for a header whose checksum was compared before.
+    #[inline]
+    fn read(header: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, FrameError> {
         let decoded = Self {
             fields: PublisherFields::decode(header)?,
             body_crc: u32_at::<12, FRAME_HEADER_BYTES>(header),
@@ -337,14 +361,57 @@ pub const fn frame_bytes(body_bytes: u32) -> u32 {
 /// Over a frame in memory it is the CRC-32C of one run, bytes 32 to 64 + body length.
 #[must_use]
 pub fn body_crc(fields: &PublisherFields, body: &[u8]) -> u32 {
-    crc32c_append(crc32c(&fields.encode()), body)
+    #[repr(align(8))]
+    struct Aligned([u8; PUBLISHER_BYTES]);
+    crc32c_append(crc32c(&Aligned(fields.encode()).0), body)
 }
 
 /// The checksum of everything the log adds, and of where it lies.
 fn header_crc(header: &[u8; FRAME_HEADER_BYTES], seed: FrameSeed, position: u32) -> u32 {
-    // Bytes 4 to 12 of a copy, which the sum leaves out, make room for seed and position.
-    let mut covered = *header;
-    put::<4, 4, FRAME_HEADER_BYTES>(&mut covered, seed.0.to_le_bytes());
-    put::<8, 4, FRAME_HEADER_BYTES>(&mut covered, position.to_le_bytes());
-    crc32c(covered.get(4..).unwrap_or_default())
+    let covered = Covered::new(
+        seed,
+        [
+            u64::from(position) | (u64::from(u32_at::<12, FRAME_HEADER_BYTES>(header)) << 32),
+            u64_at::<16, FRAME_HEADER_BYTES>(header),
+            u64_at::<24, FRAME_HEADER_BYTES>(header),
+            u64_at::<32, FRAME_HEADER_BYTES>(header),
+            u64_at::<40, FRAME_HEADER_BYTES>(header),
+            u64_at::<48, FRAME_HEADER_BYTES>(header),
+            u64_at::<56, FRAME_HEADER_BYTES>(header),
+        ],
+    );
+    covered.crc()
+}
+
+/// What a header's checksum covers, in bytes 4 to 64: the seed and the position take the place of
+/// the commit word's second half and of the checksum.
+///
+/// Aligned, because the checksum goes byte by byte up to the first whole word.
+#[repr(align(8))]
+struct Covered([u8; FRAME_HEADER_BYTES]);
+
+impl Covered {
+    #[inline]
+    fn new(seed: FrameSeed, words: [u64; REST_BYTES / 8]) -> Self {
+        let [b, c, d, e, f, g, h] = words;
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        let words = [u64::from(seed.0) << 32, b, c, d, e, f, g, h];
+        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        Self(bytes)
+    }
+
+    #[inline]
+    fn crc(&self) -> u32 {
+        crc32c(self.0.get(4..).unwrap_or_default())
+    }
+
+    /// Bytes 8 to 64 with `word` in front.
+    #[inline]
+    fn with_first_word(mut self, word: u64) -> [u8; REST_BYTES] {
+        put::<8, 8, FRAME_HEADER_BYTES>(&mut self.0, word.to_le_bytes());
+        let (_, rest) = self.0.split_at(COMMIT_WORD_BYTES);
+        rest.first_chunk().copied().unwrap_or([0; REST_BYTES])
+    }
 }

@@ -7,12 +7,10 @@ use bytes::Bytes;
 use super::record::{Options, Record};
 use super::{BatchView, decompress};
 use crate::Offset;
-use crate::frame::{
-    FrameError, FrameHeader, FrameKind, FramePlace, PublisherFields, check_stored, walk_stored,
-};
+use crate::frame::{FrameError, FrameHeader, FrameKind, FramePlace, check_stored, reopen_stored};
 use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_BYTES};
 
-/// Whether the bodies of a run were compared with their checksums before.
+/// Whether the frames of a run were compared with their checksums before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
     /// They were, in this process, or this process wrote them.
@@ -40,7 +38,14 @@ pub struct RecordRun {
     open: Option<OpenFrame>,
 }
 
-/// A frame whose records are being given out.
+/// What the next frame of a run holds.
+enum Opened {
+    /// One record without options, whose payload is the body: given out at once.
+    Single(Record),
+    Batch(OpenFrame),
+}
+
+/// A batch whose records are being given out.
 #[derive(Debug)]
 struct OpenFrame {
     /// The plain body of a compressed batch; any other lies in the run.
@@ -76,7 +81,7 @@ impl RecordRun {
     }
 
     /// Opens the next frame that has records to give; `None` at the end of the run.
-    fn open_frame(&mut self) -> Result<Option<OpenFrame>, FrameError> {
+    fn open_frame(&mut self) -> Result<Option<Opened>, FrameError> {
         while let Some(rest) = self.frames.get(self.at..).filter(|rest| !rest.is_empty()) {
             let FramePlace {
                 seed,
@@ -84,7 +89,7 @@ impl RecordRun {
                 position,
             } = self.place;
             let checked = match self.checked {
-                Checked::Yes => walk_stored(rest, seed, position, nonce_half),
+                Checked::Yes => reopen_stored(rest, nonce_half),
                 Checked::No => check_stored(rest, seed, position, nonce_half),
             };
             let frame = match checked {
@@ -112,9 +117,17 @@ impl RecordRun {
                 continue;
             }
             let body = body_at..body_at + header.fields.body_bytes as usize;
+            if header.fields.kind == FrameKind::Single {
+                return Ok(Some(Opened::Single(Record {
+                    offset: header.base_offset,
+                    append_time_us: header.append_time_us,
+                    body: self.frames.slice(body),
+                    options: None,
+                })));
+            }
             let frame = OpenFrame::new(&self.frames, body, header, first)?;
             self.next = first;
-            return Ok(Some(frame));
+            return Ok(Some(Opened::Batch(frame)));
         }
         Ok(None)
     }
@@ -125,18 +138,18 @@ impl Iterator for RecordRun {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let frames = &self.frames;
-            if let Some(record) = self.open.as_mut().and_then(|open| open.next_record(frames)) {
-                self.next = record.offset + 1;
-                return Some(Ok(record));
+            if let Some(open) = &mut self.open {
+                if let Some(record) = open.next_record(&self.frames) {
+                    self.next = record.offset + 1;
+                    return Some(Ok(record));
+                }
+                self.open = None;
             }
             match self.open_frame() {
-                Ok(Some(frame)) => self.open = Some(frame),
+                Ok(Some(Opened::Single(record))) => return Some(Ok(record)),
+                Ok(Some(Opened::Batch(frame))) => self.open = Some(frame),
                 Ok(None) => return None,
-                Err(error) => {
-                    self.open = None;
-                    return Some(Err(error));
-                }
+                Err(error) => return Some(Err(error)),
             }
         }
     }
@@ -162,7 +175,7 @@ impl OpenFrame {
         let index = first.since(header.base_offset).unwrap_or(0);
         let index = u16::try_from(index).unwrap_or(fields.record_count);
         let before = index.checked_sub(1);
-        let start = before.map_or(0, |before| end_of(plain, fields.kind, before));
+        let start = before.map_or(0, |before| end_of(plain, before));
         if let Some(expanded) = &expanded {
             body = 0..expanded.len();
         }
@@ -177,20 +190,14 @@ impl OpenFrame {
     }
 
     fn next_record(&mut self, frames: &Bytes) -> Option<Record> {
-        let PublisherFields {
-            kind, record_count, ..
-        } = self.header.fields;
+        let record_count = self.header.fields.record_count;
         if self.index >= record_count {
             return None;
         }
         let bytes = self.expanded.as_ref().unwrap_or(frames);
-        let end = end_of(bytes.get(self.body.clone())?, kind, self.index);
+        let end = end_of(bytes.get(self.body.clone())?, self.index);
         // The ends come first in a body, the payload block behind them.
-        let ends_bytes = match kind {
-            FrameKind::Single => 0,
-            _ => 4 * usize::from(record_count),
-        };
-        let payload_at = self.body.start + ends_bytes;
+        let payload_at = self.body.start + 4 * usize::from(record_count);
         let body = bytes.slice(payload_at + self.start..payload_at + end);
         let options = self.has_options.then(|| Options {
             batch: bytes.slice(self.body.clone()),
@@ -209,11 +216,8 @@ impl OpenFrame {
     }
 }
 
-/// Where the payload of a record ends in the payload block of a checked body.
-fn end_of(body: &[u8], kind: FrameKind, index: u16) -> usize {
-    if kind == FrameKind::Single {
-        return body.len();
-    }
+/// Where the payload of a record ends in the payload block of a checked batch.
+fn end_of(body: &[u8], index: u16) -> usize {
     let end = body
         .get(4 * usize::from(index)..)
         .and_then(<[u8]>::first_chunk::<4>);

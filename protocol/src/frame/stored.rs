@@ -75,6 +75,23 @@ pub fn walk_stored(
     position: u32,
     nonce_half: u32,
 ) -> Result<StoredFrame<'_>, FrameError> {
+    let header = |bytes: &[u8; FRAME_HEADER_BYTES]| FrameHeader::decode(bytes, seed, position);
+    open_stored(bytes, nonce_half, header)
+}
+
+/// As [`walk_stored`], for a frame whose header was compared with its checksum in this process, or
+/// that this process wrote.
+#[inline]
+pub(crate) fn reopen_stored(bytes: &[u8], nonce_half: u32) -> Result<StoredFrame<'_>, FrameError> {
+    open_stored(bytes, nonce_half, FrameHeader::read)
+}
+
+#[inline]
+fn open_stored(
+    bytes: &[u8],
+    nonce_half: u32,
+    read_header: impl FnOnce(&[u8; FRAME_HEADER_BYTES]) -> Result<FrameHeader, FrameError>,
+) -> Result<StoredFrame<'_>, FrameError> {
     let got = bytes.len() as u64;
     let Some((header_bytes, rest)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() else {
         return Err(FrameError::Truncated {
@@ -95,7 +112,7 @@ pub fn walk_stored(
             wanted: nonce_half,
         });
     }
-    let header = FrameHeader::decode(header_bytes, seed, position)?;
+    let header = read_header(header_bytes)?;
     let wanted = header.frame_bytes();
     if word.frame_bytes != wanted {
         return Err(FrameError::CommitLength {
