@@ -105,8 +105,8 @@ pub(crate) struct ConnectArgs {
           default_value = DEFAULT_LISTEN, value_parser = address::parse)]
     pub(crate) server: Address,
 
-    /// Give up when the server has not answered for this long, for example 500ms or 2m
-    /// [default: 30s]
+    /// Give up when the server has not answered for this long, for example 500ms or 2m; a tail
+    /// told so gives up when no message came either [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }
