@@ -1,22 +1,22 @@
 //! Publishing in-process: one and two producers, singly and in batches, to stored and synced topics.
 //!
-//! - `burst`: frames into memory that was made ready, up to 24 MiB a topic, stored: claim, copy,
-//!   checksum, commit. Beside it, the same bodies pushed into a queue that has room for them.
-//! - `run`: up to 512 MiB a topic, stored: with rotations, and the disk following within its bound.
+//! - `burst`: 24 MiB of frames into memory that was made ready, stored: claim, copy, checksum,
+//!   commit. Beside it, the same bodies pushed into a queue that has room for them.
+//! - `run`: 512 MiB of frames, stored: with rotations, and the disk following within its bound.
 //! - `synced`: each publish waits until it is on disk.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use crossbeam_queue::ArrayQueue;
 use millstream::{Durability, Publisher};
 use millstream_benches::{
-    BURST_BYTES, RUN_BYTES, Stage, WAKES_EVERY, batch, body, in_short, publish_batch, publish_one,
-    time_in_stretches, time_together,
+    BURST_BYTES, RUN_BYTES, Stage, WAKES_EVERY, Work, batch, body, in_stretches, publish_batch,
+    publish_one, time_stretches, time_together,
 };
 use millstream_protocol::limits::FRAME_HEADER_BYTES;
 
-/// Bodies, and how many of them in a batch.
 const SHAPES: [(&str, usize); 4] = [
     ("64B", 64),
     ("100B", 100),
@@ -26,75 +26,80 @@ const SHAPES: [(&str, usize); 4] = [
 const BATCHES: [usize; 3] = [1, 64, 1000];
 /// Larger batches are not published: a frame has at most 16 MiB, a burst should have several.
 const BATCH_BYTES_MAX: usize = 2 << 20;
-const QUEUE_SLOTS: usize = 1 << 14;
+/// Messages pushed into a queue in one go.
+const QUEUE_SLOTS: usize = 1 << 16;
+/// Publishes of a stretch whose each is waited for.
+const SYNCED_PUBLISHES: u64 = 200;
 
 fn main() {
-    let mut criterion = in_short();
+    let mut criterion = in_stretches();
     let mut bursts = Stage::of_bursts();
     let mut runs = Stage::of_runs();
     for (shape, body_bytes) in SHAPES {
         for records in BATCHES {
             if records * body_bytes <= BATCH_BYTES_MAX {
-                stored(
-                    &mut criterion,
-                    &mut bursts,
-                    &mut runs,
-                    (shape, body_bytes, records),
-                );
+                burst(&mut criterion, &mut bursts, shape, (records, body_bytes));
             }
         }
     }
-    synced(&mut criterion, &mut runs);
+    for records in BATCHES {
+        run(&mut criterion, &mut runs, records);
+        synced(&mut criterion, &mut runs, records);
+    }
     criterion.final_summary();
 }
 
-fn stored(
+fn group<'c>(
+    criterion: &'c mut Criterion,
+    name: String,
+    elements: usize,
+) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat);
+    group.throughput(Throughput::Elements(elements as u64));
+    group
+}
+
+fn burst(
     criterion: &mut Criterion,
-    bursts: &mut Stage,
-    runs: &mut Stage,
-    (shape, body_bytes, records): (&str, usize, usize),
+    stage: &mut Stage,
+    shape: &str,
+    (records, body_bytes): (usize, usize),
 ) {
-    let mut group = criterion.benchmark_group(format!("engine/append-stored/{records}x{shape}"));
-    group.throughput(Throughput::Elements(records as u64));
-    let frame_bytes = records * body_bytes + FRAME_HEADER_BYTES;
+    let name = format!("engine/append-burst-stored/{records}x{shape}");
+    let publishes = BURST_BYTES / (records * body_bytes + FRAME_HEADER_BYTES);
+    let what = Appending {
+        records,
+        body_bytes,
+        publishes: publishes as u64,
+    };
+    let mut bursts = group(criterion, name.clone(), publishes * records);
     for producers in [1, 2] {
-        append(
-            &mut group,
-            &format!("burst/{producers} producers"),
-            bursts,
-            Appending {
-                producers,
-                records,
-                body_bytes,
-                per_topic: BURST_BYTES / frame_bytes,
-            },
-        );
+        append(&mut bursts, producers, stage, what);
     }
-    let long = records * body_bytes == 100 || records * body_bytes == 100_000;
-    if long {
-        let per_topic = RUN_BYTES / frame_bytes;
-        for producers in [1, 2] {
-            let what = Appending {
-                producers,
-                records,
-                body_bytes,
-                per_topic,
-            };
-            append(
-                &mut group,
-                &format!("run/{producers} producers"),
-                runs,
-                what,
-            );
-        }
+    bursts.finish();
+    let mut peers = group(criterion, name, QUEUE_SLOTS);
+    match (records, body_bytes) {
+        (1, 64) => push_into_peers::<64>(&mut peers),
+        (1, 100) => push_into_peers::<100>(&mut peers),
+        (1, 1024) => push_into_peers::<1024>(&mut peers),
+        _ => {}
     }
-    if records == 1 {
-        match body_bytes {
-            64 => peers::<64>(&mut group),
-            100 => peers::<100>(&mut group),
-            1024 => peers::<1024>(&mut group),
-            _ => {}
-        }
+    peers.finish();
+}
+
+fn run(criterion: &mut Criterion, stage: &mut Stage, records: usize) {
+    let body_bytes = 100;
+    let publishes = RUN_BYTES / (records * body_bytes + FRAME_HEADER_BYTES);
+    let name = format!("engine/append-run-stored/{records}x100B");
+    let mut group = group(criterion, name, publishes * records);
+    for producers in [1, 2] {
+        let what = Appending {
+            records,
+            body_bytes,
+            publishes: publishes as u64,
+        };
+        append(&mut group, producers, stage, what);
     }
     group.finish();
 }
@@ -102,37 +107,34 @@ fn stored(
 /// One shape of appending.
 #[derive(Clone, Copy)]
 struct Appending {
-    producers: usize,
     records: usize,
     body_bytes: usize,
-    /// Batches to one topic.
-    per_topic: usize,
+    /// Batches, or single messages, of one stretch.
+    publishes: u64,
 }
 
 fn append(
     group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
+    producers: u64,
     stage: &mut Stage,
     what: Appending,
 ) {
-    let producers = what.producers as u64;
-    group.bench_function(name, |b| {
+    let share = what.publishes / producers;
+    group.bench_function(format!("{producers} producers"), |b| {
         b.iter_custom(|iterations| {
             let fresh = || stage.topic(Durability::Stored);
-            time_in_stretches(iterations, what.per_topic as u64, fresh, |topic, count| {
-                if what.producers == 1 {
+            time_stretches(iterations, fresh, |topic| {
+                if producers == 1 {
                     let mut publisher = topic.publisher();
                     let mut publish = publishing(what);
                     let start = Instant::now();
-                    publish(&mut publisher, count);
+                    publish(&mut publisher, share);
                     return start.elapsed();
                 }
-                let threads = (0..producers).map(|number| {
+                let threads = (0..producers).map(|_| {
                     let mut publisher = topic.publisher();
                     let mut publish = publishing(what);
-                    let share = count / producers + u64::from(number < count % producers);
-                    let work: Box<dyn FnOnce() + Send> =
-                        Box::new(move || publish(&mut publisher, share));
+                    let work: Work<'_> = Box::new(move || publish(&mut publisher, share));
                     work
                 });
                 time_together(threads.collect())
@@ -162,64 +164,57 @@ fn publishing(what: Appending) -> impl FnMut(&mut Publisher, u64) + Send {
 }
 
 /// The same bodies pushed into queues that have room; emptied outside the timed part.
-fn peers<const N: usize>(group: &mut BenchmarkGroup<'_, WallTime>) {
+fn push_into_peers<const N: usize>(group: &mut BenchmarkGroup<'_, WallTime>) {
     let body = [7_u8; N];
     let queue = ArrayQueue::new(QUEUE_SLOTS);
-    group.bench_function("peer ArrayQueue/1 producers", |b| {
+    group.bench_function("peer ArrayQueue", |b| {
         b.iter_custom(|iterations| {
-            in_fills(iterations, |count| {
+            let fill = |_| {
                 let start = Instant::now();
-                for _ in 0..count {
+                for _ in 0..QUEUE_SLOTS {
                     queue.push(body).expect("there is room");
                 }
                 let spent = start.elapsed();
                 while queue.pop().is_some() {}
                 spent
-            })
+            };
+            (0..iterations).map(fill).sum()
         });
     });
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE_SLOTS);
-    group.bench_function("peer crossbeam-channel/1 producers", |b| {
+    group.bench_function("peer crossbeam-channel", |b| {
         b.iter_custom(|iterations| {
-            in_fills(iterations, |count| {
+            let fill = |_| {
                 let start = Instant::now();
-                for _ in 0..count {
+                for _ in 0..QUEUE_SLOTS {
                     sender.try_send(body).expect("there is room");
                 }
                 let spent = start.elapsed();
                 while receiver.try_recv().is_ok() {}
                 spent
-            })
+            };
+            (0..iterations).map(fill).sum()
         });
     });
 }
 
-fn in_fills(iterations: u64, mut fill: impl FnMut(u64) -> Duration) -> Duration {
-    let mut left = iterations;
-    let mut spent = Duration::ZERO;
-    while left > 0 {
-        let now = left.min(QUEUE_SLOTS as u64);
-        spent += fill(now);
-        left -= now;
-    }
-    spent
-}
-
-fn synced(criterion: &mut Criterion, stage: &mut Stage) {
-    for records in BATCHES {
-        let mut group = criterion.benchmark_group(format!("engine/append-synced/{records}x100B"));
-        group.throughput(Throughput::Elements(records as u64));
-        for producers in [1, 2] {
-            group.bench_function(format!("wait for each/{producers} producers"), |b| {
-                b.iter_custom(|iterations| {
-                    let topic = stage.topic(Durability::Synced);
-                    let threads = (0..producers).map(|number| {
+fn synced(criterion: &mut Criterion, stage: &mut Stage, records: usize) {
+    let elements = SYNCED_PUBLISHES as usize * records;
+    let mut group = group(
+        criterion,
+        format!("engine/append-synced/{records}x100B"),
+        elements,
+    );
+    for producers in [1, 2] {
+        group.bench_function(format!("{producers} producers"), |b| {
+            b.iter_custom(|iterations| {
+                let fresh = || stage.topic(Durability::Synced);
+                time_stretches(iterations, fresh, |topic| {
+                    let threads = (0..producers).map(|_| {
                         let mut publisher = topic.publisher();
                         let batch = batch(records, 100);
-                        let share =
-                            iterations / producers + u64::from(number < iterations % producers);
-                        let work: Box<dyn FnOnce() + Send> = Box::new(move || {
-                            for _ in 0..share {
+                        let work: Work<'_> = Box::new(move || {
+                            for _ in 0..SYNCED_PUBLISHES / producers {
                                 publisher
                                     .publish_batch_blocking(&batch)
                                     .expect("the disk works");
@@ -228,9 +223,9 @@ fn synced(criterion: &mut Criterion, stage: &mut Stage) {
                         work
                     });
                     time_together(threads.collect())
-                });
+                })
             });
-        }
-        group.finish();
+        });
     }
+    group.finish();
 }

@@ -6,20 +6,25 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use crossbeam_queue::ArrayQueue;
-use millstream::{Durability, Publisher, Reader, Record};
+use millstream::{BatchBuilder, Durability, Publisher, Reader, Record};
 use millstream_benches::{
-    BURST_BYTES, Stage, WAKES_EVERY, batch, body, in_short, publish_batch, publish_one, step_back,
-    time_in_stretches, time_together,
+    BURST_BYTES, Stage, WAKES_EVERY, batch, body, in_stretches, publish_batch, publish_one,
+    step_back, time_stretches, time_together,
 };
 use millstream_protocol::limits::FRAME_HEADER_BYTES;
 
 /// Slots of a peer's queue.
 const QUEUE_SLOTS: usize = 1 << 10;
+/// Messages through a peer's queue in one stretch.
+const PEER_MESSAGES: u64 = 500_000;
+/// Round trips of one stretch.
+const ROUND_TRIPS: u64 = 50_000;
 
 fn main() {
-    let mut criterion = in_short();
+    let mut criterion = in_stretches();
     let mut stage = Stage::of_bursts();
     for (shape, records, body_bytes) in [
         ("1x64B", 1, 64),
@@ -30,9 +35,11 @@ fn main() {
         ("1x1KiB", 1, 1 << 10),
         ("64x1KiB", 64, 1 << 10),
     ] {
-        let mut group = criterion.benchmark_group(format!("engine/publish-to-read/{shape}"));
-        group.throughput(Throughput::Elements(records as u64));
+        let name = format!("engine/publish-to-read/{shape}");
+        let mut group = criterion.benchmark_group(name);
+        group.sampling_mode(SamplingMode::Flat);
         hop(&mut group, &mut stage, records, body_bytes);
+        group.throughput(Throughput::Elements(PEER_MESSAGES));
         match (records, body_bytes) {
             (1, 64) => peers::<64>(&mut group),
             (1, 100) => peers::<100>(&mut group),
@@ -51,24 +58,26 @@ fn hop(
     records: usize,
     body_bytes: usize,
 ) {
-    let per_topic = BURST_BYTES / (records * body_bytes + FRAME_HEADER_BYTES);
+    let publishes = BURST_BYTES / (records * body_bytes + FRAME_HEADER_BYTES);
+    let elements = (publishes * records) as u64;
+    group.throughput(Throughput::Elements(elements));
     group.bench_function("stored topic", |b| {
         b.iter_custom(|iterations| {
             let fresh = || stage.topic(Durability::Stored);
-            time_in_stretches(iterations, per_topic as u64, fresh, |topic, count| {
+            time_stretches(iterations, fresh, |topic| {
                 let (single, many) = (body(body_bytes), batch(records, body_bytes));
                 let mut publisher = topic.publisher();
                 let mut reader = topic.reader_at_end();
                 time_together(vec![
-                    Box::new(move || publish(&mut publisher, &single, &many, count)),
-                    Box::new(move || read(&mut reader, count * records as u64)),
+                    Box::new(move || publish(&mut publisher, &single, &many, publishes as u64)),
+                    Box::new(move || read(&mut reader, elements)),
                 ])
             })
         });
     });
 }
 
-fn publish(publisher: &mut Publisher, single: &[u8], many: &millstream::BatchBuilder, count: u64) {
+fn publish(publisher: &mut Publisher, single: &[u8], many: &BatchBuilder, count: u64) {
     let wakes_every = (WAKES_EVERY / many.len() as u64).max(1);
     for number in 1..=count {
         if many.len() == 1 {
@@ -101,17 +110,18 @@ fn next(reader: &mut Reader) -> Record {
 fn peers<const N: usize>(group: &mut BenchmarkGroup<'_, WallTime>) {
     group.bench_function("peer ArrayQueue", |b| {
         b.iter_custom(|iterations| {
+            let messages = iterations * PEER_MESSAGES;
             let queue = ArrayQueue::new(QUEUE_SLOTS);
             time_together(vec![
                 Box::new(|| {
-                    for _ in 0..iterations {
+                    for _ in 0..messages {
                         while queue.push(black_box([7_u8; N])).is_err() {
                             std::hint::spin_loop();
                         }
                     }
                 }),
                 Box::new(|| {
-                    for _ in 0..iterations {
+                    for _ in 0..messages {
                         take(|| queue.pop());
                     }
                 }),
@@ -120,17 +130,18 @@ fn peers<const N: usize>(group: &mut BenchmarkGroup<'_, WallTime>) {
     });
     group.bench_function("peer crossbeam-channel", |b| {
         b.iter_custom(|iterations| {
+            let messages = iterations * PEER_MESSAGES;
             let (sender, receiver) = crossbeam_channel::bounded(QUEUE_SLOTS);
             time_together(vec![
                 Box::new(move || {
-                    for _ in 0..iterations {
+                    for _ in 0..messages {
                         sender
                             .send(black_box([7_u8; N]))
                             .expect("the receiver takes all");
                     }
                 }),
                 Box::new(move || {
-                    for _ in 0..iterations {
+                    for _ in 0..messages {
                         take(|| receiver.try_recv().ok());
                     }
                 }),
@@ -150,59 +161,26 @@ fn take<T>(mut pop: impl FnMut() -> Option<T>) -> T {
 
 /// 64 bytes there, and 64 back: both threads poll.
 fn round_trip(criterion: &mut Criterion, stage: &mut Stage) {
-    let per_topic = (BURST_BYTES / (64 + FRAME_HEADER_BYTES)) as u64;
     let mut group = criterion.benchmark_group("engine/round-trip/1x64B");
-    group.throughput(Throughput::Elements(1));
+    group.sampling_mode(SamplingMode::Flat);
+    group.throughput(Throughput::Elements(ROUND_TRIPS));
     group.bench_function("stored topics", |b| {
-        b.iter_custom(|iterations| {
-            let mut left = iterations;
-            let mut spent = Duration::ZERO;
-            while left > 0 {
-                let count = left.min(per_topic);
-                let (there, back) = (
-                    stage.topic(Durability::Stored),
-                    stage.topic(Durability::Stored),
-                );
-                let (mut ask, mut hear) = (there.publisher(), back.reader_at_end());
-                let (mut answer, mut listen) = (back.publisher(), there.reader_at_end());
-                // A reader opened before the other publisher finds what made that one ready.
-                hear_nothing_yet(&mut hear);
-                hear_nothing_yet(&mut listen);
-                spent += std::thread::scope(|scope| {
-                    scope.spawn(move || {
-                        for _ in 0..count {
-                            let record = next(&mut listen);
-                            publish_one(&mut answer, record.as_bytes());
-                            answer.flush_wakes();
-                        }
-                    });
-                    let body = body(64);
-                    let start = Instant::now();
-                    for _ in 0..count {
-                        publish_one(&mut ask, &body);
-                        ask.flush_wakes();
-                        black_box(next(&mut hear));
-                    }
-                    start.elapsed()
-                });
-                left -= count;
-            }
-            spent
-        });
+        b.iter_custom(|iterations| (0..iterations).map(|_| there_and_back(stage)).sum());
     });
     group.bench_function("peer ArrayQueue", |b| {
         b.iter_custom(|iterations| {
+            let round_trips = iterations * ROUND_TRIPS;
             let (there, back) = (ArrayQueue::new(64), ArrayQueue::new(64));
             std::thread::scope(|scope| {
                 let (there, back) = (&there, &back);
                 scope.spawn(move || {
-                    for _ in 0..iterations {
+                    for _ in 0..round_trips {
                         let value: [u8; 64] = take(|| there.pop());
                         back.push(value).expect("one is under way at a time");
                     }
                 });
                 let start = Instant::now();
-                for _ in 0..iterations {
+                for _ in 0..round_trips {
                     there.push([7; 64]).expect("one is under way at a time");
                     take(|| back.pop());
                 }
@@ -213,6 +191,26 @@ fn round_trip(criterion: &mut Criterion, stage: &mut Stage) {
     group.finish();
 }
 
-fn hear_nothing_yet(reader: &mut Reader) {
-    while reader.try_next().is_some() {}
+fn there_and_back(stage: &mut Stage) -> Duration {
+    let body = body(64);
+    let there = stage.topic(Durability::Stored);
+    let back = stage.topic(Durability::Stored);
+    let (mut ask, mut answer) = (there.publisher(), back.publisher());
+    let (mut listen, mut hear) = (there.reader_at_end(), back.reader_at_end());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..ROUND_TRIPS {
+                let record = next(&mut listen);
+                publish_one(&mut answer, record.as_bytes());
+                answer.flush_wakes();
+            }
+        });
+        let start = Instant::now();
+        for _ in 0..ROUND_TRIPS {
+            publish_one(&mut ask, &body);
+            ask.flush_wakes();
+            black_box(next(&mut hear));
+        }
+        start.elapsed()
+    })
 }

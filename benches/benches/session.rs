@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use criterion::Throughput;
+use criterion::{SamplingMode, Throughput};
 use millstream::{AckLevel, Durability, TopicName};
-use millstream_benches::{BURST_BYTES, Stage, Topic, batch, in_short, time_in_stretches};
+use millstream_benches::{BURST_BYTES, Stage, Topic, batch, in_short, time_stretches};
 use millstream_protocol::control::{Hello, Magic, OpenPublisher};
 use millstream_protocol::frame::{ProducerStamp, check_publish};
 use millstream_protocol::limits::{WIRE_HEADER_BYTES, WIRE_VERSION};
@@ -35,14 +35,18 @@ fn main() {
         group.bench_function("split and check", |b| {
             b.iter(|| split(black_box(&input.bytes)));
         });
-        let per_topic = (BURST_BYTES / input.bytes.len()) as u64;
+        let turns = (BURST_BYTES / input.bytes.len()) as u64;
+        let records = input.publishes * records as u64;
+        group.throughput(Throughput::Elements(turns * records));
+        group.sampling_mode(SamplingMode::Flat).sample_size(10);
+        group.measurement_time(Duration::from_millis(200));
         group.bench_function("session, stored", |b| {
             b.iter_custom(|iterations| {
                 let fresh = || stage.topic(Durability::Stored);
-                time_in_stretches(iterations, per_topic, fresh, |topic, count| {
+                time_stretches(iterations, fresh, |topic| {
                     let mut session = publishing_to(topic);
                     let mut spent = Duration::ZERO;
-                    for turn in 0..count {
+                    for turn in 0..turns {
                         input.number_from(1 + turn * input.publishes);
                         let start = Instant::now();
                         take(&mut session, &input.bytes);

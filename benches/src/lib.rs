@@ -41,6 +41,18 @@ pub fn in_short() -> Criterion {
         .configure_from_args()
 }
 
+/// Criterion for what needs a fresh topic each time: making one takes longer than filling it, so an
+/// iteration is a whole stretch of messages, and there are few of them.
+#[must_use]
+pub fn in_stretches() -> Criterion {
+    Criterion::default()
+        .without_plots()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(200))
+        .configure_from_args()
+}
+
 /// A broker in a folder of its own, which goes away with it.
 #[derive(Debug)]
 pub struct Stage {
@@ -203,27 +215,21 @@ pub fn wait_synced(publisher: &mut Publisher) {
     park_until(|cx| publisher.poll_reached(AckLevel::Synced, end, cx)).expect("the disk works");
 }
 
-/// Times `iterations` runs of `step` in stretches of at most `per_topic`, each on a fresh topic.
-pub fn time_in_stretches(
+/// The time of `iterations` stretches, each on a fresh topic.
+pub fn time_stretches(
     iterations: u64,
-    per_topic: u64,
     mut fresh: impl FnMut() -> Topic,
-    mut stretch: impl FnMut(&Topic, u64) -> Duration,
+    mut stretch: impl FnMut(&Topic) -> Duration,
 ) -> Duration {
-    let mut left = iterations;
-    let mut spent = Duration::ZERO;
-    while left > 0 {
-        let now = left.min(per_topic);
-        let topic = fresh();
-        spent += stretch(&topic, now);
-        left -= now;
-    }
-    spent
+    (0..iterations).map(|_| stretch(&fresh())).sum()
 }
+
+/// Work for a thread of its own.
+pub type Work<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// Runs `work` on as many threads as it has elements, all let go at once; the time until the last
 /// has finished.
-pub fn time_together(work: Vec<Box<dyn FnOnce() + Send + '_>>) -> Duration {
+pub fn time_together(work: Vec<Work<'_>>) -> Duration {
     let barrier = std::sync::Barrier::new(work.len() + 1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = work
