@@ -3,6 +3,12 @@
 //!
 //! Only what the calling thread allocates is counted; making segments ready is another thread's work.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

@@ -167,8 +167,8 @@ impl OpenLog<'_> {
             .unwrap_or(expected)
     }
 
-    /// Walks a segment that goes on where the one before it ended, if `follows` says where.
-    fn walk(&self, number: SegmentNumber, follows: Option<Offset>) -> io::Result<Walked> {
+    /// Maps a segment without a known end, all of its pages brought in.
+    fn map_unsealed(&self, number: SegmentNumber) -> io::Result<(Arc<Region>, Identity)> {
         let name = segment_name(self.id, number);
         let nonce = self
             .state
@@ -195,8 +195,14 @@ impl OpenLog<'_> {
             nonce,
             len_bytes,
         };
+        Ok((region, identity))
+    }
+
+    /// Walks a segment that goes on where the one before it ended, if `follows` says where.
+    fn walk(&self, number: SegmentNumber, follows: Option<Offset>) -> io::Result<Walked> {
+        let (region, identity) = self.map_unsealed(number)?;
         let pages = SLOT_POSITIONS.map(|at| region.still_bytes(at, PAGE_BYTES));
-        let slot = Slot::newest(pages, nonce);
+        let slot = Slot::newest(pages, identity.nonce);
         let (proven, attempted) = slot.map_or((FRAMES_START, FRAMES_START), |slot| {
             (slot.proven.position, slot.attempted.position)
         });
@@ -271,51 +277,22 @@ impl OpenLog<'_> {
             }
         }
         for walked in &kept {
-            report.kept_records += walked.end_offset.0 - walked.base_offset.0;
-            report.end_offset = walked.end_offset;
-            if let Some(entry) = &walked.damaged {
-                entries.push(entry.clone());
-                if let Entry::Damaged {
-                    first_offset,
-                    next_offset,
-                    ..
-                } = entry
-                {
-                    report
-                        .damaged
-                        .push((Offset(*first_offset), Offset(*next_offset)));
-                }
-            }
-            if walked.verdict == Verdict::Sealed {
-                entries.push(walked.sealed_entry(self.id));
-            }
+            self.state_kept(walked, &mut report, &mut entries);
         }
-        let cut = kept.last().filter(|last| last.verdict != Verdict::Sealed);
-        if let Some(cut) = cut {
+        if let Some(cut) = kept.last().filter(|last| last.verdict != Verdict::Sealed) {
             let mut quarantined = Vec::new();
-            let mut cut_bytes = self.set_aside(cut)?;
+            report.cut_bytes = self.set_aside(cut)?;
             for number in behind.drain(..) {
                 match self.frames_in(number)? {
                     0 => unused.push(number),
                     bytes => {
-                        cut_bytes += bytes;
+                        report.cut_bytes += bytes;
                         quarantined.push(number);
                     }
                 }
             }
-            report.cut_bytes = cut_bytes;
             report.possibly_acknowledged = cut.verdict == Verdict::CutPossiblyAcknowledged;
-            entries.push(Entry::Cut {
-                log: self.id,
-                segment: cut.number,
-                base_offset: cut.base_offset.0,
-                end_offset: cut.end_offset.0,
-                end_position: cut.end_position,
-                quarantined,
-                next_base_offset: report.next_offset.0,
-                possibly_acknowledged: report.possibly_acknowledged,
-                cut_bytes,
-            });
+            entries.push(self.cut_entry(cut, quarantined, &report));
         }
         unused.append(&mut behind);
         entries.extend(unused.iter().map(|segment| Entry::SegmentDropped {
@@ -331,6 +308,47 @@ impl OpenLog<'_> {
             unused,
             report,
         })
+    }
+
+    /// What the manifest and the report say of a segment that is kept.
+    fn state_kept(&self, walked: &Walked, report: &mut LogRecovery, entries: &mut Vec<Entry>) {
+        report.kept_records += walked.end_offset.0 - walked.base_offset.0;
+        report.end_offset = walked.end_offset;
+        if let Some(entry) = &walked.damaged {
+            entries.push(entry.clone());
+            if let Entry::Damaged {
+                first_offset,
+                next_offset,
+                ..
+            } = entry
+            {
+                report
+                    .damaged
+                    .push((Offset(*first_offset), Offset(*next_offset)));
+            }
+        }
+        if walked.verdict == Verdict::Sealed {
+            entries.push(walked.sealed_entry(self.id));
+        }
+    }
+
+    fn cut_entry(
+        &self,
+        cut: &Walked,
+        quarantined: Vec<SegmentNumber>,
+        report: &LogRecovery,
+    ) -> Entry {
+        Entry::Cut {
+            log: self.id,
+            segment: cut.number,
+            base_offset: cut.base_offset.0,
+            end_offset: cut.end_offset.0,
+            end_position: cut.end_position,
+            quarantined,
+            next_base_offset: report.next_offset.0,
+            possibly_acknowledged: report.possibly_acknowledged,
+            cut_bytes: report.cut_bytes,
+        }
     }
 
     /// No offset given out so far reaches this one (L4).

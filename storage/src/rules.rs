@@ -74,8 +74,11 @@ fn publish_synced(appender: &mut Appender, body: &[u8]) -> Appended {
     appended
 }
 
+/// Offset and body of each record.
+type Records = Vec<(u64, Vec<u8>)>;
+
 /// Offset and body of every record, and every gap, that a reader is given up to `end`.
-fn read(log: &Arc<Log>, end: Offset) -> (Vec<(u64, Vec<u8>)>, Vec<(u64, u64)>) {
+fn read(log: &Arc<Log>, end: Offset) -> (Records, Vec<(u64, u64)>) {
     let mut reader = LogReader::new(log, Start::Earliest);
     let (mut records, mut gaps) = (Vec::new(), Vec::new());
     while reader.next_offset() < end {
