@@ -74,15 +74,28 @@ impl InputBuffer {
 
     /// Takes the first `count` of the unread bytes as done with.
     pub(crate) fn consume(&mut self, count: usize) {
+        debug_assert!(
+            count <= self.end - self.start,
+            "only what was received is consumed"
+        );
         self.start = self.end.min(self.start + count);
         if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
+            self.clear();
         }
+    }
+
+    /// Drops what was received.
+    pub(crate) const fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
     }
 
     /// Counts `count` bytes that a read put behind the unread ones.
     pub(crate) fn received(&mut self, count: usize) {
+        debug_assert!(
+            count <= self.read_end - self.end,
+            "a read fills what it was given"
+        );
         self.end = self.read_end.min(self.end + count);
     }
 

@@ -218,7 +218,7 @@ where
                 if self.phase == Phase::Serving {
                     self.news = true;
                 } else {
-                    buffer.consume(usize::MAX);
+                    buffer.clear();
                 }
             }
             Err(error) => {
@@ -355,7 +355,7 @@ where
                     let until = Instant::now() + LINGER_TIME;
                     self.want = Want::Idle;
                     if let Some(buffer) = &mut self.input {
-                        buffer.consume(usize::MAX);
+                        buffer.clear();
                     }
                     self.enter(Phase::Lingering { until }, until);
                 }

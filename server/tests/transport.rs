@@ -443,6 +443,37 @@ fn a_graceful_shutdown_acknowledges_and_says_goodbye() {
 }
 
 #[test]
+fn what_comes_after_the_goodbye_is_let_pass() {
+    on_each_backend(|options| {
+        let site = site(&options.threads(1));
+        let mut caller = site.call();
+        caller.say(
+            &Script::default()
+                .publisher(1, "t", AckLevel::Stored)
+                .publish(1, 1, b"x"),
+        );
+        caller.until_acked(1, 1);
+        site.server.shutdown(Shutdown::Graceful);
+        // A client that heard nothing yet goes on; its bytes must not cut off what it is told.
+        let more = (2..500).fold(Script::default(), |more, number| {
+            more.publish(1, number, b"y")
+        });
+        for piece in more.0.chunks(1000) {
+            if caller.socket.write_all(piece).is_err() {
+                break;
+            }
+        }
+        let said = caller.until_hung_up();
+        assert!(
+            said.iter().any(|said| matches!(said, Said::Goodbye(_))),
+            "{:?}",
+            said.last()
+        );
+        site.server.join();
+    });
+}
+
+#[test]
 fn a_fast_shutdown_hangs_up() {
     on_each_backend(|options| {
         let site = site(&options);
