@@ -15,7 +15,7 @@ use millstream_protocol::limits::BODY_BYTES_MAX;
 
 use crate::chain::Following;
 use crate::claim::Claim;
-use crate::clock::wall_us;
+use crate::clock::run_us;
 use crate::log::{Level, Log, Poisoned};
 use crate::segment::{Segment, TryClaim};
 use crate::sync::{Gate, WaitKey};
@@ -25,8 +25,8 @@ use crate::walker::{Step, Walker};
 const RETRY_PAUSE_US: u64 = 100_000;
 
 thread_local! {
-    /// The log inside whose claim this thread runs a caller's closure.
-    static FILLING: Cell<*const Log> = const { Cell::new(std::ptr::null()) };
+    /// This thread runs a caller's closure inside a claim.
+    static FILLING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Why a frame was not appended. Every variant leaves the log as if nothing had been asked.
@@ -56,7 +56,7 @@ pub enum AppendError {
         /// Bytes it may have.
         body_bytes_max: u32,
     },
-    /// The closure that fills a claim on a log tried to publish to the same log.
+    /// The closure that fills a claim tried to publish: what it waits for may lie behind the claim.
     InsideClaim,
     /// The closure wrote fewer bytes than it had asked room for; the room became a void frame.
     ShortFill {
@@ -87,7 +87,7 @@ impl fmt::Display for AppendError {
                 f,
                 "a batch of {body_bytes} bytes is larger than the {body_bytes_max} bytes a frame can hold; split it"
             ),
-            Self::InsideClaim => f.write_str("publishing to a topic while filling a claim on it"),
+            Self::InsideClaim => f.write_str("publishing while filling a claim"),
             Self::ShortFill { written, claimed } => {
                 write!(
                     f,
@@ -147,6 +147,8 @@ pub struct Appender {
     segment: Option<Arc<Segment>>,
     /// Follows the committed prefix, so that the next look starts where the last one ended (L1).
     walker: Option<Walker>,
+    /// Something was appended since the last announcement.
+    unannounced: bool,
     room_key: WaitKey,
     level_keys: [WaitKey; 2],
 }
@@ -158,6 +160,7 @@ impl Appender {
         Self {
             segment: None,
             walker: None,
+            unannounced: false,
             room_key: log.rotation_waiters().key(),
             level_keys: [log.wait_key(Level::Stored), log.wait_key(Level::Synced)],
             log: Arc::clone(log),
@@ -212,7 +215,6 @@ impl Appender {
         fill: impl FnOnce(&mut BodyWriter<'_>),
     ) -> Result<Appended, AppendError> {
         let fields = *fields;
-        let log = Arc::as_ptr(&self.log);
         self.with_claim(&fields, |mut claim| {
             let base = claim.base_offset();
             let body = claim
@@ -224,7 +226,7 @@ impl Appender {
                 written: 0,
             };
             {
-                let _inside = Filling::enter(log);
+                let _inside = Filling::enter();
                 fill(&mut writer);
             }
             if writer.written != fields.body_bytes as usize {
@@ -264,7 +266,10 @@ impl Appender {
                     if segment.wants_standby(position) {
                         self.log.ask_standby();
                     }
+                    let void = AnnounceVoid(&self.log);
                     let base = fill(claim)?;
+                    std::mem::forget(void);
+                    self.unannounced = true;
                     if let Some(walker) = &mut self.walker {
                         walker.skip_own(position);
                     }
@@ -286,7 +291,7 @@ impl Appender {
         if flags != 0 {
             return Err(self.refusal(flags));
         }
-        if FILLING.with(Cell::get) == Arc::as_ptr(&self.log) {
+        if FILLING.with(Cell::get) {
             return Err(AppendError::InsideClaim);
         }
         Ok(())
@@ -317,7 +322,7 @@ impl Appender {
                 Err(AppendError::Rotating)
             }
             Following::Failed(failure) => {
-                let now = wall_us();
+                let now = run_us();
                 if self
                     .log
                     .chain()
@@ -339,6 +344,7 @@ impl Appender {
     /// Tells whoever waits for what was appended; once after a run of appends.
     #[inline]
     pub fn announce(&mut self) {
+        self.unannounced = false;
         self.log.announce();
         if let Some(segment) = &self.segment {
             self.log.keep_bound(segment);
@@ -348,6 +354,7 @@ impl Appender {
     /// As [`announce`](Self::announce), and syncs in this thread unless a worker is at it: for a
     /// publisher that would block until its records are synced anyway.
     pub fn announce_and_lead(&mut self) {
+        self.unannounced = false;
         self.log.announce_and_lead();
     }
 
@@ -430,6 +437,9 @@ impl Appender {
 
 impl Drop for Appender {
     fn drop(&mut self) {
+        if self.unannounced {
+            self.log.announce();
+        }
         let [stored, synced] = self.level_keys;
         self.log.stop_waiting(Level::Stored, stored);
         self.log.stop_waiting(Level::Synced, synced);
@@ -514,20 +524,26 @@ fn poll_level(
 }
 
 /// Marks this thread as filling a claim, until dropped.
-struct Filling {
-    before: *const Log,
-}
+struct Filling;
 
 impl Filling {
-    fn enter(log: *const Log) -> Self {
-        Self {
-            before: FILLING.with(|filling| filling.replace(log)),
-        }
+    fn enter() -> Self {
+        FILLING.with(|filling| filling.set(true));
+        Self
     }
 }
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        FILLING.with(|filling| filling.set(self.before));
+        FILLING.with(|filling| filling.set(false));
+    }
+}
+
+/// Announces when dropped: a claim that became void may be what others wait behind (L6).
+struct AnnounceVoid<'a>(&'a Arc<Log>);
+
+impl Drop for AnnounceVoid<'_> {
+    fn drop(&mut self) {
+        self.0.announce();
     }
 }

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::manifest::SegmentNumber;
 use crate::memory::SegmentMemory;
 use crate::segment::Segment;
-use crate::sync::{Extend, Region, lock};
+use crate::sync::{Extend, Gate, Region, lock};
 use crate::walker::Glance;
 use crate::work::Fetch;
 
@@ -46,6 +46,8 @@ pub(crate) enum Fetched {
     Unreadable { next: Offset },
     /// Answers a question about time.
     At(Offset),
+    /// The store was closed or the topic deleted before the fetch was done.
+    Closed,
 }
 
 /// What a reader wants fetched.
@@ -82,20 +84,24 @@ impl FetchTicket {
     /// Asks a fetching thread for `wanted`.
     pub(crate) fn start(log: &Arc<Log>, wanted: Wanted) -> Self {
         let ticket = Self::default();
-        let (answer, log_there) = (ticket.clone(), Arc::clone(log));
+        let (answer, log_there) = (Answer(Some(ticket.clone())), Arc::clone(log));
         let fetch: Fetch = Box::new(move || {
             let fetched = fetch(&log_there, wanted);
-            let waker = {
-                let mut slot = answer.lock();
-                slot.fetched = Some(fetched);
-                slot.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            answer.give(fetched);
         });
         log.shared().work.fetch(fetch);
         ticket
+    }
+
+    fn put(&self, fetched: Fetched) {
+        let waker = {
+            let mut slot = self.lock();
+            slot.fetched = Some(fetched);
+            slot.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Fetched> {
@@ -110,6 +116,25 @@ impl FetchTicket {
     }
 }
 
+/// The duty to answer a ticket: dropped unanswered, the reader is told that no answer comes.
+struct Answer(Option<FetchTicket>);
+
+impl Answer {
+    fn give(mut self, fetched: Fetched) {
+        if let Some(ticket) = self.0.take() {
+            ticket.put(fetched);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.put(Fetched::Closed);
+        }
+    }
+}
+
 fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
     match wanted {
         Wanted::Segment(number, from) => match open_earlier(log, number) {
@@ -117,6 +142,7 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
                 let (position, offset) = locate(&segment, from);
                 check(segment, position, offset)
             }
+            Err(_) if log.gate_flags() & Gate::CLOSED != 0 => Fetched::Closed,
             Err(reason) => {
                 let next = log
                     .chain()
@@ -166,7 +192,12 @@ pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<
     let index = if finished.footer_bytes == 0 {
         PageIndex::default()
     } else {
-        let bytes = region.still_bytes(footer_position(end.position), finished.footer_bytes);
+        let position = footer_position(end.position);
+        let pages = position as usize..position as usize + finished.footer_bytes as usize;
+        let bytes = match region.memory().populate(pages) {
+            Ok(()) => region.still_bytes(position, finished.footer_bytes),
+            Err(_) => &[],
+        };
         match footer::decode(bytes, finished.nonce) {
             Ok((_, index, _)) => index,
             Err(error) => {
@@ -222,7 +253,13 @@ pub(crate) fn locate(segment: &Arc<Segment>, from: Offset) -> (u32, Offset) {
 }
 
 /// The header fields of the frame at `position`, if one is committed there.
+///
+/// A page of an earlier run's segment that can't be read has none.
 fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
+    if segment.earlier_end().is_some() {
+        let header = position as usize..position as usize + 64;
+        segment.region().memory().populate(header).ok()?;
+    }
     let mut glance = None;
     segment.run_at(position).extend_if(|frame| {
         glance = Some(Glance::of(frame));
@@ -415,29 +452,20 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
         }
         before
     });
-    let mut run = segment.run_at(position);
-    loop {
-        let mut found = None;
-        let mut behind_it = None;
-        let step = run.extend_if(|frame| {
-            let glance = Glance::of(frame);
-            behind_it = Some(glance.end_offset());
-            if !glance.is_seal && glance.append_time_us >= time_us {
-                found = Some(glance.base_offset);
-            }
-            !glance.is_seal && found.is_none()
-        });
-        match (found, step) {
-            (Some(offset), _) => return offset,
-            (None, Extend::Taken(_)) => {}
-            (None, _) => {
-                // Nothing so late here: the next segment's first record, or the end of all.
-                return numbers
-                    .get(behind)
-                    .map_or_else(|| log.high_watermark(), |(_, base)| *base);
-            }
+    while let Some(glance) = glance_at(&segment, position).filter(|glance| !glance.is_seal) {
+        if glance.append_time_us >= time_us {
+            return glance.base_offset;
         }
+        let mut run = segment.run_at(position);
+        let Extend::Taken(bytes) = run.extend_if(|_| true) else {
+            break;
+        };
+        position += bytes;
     }
+    // Nothing so late here: the next segment's first record, or the end of all.
+    numbers
+        .get(behind)
+        .map_or_else(|| log.high_watermark(), |(_, base)| *base)
 }
 
 fn any_segment(log: &Arc<Log>, number: SegmentNumber) -> Option<Arc<Segment>> {

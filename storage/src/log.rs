@@ -12,8 +12,8 @@ use millstream_protocol::{Durability, Offset, TopicName};
 use crate::baton::{Baton, Round, SealedSegment, SyncFailed};
 use crate::chain::{Chain, Sealed};
 use crate::claim::commit_seal;
-use crate::clock::wall_us;
-use crate::manifest::{LogId, SegmentNumber};
+use crate::clock::{run_us, wall_us};
+use crate::manifest::{Entry, LogId, ManifestError, SegmentNumber};
 use crate::segment::{Segment, SegmentEnd};
 use crate::shared::Shared;
 use crate::sync::{
@@ -106,6 +106,8 @@ pub struct Log {
     rotation_waiters: Waiters,
     prefix: Mutex<Option<Walker>>,
     baton: Mutex<Baton>,
+    /// Ends of finished segments that the manifest did not take yet.
+    unnoted: Mutex<Vec<Entry>>,
 }
 
 impl Log {
@@ -131,6 +133,7 @@ impl Log {
             rotation_waiters: Waiters::new(),
             prefix: Mutex::new(None),
             baton: Mutex::new(Baton::default()),
+            unnoted: Mutex::new(Vec::new()),
         })
     }
 
@@ -150,6 +153,27 @@ impl Log {
 
     pub(crate) fn gate_flags(&self) -> u32 {
         self.gate.flags()
+    }
+
+    /// Writes the ends of finished segments to the manifest, with those an earlier call could not;
+    /// the log lets go of the segments the manifest knows.
+    pub(crate) fn note_ends(&self, end: Option<Entry>) -> Result<(), ManifestError> {
+        let mut unnoted = lock(&self.unnoted);
+        unnoted.extend(end);
+        if !unnoted.is_empty() {
+            self.shared.commit(&unnoted)?;
+        }
+        for entry in unnoted.drain(..) {
+            if let Entry::Sealed {
+                segment,
+                footer_bytes,
+                ..
+            } = entry
+            {
+                self.chain.finish(segment, footer_bytes);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn opened(&self) -> &Mark {
@@ -229,7 +253,7 @@ impl Log {
     pub(crate) fn announce(self: &Arc<Self>) {
         publish_fence();
         if self.dirty.set() {
-            self.dirty_since_us.raise(wall_us());
+            self.dirty_since_us.raise(run_us());
             match self.identity.durability {
                 Durability::Synced => self.shared.work.sync_soon(self),
                 Durability::Stored => self.shared.work.sync_later(self, STORED_SYNC, Later::Bound),
@@ -246,7 +270,7 @@ impl Log {
     pub(crate) fn announce_and_lead(self: &Arc<Self>) {
         publish_fence();
         if self.dirty.set() {
-            self.dirty_since_us.raise(wall_us());
+            self.dirty_since_us.raise(run_us());
         }
         if self.stored_waiters.any() {
             let committed = self.walk_prefix();
@@ -279,7 +303,7 @@ impl Log {
     fn hold_if_behind(self: &Arc<Self>, active: &Segment) {
         let claimed_bytes = active.base_bytes() + u64::from(active.claimed_bytes());
         let unsynced_bytes = claimed_bytes.saturating_sub(self.synced_bytes.get());
-        let age_us = wall_us().saturating_sub(self.dirty_since_us.get());
+        let age_us = run_us().saturating_sub(self.dirty_since_us.get());
         if unsynced_bytes > STORED_UNSYNCED_BYTES_MAX || age_us > STORED_UNSYNCED_US_MAX {
             self.gate.shut(Gate::HELD);
             self.shared.work.sync_soon(self);
@@ -397,7 +421,7 @@ impl Log {
                 .work
                 .sync_later(self, OPEN_CLAIM, Later::OpenClaim(segment, position));
         }
-        if baton.owes_proof() {
+        if baton.owes_proof() && !self.is_poisoned() {
             self.shared.work.sync_later(self, IDLE_PROOF, Later::Proof);
         }
     }
@@ -408,6 +432,9 @@ impl Log {
             return;
         }
         let mut baton = lock(&self.baton);
+        if self.is_poisoned() {
+            return;
+        }
         if let Err(SyncFailed(error)) = baton.prove(|| self.is_poisoned()) {
             drop(baton);
             self.poison(&error);

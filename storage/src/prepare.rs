@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::baton::SealedSegment;
 use crate::chain::{PrepareFailure, Wanted};
-use crate::clock::wall_us;
+use crate::clock::run_us;
 use crate::footer;
 use crate::layout::{
     Identity, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, footer_pages, footer_position,
@@ -46,7 +46,7 @@ impl Log {
             self.chain().failed(PrepareFailure {
                 kind: error.kind(),
                 message: error.to_string(),
-                at_us: wall_us(),
+                at_us: run_us(),
             });
         }
         self.rotation_waiters().wake_all();
@@ -167,10 +167,9 @@ impl Log {
             end_position: summary.end_position,
             footer_bytes,
         };
-        match self.shared().commit(&[entry]) {
-            Ok(()) => self.chain().finish(summary.segment, footer_bytes),
-            // Found sealed by its slots at the next start; until then the log keeps it mapped.
-            Err(error) => tracing::error!(%error, "cannot note a sealed segment in the manifest"),
+        if let Err(error) = self.note_ends(Some(entry)) {
+            // Tried again with the next segment's end, and at a clean stop.
+            tracing::error!(%error, "cannot note a sealed segment in the manifest");
         }
     }
 }

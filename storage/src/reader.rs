@@ -143,13 +143,16 @@ impl LogReader {
             if let Some(ticket) = &self.fetch {
                 let fetched = ready!(ticket.poll(cx));
                 self.fetch = None;
-                if let Some(gap) = self.arrive(fetched) {
+                if let Some(gap) = self.arrive(fetched)? {
                     return Poll::Ready(Ok(Delivery::Gap(gap)));
                 }
             }
             if self.at.is_none() && !self.find_place() {
                 if self.fetch.is_some() {
                     continue;
+                }
+                if let Some(gap) = self.jump_ahead() {
+                    return Poll::Ready(Ok(Delivery::Gap(gap)));
                 }
                 ready!(self.wait(cx))?;
                 continue;
@@ -185,8 +188,18 @@ impl LogReader {
         }
     }
 
-    fn arrive(&mut self, fetched: Fetched) -> Option<Gap> {
+    /// The void range an unclean stop left at the end of the log, before anything is behind it.
+    fn jump_ahead(&mut self) -> Option<Gap> {
+        let next = self.log.chain().next_base()?;
+        if self.log.high_watermark() < next {
+            return None;
+        }
+        self.gap_to(next, GapReason::Void)
+    }
+
+    fn arrive(&mut self, fetched: Fetched) -> Result<Option<Gap>, ReadError> {
         match fetched {
+            Fetched::Closed => Err(ReadError::Closed),
             Fetched::Frames {
                 segment,
                 position,
@@ -203,12 +216,12 @@ impl LogReader {
                     resident_to: checked_to,
                     damage,
                 });
-                None
+                Ok(None)
             }
-            Fetched::Unreadable { next } => self.gap_to(next, GapReason::Damaged),
+            Fetched::Unreadable { next } => Ok(self.gap_to(next, GapReason::Damaged)),
             Fetched::At(offset) => {
                 self.from = offset;
-                None
+                Ok(None)
             }
         }
     }

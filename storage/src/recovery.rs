@@ -225,6 +225,10 @@ impl OpenLog<'_> {
             found = walk.run();
             decided = verdict(Stopped::of(walk.position(), proven, attempted), found);
         }
+        // A slot that proves the end is better evidence than the seal's own bytes (S3).
+        if slot.is_some_and(|slot| slot.proven.sealed) && walk.position() == proven {
+            decided = Verdict::Sealed;
+        }
         Ok(Walked {
             number,
             end_position: walk.position(),
@@ -242,7 +246,7 @@ impl OpenLog<'_> {
         Region::dirty_again(
             &mut walked.region,
             walked.proven_position,
-            walked.end_position + PAGE_BYTES,
+            walked.end_position + HEADER,
         );
         walked.region.memory().sync()
     }

@@ -412,6 +412,7 @@ fn s1_a_failed_sync_is_never_repeated_and_refuses_publishing() {
             Err(AppendError::Poisoned(_))
         ));
     }
+    log.prove_idle();
     assert!(store.close().is_err(), "it can't be called clean");
     assert_eq!(folder.count(Operation::Sync, "00000001.seg"), syncs);
     assert_eq!(log.synced(), good.end);
@@ -690,6 +691,100 @@ fn s5_a_sealed_segment_ends_with_a_synced_footer_that_the_manifest_names() {
             "{offset} from {found}"
         );
     }
+}
+
+#[test]
+fn l6_a_void_wakes_whoever_waits_behind_it() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Stored);
+    let mut behind = Appender::new(&log);
+    append(&mut behind, b"warm").unwrap();
+    let (opened, is_open) = mpsc::channel();
+    let (give_up, may_end) = mpsc::channel::<()>();
+    let aborting = {
+        let mut appender = Appender::new(&log);
+        std::thread::spawn(move || {
+            appender.try_append_with(&PublisherFields::single(100), |_| {
+                opened.send(()).unwrap();
+                may_end.recv().unwrap();
+            })
+        })
+    };
+    is_open.recv().unwrap();
+    let appended = append(&mut behind, b"behind the hole").unwrap();
+    let mut wait = LevelWait::new(&log, Level::Stored, appended.end);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(wait.poll(&mut cx).is_pending());
+    let waiting = std::thread::spawn(move || park_until(|cx| wait.poll(cx)));
+    give_up.send(()).unwrap();
+    assert!(matches!(
+        aborting.join().unwrap(),
+        Err(AppendError::ShortFill { .. })
+    ));
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_reader_at_the_end_of_a_recovered_topic_is_told_the_jump_and_waits() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    publish_synced(&mut Appender::new(&log), b"one");
+    let (_, reopened, report) = after_kill(&folder);
+    let log = reopened.log(&topic()).unwrap();
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    let first = park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap();
+    assert!(matches!(first, Delivery::Frames(slice) if slice.next_offset() == Offset(1)));
+    let Delivery::Gap(gap) = park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap() else {
+        panic!("the jump is told");
+    };
+    assert_eq!(
+        (gap.first_offset, gap.next_offset),
+        (Offset(1), report.next_offset)
+    );
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(reader.poll_next(1 << 20, &mut cx).is_pending());
+}
+
+#[test]
+fn a_reader_is_told_that_the_store_was_closed() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    publish_synced(&mut Appender::new(&log), b"one");
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    store.close().unwrap();
+    assert_eq!(store.close(), Ok(()), "closing twice answers the same");
+    let end = loop {
+        match park_until(|cx| reader.poll_next(1 << 20, cx)) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(end, crate::reader::ReadError::Closed);
+}
+
+#[test]
+fn a_standby_that_could_not_be_dropped_does_not_stand_before_the_next_runs_segments() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    let named = |folder: &HeapFolder| state(folder).logs.values().next().unwrap().segments.len();
+    while named(&folder) < 2 {
+        publish_synced(&mut appender, &[4; 100_000]);
+    }
+    // The line that drops the unused standby is the next thing the manifest is asked for.
+    folder.fail(Operation::Reserve, "manifest", 1, Failure::Full);
+    drop(store.close());
+    let store = open(&folder);
+    let log = store.log(&topic()).unwrap();
+    let end = publish_synced(&mut Appender::new(&log), b"acknowledged").end;
+    let (_, reopened, report) = after_kill(&folder);
+    assert_eq!(report.end_offset, end, "{report}");
+    let records = read(&reopened.log(&topic()).unwrap(), end).0;
+    assert_eq!(records.last().unwrap().1, b"acknowledged");
 }
 
 #[test]

@@ -169,6 +169,8 @@ pub struct Store {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held until the store is closed.
     lock: Mutex<Option<FolderLock>>,
+    /// How closing went, once somebody did; held while he does.
+    closed: Mutex<Option<Result<(), CloseError>>>,
 }
 
 impl Store {
@@ -225,6 +227,7 @@ impl Store {
             threads: Mutex::new(Vec::new()),
             shared,
             lock: Mutex::new(lock),
+            closed: Mutex::new(None),
         };
         store.start_threads(options.sync_workers.max(1))?;
         Ok(store)
@@ -346,12 +349,12 @@ impl Store {
         let mut guard = lock_plain(&self.logs);
         let logs = guard.as_mut().ok_or(DeleteError::NotFound)?;
         let log = logs.get(name).cloned().ok_or(DeleteError::NotFound)?;
-        log.shut();
-        let _ = log.chain().close();
         let id = log.identity().id;
         self.shared
             .commit(&[Entry::LogDeleted { log: id }])
             .map_err(DeleteError::Manifest)?;
+        log.shut();
+        drop(log.chain().close());
         logs.remove(name);
         drop(guard);
         log.wake_everyone();
@@ -364,7 +367,11 @@ impl Store {
         let dir = log_dir(id);
         let removed = self.shared.folder.list(&dir).and_then(|names| {
             for name in names {
-                self.shared.folder.remove(&format!("{dir}/{name}"))?;
+                match self.shared.folder.remove(&format!("{dir}/{name}")) {
+                    // Whoever made it ready removed it as well.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    done => done?,
+                }
             }
             self.shared.folder.remove_dir(&dir)
         });
@@ -379,6 +386,11 @@ impl Store {
     ///
     /// Names the topics that could not be synced; they keep their open mark.
     pub fn close(&self) -> Result<(), CloseError> {
+        let mut closed = lock_plain(&self.closed);
+        closed.get_or_insert_with(|| self.close_once()).clone()
+    }
+
+    fn close_once(&self) -> Result<(), CloseError> {
         let logs = lock_plain(&self.logs).take().unwrap_or_default();
         for log in logs.values() {
             seal_log(log);
@@ -428,10 +440,16 @@ fn seal_log(log: &Arc<Log>) {
     if let Some(standby) = standby {
         log.discard(&standby);
     }
-    if let Some(active) = active
-        && let Some(seal) = active.trip()
-    {
-        log.seal(&active, seal, 0);
+    if let Some(active) = active {
+        match active.trip() {
+            Some(seal) => log.seal(&active, seal, 0),
+            // A publisher crossed the end and is about to write the seal.
+            None => {
+                while log.chain().next_base().is_none() {
+                    thread::yield_now();
+                }
+            }
+        }
     }
     if let Some(end) = log.chain().next_base() {
         // A claim still open elsewhere holds the prefix back; claims are short.
@@ -449,16 +467,34 @@ fn mark_closed(log: &Arc<Log>) -> Result<(), String> {
     if !log.opened().is_set() {
         return Ok(());
     }
+    log.note_ends(None).map_err(|error| error.to_string())?;
     let Some(end) = log.chain().finished_to() else {
         return Err("a segment could not be finished".to_owned());
     };
-    let closed = Entry::Closed {
-        log: log.identity().id,
+    let id = log.identity().id;
+    let mut manifest = log.shared().manifest();
+    // A segment that was made ready and never used must not stand before the next run's.
+    let unused = manifest
+        .state()
+        .logs
+        .get(&id)
+        .into_iter()
+        .flat_map(|state| {
+            state
+                .segments
+                .iter()
+                .filter(|(_, segment)| segment.end.is_none() && !segment.quarantined)
+                .map(|(segment, _)| Entry::SegmentDropped {
+                    log: id,
+                    segment: *segment,
+                })
+        });
+    let mut entries: Vec<Entry> = unused.collect();
+    entries.push(Entry::Closed {
+        log: id,
         next_offset: end.0,
-    };
-    log.shared()
-        .commit(&[closed])
-        .map_err(|error| error.to_string())
+    });
+    manifest.commit(&entries).map_err(|error| error.to_string())
 }
 
 fn open_manifest(folder: &Arc<dyn Folder>) -> Result<Manifest, OpenError> {

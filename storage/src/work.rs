@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::mem::discriminant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -86,8 +87,11 @@ impl Work {
 
     /// Asks for `log` to be synced as soon as a worker is free.
     pub(crate) fn sync_soon(&self, log: &Arc<Log>) {
-        self.lock().sync.push_back(Arc::clone(log));
-        self.sync_bell.notify_one();
+        let mut lists = self.lock();
+        if !lists.sync.iter().any(|listed| Arc::ptr_eq(listed, log)) {
+            lists.sync.push_back(Arc::clone(log));
+            self.sync_bell.notify_one();
+        }
     }
 
     /// Takes the right to sync `log` for a publisher that would otherwise wait for a worker.
@@ -139,7 +143,13 @@ impl Work {
     }
 
     pub(crate) fn fetch(&self, fetch: Fetch) {
-        self.lock().fetch.push_back(fetch);
+        let mut lists = self.lock();
+        if lists.stopping {
+            // Nobody would run it; dropped outside the lock, it answers its reader.
+            drop(lists);
+            return drop(fetch);
+        }
+        lists.fetch.push_back(fetch);
         self.fetch_bell.notify_one();
     }
 
@@ -175,16 +185,16 @@ impl Work {
     fn next_sync(&self) -> Option<SyncTask> {
         let mut lists = self.lock();
         loop {
+            let now = Instant::now();
+            if let Some(due) = lists.later.iter().position(|(at, _, _)| *at <= now) {
+                let (_, log, why) = lists.later.swap_remove(due);
+                return Some(SyncTask::Due(log, why));
+            }
             if let Some(log) = lists.pop_sync() {
                 return Some(SyncTask::Now(log));
             }
             if lists.stopping {
                 return None;
-            }
-            let now = Instant::now();
-            if let Some(due) = lists.later.iter().position(|(at, _, _)| *at <= now) {
-                let (_, log, why) = lists.later.swap_remove(due);
-                return Some(SyncTask::Due(log, why));
             }
             let next = lists.later.iter().map(|(at, _, _)| *at).min();
             lists = match next {
@@ -249,7 +259,10 @@ impl Work {
     /// Runs a fetching thread until [`stop`](Self::stop).
     pub(crate) fn run_fetcher(&self) {
         while let Some(fetch) = self.next_of(&self.fetch_bell, |lists| lists.fetch.pop_front()) {
-            fetch();
+            // A reader is told by the answer it holds; the thread must live on for the others.
+            if catch_unwind(AssertUnwindSafe(fetch)).is_err() {
+                tracing::error!("reading back cold pages panicked");
+            }
         }
     }
 }
