@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,6 +32,7 @@ macro_rules! suite {
             topics_are_created_listed_shown_and_removed,
             acknowledged_messages_survive_a_kill,
             a_server_told_to_stop_finishes_first,
+            a_server_told_twice_drops_its_connections_and_no_message,
             a_reader_that_closes_its_pipe_ends_tail_quietly,
             a_stored_topic_is_served_and_kept,
             a_unix_socket_serves_as_well,
@@ -395,6 +397,15 @@ pub(crate) fn acknowledged_messages_survive_a_kill(setup: Setup) {
 }
 
 pub(crate) fn a_server_told_to_stop_finishes_first(setup: Setup) {
+    stop_in_mid_publish(setup, 1);
+}
+
+pub(crate) fn a_server_told_twice_drops_its_connections_and_no_message(setup: Setup) {
+    stop_in_mid_publish(setup, 2);
+}
+
+/// Publishes until the server, sent SIGTERM this often, is gone; then looks for what it promised.
+fn stop_in_mid_publish(setup: Setup, signals: usize) {
     let place = folder();
     let data = place.path().join("data");
     let server = Server::start(setup, &data);
@@ -412,6 +423,9 @@ pub(crate) fn a_server_told_to_stop_finishes_first(setup: Setup) {
 
     let many = "x".repeat(99) + "\n";
     let feeder = std::thread::spawn(move || while input.write_all(many.as_bytes()).is_ok() {});
+    for _ in 1..signals {
+        server.signal(Signal::TERM);
+    }
     server.terminate().expect(0);
     let ended = writer.wait_with_output().unwrap();
     feeder.join().unwrap();
