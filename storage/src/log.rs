@@ -295,12 +295,9 @@ impl Log {
     /// segment they append to.
     #[inline]
     pub(crate) fn keep_bound(self: &Arc<Self>, active: &Segment) {
-        if self.identity.durability == Durability::Stored && self.dirty.is_set() {
-            self.hold_if_behind(active);
+        if self.identity.durability == Durability::Synced || !self.dirty.is_set() {
+            return;
         }
-    }
-
-    fn hold_if_behind(self: &Arc<Self>, active: &Segment) {
         let claimed_bytes = active.base_bytes() + u64::from(active.claimed_bytes());
         let unsynced_bytes = claimed_bytes.saturating_sub(self.synced_bytes.get());
         let age_us = run_us().saturating_sub(self.dirty_since_us.get());

@@ -277,16 +277,7 @@ impl Check<'_> {
         let (still, len_bytes) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let fault = match error.kind() {
-                    ErrorKind::NotFound => Fault::Missing,
-                    _ => Fault::Unreadable(error),
-                };
-                let offsets = segment
-                    .end
-                    .map(|end| (Offset(end.base_offset), Offset(end.end_offset)));
-                let mut problem = at.problem(None, fault);
-                problem.offsets = offsets;
-                self.report.push(problem);
+                self.report.push(unopened(at, segment, error));
                 return Tally::default();
             }
         };
@@ -340,6 +331,19 @@ impl Check<'_> {
         }
         tally
     }
+}
+
+/// What is said of a segment whose file can't be opened: all of its records are missing.
+fn unopened(at: Whereabouts<'_>, segment: &SegmentState, error: std::io::Error) -> Problem {
+    let fault = match error.kind() {
+        ErrorKind::NotFound => Fault::Missing,
+        _ => Fault::Unreadable(error),
+    };
+    let mut problem = at.problem(None, fault);
+    problem.offsets = segment
+        .end
+        .map(|end| (Offset(end.base_offset), Offset(end.end_offset)));
+    problem
 }
 
 fn count(number: usize) -> u32 {
