@@ -161,8 +161,9 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct PublisherState {
     topic: TopicName,
-    /// The slots of the frames that were not answered, the first of which is publish `first`.
-    frames: VecDeque<SlotId>,
+    /// The slots of the frames from publish `first` on; `None` where one was answered before those
+    /// in front of it, as a refusal may be.
+    frames: VecDeque<Option<SlotId>>,
     first: u64,
     /// The one handle that waits for room in the window waits here.
     room: Arc<Notify>,
@@ -306,11 +307,22 @@ impl State {
         let Some(publisher) = self.publishers.get_mut(&stream) else {
             return;
         };
-        debug_assert_eq!(publish, publisher.first, "publishes are answered in order");
-        let Some(slot) = publisher.frames.pop_front() else {
+        let at = publish
+            .checked_sub(publisher.first)
+            .and_then(|at| usize::try_from(at).ok());
+        let Some(slot) = at
+            .and_then(|at| publisher.frames.get_mut(at))
+            .and_then(Option::take)
+        else {
             return;
         };
-        publisher.first += 1;
+        while publisher
+            .frames
+            .pop_front_if(|slot| slot.is_none())
+            .is_some()
+        {
+            publisher.first += 1;
+        }
         self.outcomes.resolve(slot, outcome, wakers);
         if publisher.dropped && publisher.frames.is_empty() {
             self.publishers.remove(&stream);
@@ -399,10 +411,10 @@ impl State {
             }
         };
         let slot = match publisher.frames.back() {
-            Some(last) if publisher.first + publisher.frames.len() as u64 > publish => *last,
+            Some(Some(last)) if publisher.first + publisher.frames.len() as u64 > publish => *last,
             _ => {
                 let slot = self.outcomes.expect();
-                publisher.frames.push_back(slot);
+                publisher.frames.push_back(Some(slot));
                 slot
             }
         };
