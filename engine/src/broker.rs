@@ -50,7 +50,7 @@ pub struct BrokerOptions {
 }
 
 impl BrokerOptions {
-    /// The defaults: two sync workers, segments from 4 MiB to 256 MiB.
+    /// The defaults: two sync workers, segments from 4 MiB to 64 MiB.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -195,7 +195,7 @@ impl Appender {
             if let Some(room) = claim.body_mut().get_mut(..body.len()) {
                 room.copy_from_slice(body);
             }
-            claim.commit(fields, body_crc);
+            claim.commit(&fields, body_crc);
             Ok(base)
         })
     }
@@ -235,7 +235,7 @@ impl Appender {
                     claimed: fields.body_bytes,
                 });
             }
-            claim.commit_unsummed(fields);
+            claim.commit_unsummed(&fields);
             Ok(base)
         })
     }
@@ -270,13 +270,11 @@ impl Appender {
                     let base = fill(claim)?;
                     std::mem::forget(void);
                     self.unannounced = true;
+                    let end = Offset(base.0 + u64::from(fields.record_count));
                     if let Some(walker) = &mut self.walker {
-                        walker.skip_own(position);
+                        walker.skip_own(position, frame_bytes, end);
                     }
-                    return Ok(Appended {
-                        base,
-                        end: Offset(base.0 + u64::from(fields.record_count)),
-                    });
+                    return Ok(Appended { base, end });
                 }
                 TryClaim::Crossed(seal) => self.log.seal(segment, seal, frame_bytes),
                 TryClaim::Tripped => {}

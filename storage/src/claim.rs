@@ -72,7 +72,7 @@ impl<'a> Claim<'a> {
     /// Writes the header and publishes the frame. The body must have been written; `body_crc`
     /// covers it and `fields`.
     #[inline]
-    pub(crate) fn commit(mut self, fields: PublisherFields, body_crc: u32) {
+    pub(crate) fn commit(&mut self, fields: &PublisherFields, body_crc: u32) {
         debug_assert_eq!(fields.record_count, self.records);
         self.finish(fields, body_crc);
     }
@@ -80,7 +80,7 @@ impl<'a> Claim<'a> {
     /// As [`commit`](Self::commit), with the body's checksum made here: one pass over the publisher's
     /// fields and the body where they lie.
     #[inline]
-    pub(crate) fn commit_unsummed(mut self, fields: PublisherFields) {
+    pub(crate) fn commit_unsummed(&mut self, fields: &PublisherFields) {
         let space = self
             .space
             .as_mut()
@@ -94,15 +94,15 @@ impl<'a> Claim<'a> {
         self.finish(fields, body_crc);
     }
 
-    fn finish(&mut self, fields: PublisherFields, body_crc: u32) {
-        let base_offset = self.base_offset();
-        let Some(mut space) = self.space.take() else {
+    #[inline]
+    fn finish(&mut self, fields: &PublisherFields, body_crc: u32) {
+        let Some(space) = &mut self.space else {
             return;
         };
         let header = FrameHeader {
-            fields,
+            fields: *fields,
             body_crc,
-            base_offset,
+            base_offset: Offset(self.segment.base_offset().0 + u64::from(space.record())),
             append_time_us: self.append_time_us,
         };
         let bytes = header.encode(self.segment.seed(), space.position());
@@ -114,7 +114,9 @@ impl<'a> Claim<'a> {
         if let Some(room) = frame.first_chunk_mut::<HEADER_BEHIND_WORD>() {
             *room = bytes;
         }
-        space.commit();
+        if let Some(space) = self.space.take() {
+            space.commit();
+        }
     }
 }
 
@@ -133,7 +135,7 @@ impl Drop for Claim<'_> {
             producer: ProducerStamp::NONE,
         };
         let body_crc = frame::body_crc(&fields, self.body_mut());
-        self.finish(fields, body_crc);
+        self.finish(&fields, body_crc);
     }
 }
 

@@ -397,11 +397,23 @@ impl OpenLog<'_> {
         let limit = len_bytes - HEADER;
         let region = Region::readable(memory, limit, 0);
         let frames = region.still_bytes(FRAMES_START, limit - FRAMES_START);
-        Ok(frames
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last as u64 + 1))
+        Ok(used_bytes(frames))
     }
+}
+
+/// Length of `bytes` up to the last that is not zero. Compares page by page from the end, since what
+/// is looked at is mostly a large part of a segment that nobody wrote to.
+fn used_bytes(bytes: &[u8]) -> u64 {
+    const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+    let mut end = bytes.len();
+    for page in bytes.rchunks(ZEROS.len()) {
+        if Some(page) != ZEROS.get(..page.len()) {
+            let last = page.iter().rposition(|byte| *byte != 0);
+            return (end - page.len() + last.map_or(0, |last| last + 1)) as u64;
+        }
+        end -= page.len();
+    }
+    0
 }
 
 impl Walked {
@@ -415,10 +427,7 @@ impl Walked {
         let behind = self
             .region
             .still_bytes(self.end_position, limit.saturating_sub(self.end_position));
-        behind
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last as u64 + 1)
+        used_bytes(behind)
     }
 
     fn sealed_entry(&self, log: LogId) -> Entry {

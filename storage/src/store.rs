@@ -37,7 +37,7 @@ impl Default for StoreOptions {
         Self {
             sync_workers: 2,
             segment_bytes_first: 4 << 20,
-            segment_bytes_max: 256 << 20,
+            segment_bytes_max: 64 << 20,
         }
     }
 }

@@ -152,9 +152,10 @@ impl Walker {
 
     /// Stands behind a frame that this walker's owner committed at its very place.
     #[inline]
-    pub(crate) fn skip_own(&mut self, position: u32) {
-        if self.run.end() == position {
-            self.step();
+    pub(crate) fn skip_own(&mut self, position: u32, frame_bytes: u32, end: Offset) {
+        if self.run.end() == position && !self.sealed {
+            self.run.skip_own(frame_bytes);
+            self.offset = end;
         }
     }
 }

@@ -432,6 +432,13 @@ impl CommittedRun {
         self.end
     }
 
+    /// Stands, empty, behind the frame of `bytes` bytes at its end, which this thread committed.
+    #[inline]
+    pub(crate) fn skip_own(&mut self, bytes: u32) {
+        self.end += bytes;
+        self.start = self.end;
+    }
+
     /// Forgets the frames walked so far; the run is empty at its end.
     pub(crate) fn restart(&mut self) {
         self.start = self.end;
