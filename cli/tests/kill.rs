@@ -31,6 +31,9 @@ const ROUNDS: u32 = 50;
 const ROUNDS_OF_A_TOPIC: u32 = 5;
 const PUBLISHERS: u32 = 4;
 const LARGE_BYTES: usize = 1 << 20;
+/// Messages of one publisher that wait for their acknowledgement, at most two more: enough to keep
+/// claims open all the time, and few enough that a round is soon read back.
+const UNDER_WAY: usize = 2;
 /// Acknowledgements in a round before the kill, at least and at most.
 const ACKED: std::ops::Range<u64> = 10..130;
 
@@ -231,7 +234,7 @@ fn publish_until_killed(server: Server, run: Run<'_>, ledger: &mut Ledger) {
 
 /// Publishes until the connection breaks, and tells what was acknowledged.
 fn publish(mut handle: Publisher, first: Name, bodies: &Bodies, say: &mpsc::Sender<Said>) {
-    let (tickets, waiting) = mpsc::channel::<(Name, Ticket)>();
+    let (tickets, waiting) = mpsc::sync_channel::<(Name, Ticket)>(UNDER_WAY);
     let say_acked = say.clone();
     let acks = thread::spawn(move || {
         for (name, ticket) in waiting {
