@@ -536,7 +536,7 @@ fn recover_all(
         };
         match recover_one(&open, manifest) {
             Ok(report) => {
-                tracing::warn!("{report}");
+                tracing::info!("{report}");
                 recoveries.push(report);
             }
             Err(error) => {
