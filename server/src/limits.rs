@@ -75,7 +75,7 @@ pub(crate) const CLOCK_TIME: Duration = Duration::from_millis(HEARTBEAT_MS / 2);
 /// of so many bytes.
 pub(crate) const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Turns a connection may take in one go before the others of its thread have theirs.
-pub(crate) const TURNS_MAX: usize = 32;
+pub(crate) const TURNS_MAX: usize = 4;
 /// Pause after the listening socket failed in a way that accepting at once would repeat.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Callers turned away in one go when no descriptor is left.
