@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
 
 use criterion::{BatchSize, Criterion, Throughput};
-use millstream::{Delivery, Durability, Reader};
+use millstream::{Chunk, Durability, Reader};
 use millstream_benches::{
     BURST_BYTES, Stage, Topic, batch, body, in_short, publish_batch, publish_one,
 };
@@ -66,8 +66,8 @@ fn read_records(reader: &mut Reader) -> usize {
 fn read_frames(reader: &mut Reader) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
     let mut bytes = 0;
-    while let Poll::Ready(delivery) = reader.poll_frames(DELIVERY_BYTES_MAX as u32, &mut cx) {
-        if let Delivery::Frames(slice) = delivery.expect("the topic is open") {
+    while let Poll::Ready(chunk) = reader.poll_frames(DELIVERY_BYTES_MAX as u32, &mut cx) {
+        if let Chunk::Frames(slice) = chunk.expect("the topic is open") {
             bytes += black_box(slice.as_bytes()).len();
         }
     }

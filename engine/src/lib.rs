@@ -34,7 +34,7 @@ pub use millstream_protocol::control::{Gap, GapReason, TopicInfo};
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName, TopicNameError};
 pub use millstream_storage::{
-    Appended, CloseError, Delivery, FrameSlice, Level, LogRecovery, OpenError,
+    Appended, Chunk, CloseError, FrameSlice, Level, LogRecovery, OpenError,
 };
 pub use publisher::{Publisher, PublisherOptions};
 pub use reader::Reader;

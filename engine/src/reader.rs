@@ -8,7 +8,7 @@ use millstream_protocol::Offset;
 use millstream_protocol::batch::{Checked, Record, RecordRun};
 use millstream_protocol::control::GapReason;
 use millstream_protocol::limits::DELIVERY_BYTES_MAX;
-use millstream_storage::{Delivery, LogReader};
+use millstream_storage::{Chunk, LogReader};
 
 use crate::block_on::block_on;
 use crate::error::ReadError;
@@ -81,14 +81,14 @@ impl Reader {
             }
             let from = self.log.next_offset();
             match ready!(self.poll_frames(DELIVERY_BYTES, cx)) {
-                Ok(Delivery::Frames(slice)) => {
+                Ok(Chunk::Frames(slice)) => {
                     let from = from.max(slice.first_offset());
                     let place = slice.place();
                     let frames = Bytes::from_owner(slice);
                     self.run = Some(RecordRun::new(frames, place, Checked::Yes, from));
                 }
-                Ok(Delivery::Gap(gap)) if gap.reason == GapReason::Void => {}
-                Ok(Delivery::Gap(gap)) => return Poll::Ready(Some(Err(ReadError::Gap(gap)))),
+                Ok(Chunk::Gap(gap)) if gap.reason == GapReason::Void => {}
+                Ok(Chunk::Gap(gap)) => return Poll::Ready(Some(Err(ReadError::Gap(gap)))),
                 Err(ReadError::Closed) => return Poll::Ready(None),
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -115,7 +115,7 @@ impl Reader {
         &mut self,
         max_bytes: u32,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Delivery, ReadError>> {
+    ) -> Poll<Result<Chunk, ReadError>> {
         self.log.poll_next(max_bytes, cx).map_err(ReadError::from)
     }
 }

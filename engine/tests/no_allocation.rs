@@ -13,7 +13,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use millstream::{
-    BatchBuilder, Broker, BrokerOptions, Delivery, Durability, Message, Offset, PublishError,
+    BatchBuilder, Broker, BrokerOptions, Chunk, Durability, Message, Offset, PublishError,
     Publisher, Reader, Start, TopicOptions,
 };
 use millstream_protocol::frame::{PublisherFields, check_publish, publish_header};
@@ -239,7 +239,7 @@ fn reading_frames_as_they_lie_allocates_nothing() {
         while let std::task::Poll::Ready(delivery) =
             reader.poll_frames(u32::try_from(DELIVERY_BYTES).unwrap(), &mut cx)
         {
-            let Delivery::Frames(slice) = delivery.unwrap() else {
+            let Chunk::Frames(slice) = delivery.unwrap() else {
                 panic!("nothing is missing");
             };
             frames += slice.as_bytes().len();

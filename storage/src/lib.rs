@@ -60,7 +60,7 @@ pub use log::{Level, Log, LogIdentity, Poisoned};
 pub use manifest::{LogId, Manifest, ManifestError, SegmentNumber};
 pub use memory::SegmentMemory;
 pub use park::park_until;
-pub use reader::{Delivery, LogReader, ReadError};
+pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};

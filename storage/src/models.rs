@@ -25,7 +25,7 @@ use crate::heap::HeapFolder;
 use crate::layout::{Identity, PAGE_BYTES};
 use crate::log::{Level, Log, LogIdentity};
 use crate::manifest::{LogId, Manifest, SegmentNumber};
-use crate::reader::{Delivery, LogReader};
+use crate::reader::{Chunk, LogReader};
 use crate::segment::Standby;
 use crate::shared::{SegmentSizes, Shared};
 use crate::sync::Extend;
@@ -312,13 +312,11 @@ fn sleeping_reader() {
             })
         };
         let mut reader = LogReader::new(&log, Start::Earliest);
-        let delivery = sleeps_well(
+        let chunk = sleeps_well(
             |cx| reader.poll_next(1 << 20, cx),
             || publisher.join().unwrap(),
         );
-        assert!(
-            matches!(delivery, Ok(Delivery::Frames(slice)) if slice.next_offset() == Offset(1))
-        );
+        assert!(matches!(chunk, Ok(Chunk::Frames(slice)) if slice.next_offset() == Offset(1)));
     });
 }
 

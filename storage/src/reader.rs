@@ -16,7 +16,7 @@ use crate::walker::Glance;
 
 /// What a reader is given.
 #[derive(Debug, Clone)]
-pub enum Delivery {
+pub enum Chunk {
     /// Frames; the first may hold records before the wanted one.
     Frames(FrameSlice),
     /// Records that are not there.
@@ -137,14 +137,14 @@ impl LogReader {
         &mut self,
         max_bytes: u32,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Delivery, ReadError>> {
+    ) -> Poll<Result<Chunk, ReadError>> {
         ready!(self.poll_start(cx));
         loop {
             if let Some(ticket) = &self.fetch {
                 let fetched = ready!(ticket.poll(cx));
                 self.fetch = None;
                 if let Some(gap) = self.arrive(fetched)? {
-                    return Poll::Ready(Ok(Delivery::Gap(gap)));
+                    return Poll::Ready(Ok(Chunk::Gap(gap)));
                 }
             }
             if self.at.is_none() && !self.find_place() {
@@ -152,13 +152,13 @@ impl LogReader {
                     continue;
                 }
                 if let Some(gap) = self.jump_ahead() {
-                    return Poll::Ready(Ok(Delivery::Gap(gap)));
+                    return Poll::Ready(Ok(Chunk::Gap(gap)));
                 }
                 ready!(self.wait(cx))?;
                 continue;
             }
             match self.advance(max_bytes) {
-                Advance::Deliver(delivery) => return Poll::Ready(Ok(delivery)),
+                Advance::Deliver(chunk) => return Poll::Ready(Ok(chunk)),
                 Advance::Again => {}
                 Advance::Wait => ready!(self.wait(cx))?,
             }
@@ -261,7 +261,7 @@ impl LogReader {
                 GapReason::Void
             };
             return match self.gap_to(next, reason) {
-                Some(gap) => Advance::Deliver(Delivery::Gap(gap)),
+                Some(gap) => Advance::Deliver(Chunk::Gap(gap)),
                 None => Advance::Again,
             };
         }
@@ -303,7 +303,7 @@ impl LogReader {
         let slice = FrameSlice::new(at.run.clone(), at.segment.seed(), self.from, at.offset);
         at.run.restart();
         self.from = at.offset;
-        Advance::Deliver(Delivery::Frames(slice))
+        Advance::Deliver(Chunk::Frames(slice))
     }
 
     fn behind_checked(&mut self) -> Advance {
@@ -315,7 +315,7 @@ impl LogReader {
             at.offset = damage.next;
             at.checked_to = damage.resume;
             return match self.gap_to(damage.next, GapReason::Damaged) {
-                Some(gap) => Advance::Deliver(Delivery::Gap(gap)),
+                Some(gap) => Advance::Deliver(Chunk::Gap(gap)),
                 None => Advance::Again,
             };
         }
@@ -367,7 +367,7 @@ impl Drop for LogReader {
 }
 
 enum Advance {
-    Deliver(Delivery),
+    Deliver(Chunk),
     Again,
     Wait,
 }

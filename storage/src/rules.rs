@@ -23,7 +23,7 @@ use crate::layout::{FRAMES_START, SLOT_POSITIONS, footer_position, segment_name}
 use crate::log::{Level, Log};
 use crate::manifest::{Manifest, SegmentNumber, State};
 use crate::park::park_until;
-use crate::reader::{Delivery, LogReader};
+use crate::reader::{Chunk, LogReader};
 use crate::recovery::LogRecovery;
 use crate::segment::TryClaim;
 use crate::slot::Slot;
@@ -85,8 +85,8 @@ fn read(log: &Arc<Log>, end: Offset) -> (Records, Vec<(u64, u64)>) {
     let (mut records, mut gaps) = (Vec::new(), Vec::new());
     while reader.next_offset() < end {
         match park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap() {
-            Delivery::Gap(gap) => gaps.push((gap.first_offset.0, gap.next_offset.0)),
-            Delivery::Frames(slice) => {
+            Chunk::Gap(gap) => gaps.push((gap.first_offset.0, gap.next_offset.0)),
+            Chunk::Frames(slice) => {
                 let (mut bytes, mut place) = (slice.as_bytes(), slice.place());
                 while !bytes.is_empty() {
                     let frame =
@@ -436,8 +436,8 @@ fn a_reader_at_the_end_of_a_recovered_topic_is_told_the_jump_and_waits() {
     let log = reopened.log(&topic()).unwrap();
     let mut reader = LogReader::new(&log, Start::Earliest);
     let first = park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap();
-    assert!(matches!(first, Delivery::Frames(slice) if slice.next_offset() == Offset(1)));
-    let Delivery::Gap(gap) = park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap() else {
+    assert!(matches!(first, Chunk::Frames(slice) if slice.next_offset() == Offset(1)));
+    let Chunk::Gap(gap) = park_until(|cx| reader.poll_next(1 << 20, cx)).unwrap() else {
         panic!("the jump is told");
     };
     assert_eq!(

@@ -4,7 +4,7 @@
 
 use std::task::{Context, Poll};
 
-use millstream::{Delivery, Reader};
+use millstream::{Chunk, Reader};
 use millstream_protocol::control::{DeliveryPrelude, ErrorMessage, ReaderOpened};
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::{DELIVERY_BYTES_MAX, READ_CREDIT_BYTES_MAX};
@@ -78,7 +78,7 @@ impl ReaderStream {
             Poll::Ready(Err(error)) => {
                 return Delivered::Failed(refused(error.code(), error.to_string()));
             }
-            Poll::Ready(Ok(Delivery::Frames(frames))) => {
+            Poll::Ready(Ok(Chunk::Frames(frames))) => {
                 let frames_bytes = frames.len_bytes();
                 let prelude = DeliveryPrelude {
                     place: frames.place(),
@@ -92,7 +92,7 @@ impl ReaderStream {
                 out.frames(frames);
                 self.credit -= i64::from(frames_bytes);
             }
-            Poll::Ready(Ok(Delivery::Gap(gap))) => {
+            Poll::Ready(Ok(Chunk::Gap(gap))) => {
                 self.deliveries += 1;
                 out.control(|out| gap.encode(id, self.deliveries, out));
             }
