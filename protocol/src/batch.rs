@@ -32,5 +32,7 @@ pub use error::{BatchError, PushError};
 pub use layout::ColumnKind;
 pub use message::Message;
 pub use record::Record;
+pub(crate) use run::FrameRecords;
 pub use run::{Checked, RecordRun};
+pub(crate) use view::HeaderLimits;
 pub use view::{BatchIter, BatchView, Headers, RecordRef};

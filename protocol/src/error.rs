@@ -51,6 +51,22 @@ coded_enum! {
         OutOfSequence = 35,
         /// An offset the topic does not hold and never will.
         OffsetOutOfRange = 36,
+        /// No queue of that name.
+        QueueNotFound = 48,
+        /// A queue of that name is there, over another topic or with other settings.
+        QueueExists = 49,
+        /// A queue over the topic holds as many records as it may.
+        QueueFull = 50,
+        /// Settings no queue may have.
+        QueueSettings = 51,
+        /// The topic is one that a queue needs.
+        TopicInUse = 52,
+        /// No cursor of that name.
+        CursorNotFound = 53,
+        /// The lease is over: the record may be with another consumer.
+        LeaseLost = 54,
+        /// The journal of queues and cursors failed; none takes a change until the broker restarts.
+        JournalFailed = 55,
     }
 }
 
@@ -60,7 +76,7 @@ impl ErrorCode {
     pub const fn is_retriable(self) -> bool {
         matches!(
             self,
-            Self::Limit | Self::TimedOut | Self::ShuttingDown | Self::StorageFull
+            Self::Limit | Self::TimedOut | Self::ShuttingDown | Self::StorageFull | Self::QueueFull
         )
     }
 }

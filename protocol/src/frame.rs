@@ -24,7 +24,7 @@ mod publish;
 mod stored;
 
 pub use error::FrameError;
-pub use publish::{PublishedFrame, check_publish, publish_header};
+pub use publish::{PublishedFrame, check_noted, check_publish, publish_header};
 pub(crate) use stored::reopen_stored;
 pub use stored::{StoredFrame, check_stored, walk_stored};
 

@@ -28,10 +28,14 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const ID_BYTES_MAX: usize = 255;
 /// Most bytes of the name of a record's group.
 pub const GROUP_BYTES_MAX: usize = 255;
-/// Most headers of one record.
+/// Most headers a publisher gives one record.
 pub const HEADERS_MAX: usize = 32;
-/// Most bytes of the headers of one record, names and values together.
+/// Most bytes of the headers a publisher gives one record, names and values together.
 pub const HEADERS_BYTES_MAX: usize = 4096;
+/// Most headers of one record once the broker has added its notes.
+pub const NOTED_HEADERS_MAX: usize = 40;
+/// Most bytes of the headers of one record once the broker has added its notes.
+pub const NOTED_HEADERS_BYTES_MAX: usize = 6144;
 /// A payload block smaller than this is never compressed.
 pub const COMPRESS_BYTES_MIN: usize = 1024;
 
@@ -75,6 +79,54 @@ pub const DELIVERY_BYTES_MAX: usize = 1 << 20;
 /// Most bytes a session keeps waiting for its socket.
 pub const SESSION_OUT_BYTES_MAX: usize = 4 << 20;
 
+/// Shortest lease.
+pub const LEASE_MS_MIN: u32 = 10;
+/// Longest lease: a day.
+pub const LEASE_MS_MAX: u32 = 86_400_000;
+/// Most deliveries a queue can count to before a record becomes a dead letter.
+pub const DELIVERIES_MAX: u32 = 10_000;
+/// Longest wait before a record is delivered again: a week.
+pub const BACKOFF_MS_MAX: u32 = 604_800_000;
+/// The most a wait may grow each time, in thousandths.
+pub const BACKOFF_MULTIPLIER_MILLI_MAX: u32 = 100_000;
+/// Most bytes of the reason for which a record is rejected.
+pub const REASON_BYTES_MAX: usize = 256;
+/// Numbers of deliveries that are counted apart.
+pub const ATTEMPT_COUNTS: usize = 16;
+/// Most queues one answer lists; a client asks on for more.
+pub const QUEUES_PER_LIST_MAX: usize = 32;
+/// Most records or leases of a queue one answer lists.
+pub const QUEUE_RECORDS_PER_LIST_MAX: usize = 1024;
+/// Most cursors one answer lists; a client asks on for more.
+pub const CURSORS_PER_LIST_MAX: usize = 64;
+
+/// Most records a consumer may hold that are not settled.
+pub const WORK_WINDOW_MESSAGES_MAX: u32 = 65_536;
+/// Most bytes of records a consumer may hold that are not settled.
+pub const WORK_WINDOW_BYTES_MAX: u64 = 64 << 20;
+/// Most records of one message of work.
+pub const WORK_RECORDS_MAX: usize = 4096;
+/// A message of work ends with the record that reaches this many bytes.
+pub const WORK_BYTES_MAX: usize = 1 << 20;
+/// Bytes before the entries of a message of work.
+pub const WORK_PRELUDE_BYTES: usize = 8;
+/// Bytes of the entry of each record in a message of work.
+pub const WORK_ENTRY_BYTES: usize = 40;
+/// Longest a receive waits for its first record.
+pub const RECEIVE_WAIT_MS_MAX: u32 = 300_000;
+/// Most settles of one message.
+pub const SETTLES_MAX: usize = 4096;
+/// Most bytes of the body of a message of settles.
+pub const SETTLE_BYTES_MAX: usize = 256 << 10;
+/// Bytes before the entries of a message of settles.
+pub const SETTLE_PRELUDE_BYTES: usize = 16;
+/// Bytes of a settle without its reason.
+pub const SETTLE_ENTRY_BYTES: usize = 32;
+/// Most settles a consumer's stream may have sent and not seen answered.
+pub const SETTLES_UNANSWERED_MAX: usize = 65_536;
+/// Most settles that did nothing one answer lists.
+pub const SETTLE_FAULTS_MAX: usize = 4096;
+
 /// Smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// Largest segment.
@@ -89,6 +141,11 @@ pub const DELIVERY_PRELUDE_BYTES: usize = 32;
 
 /// Upper bound of the archived form of one topic's description, its strings included.
 pub(crate) const TOPIC_INFO_BYTES_MAX: usize = 128 + TOPIC_NAME_BYTES_MAX + SENTENCE_BYTES_MAX;
+
+/// Upper bound of the archived form of one queue's description, its strings included.
+pub(crate) const QUEUE_INFO_BYTES_MAX: usize = 512 + 3 * TOPIC_NAME_BYTES_MAX;
+/// Upper bound of the archived form of one cursor's description, its strings included.
+pub(crate) const CURSOR_INFO_BYTES_MAX: usize = 64 + 2 * TOPIC_NAME_BYTES_MAX;
 
 const _: () = {
     assert!(
@@ -121,11 +178,35 @@ const _: () = {
         "a full list of topics fits a control message"
     );
     assert!(
+        QUEUES_PER_LIST_MAX * QUEUE_INFO_BYTES_MAX + 64 <= CONTROL_BYTES_MAX,
+        "a full list of queues fits a control message"
+    );
+    assert!(
+        CURSORS_PER_LIST_MAX * CURSOR_INFO_BYTES_MAX + 64 <= CONTROL_BYTES_MAX,
+        "a full list of cursors fits a control message"
+    );
+    assert!(
+        QUEUE_RECORDS_PER_LIST_MAX * 32 + 64 <= CONTROL_BYTES_MAX,
+        "a full list of records fits a control message"
+    );
+    assert!(
+        SETTLE_PRELUDE_BYTES + SETTLES_MAX * SETTLE_ENTRY_BYTES <= SETTLE_BYTES_MAX,
+        "a full message of settles without reasons fits"
+    );
+    assert!(
+        WORK_RECORDS_MAX <= RECORDS_PER_FRAME_MAX,
+        "the records of a message of work fit its frame"
+    );
+    assert!(
+        HEADERS_MAX + 8 <= NOTED_HEADERS_MAX && HEADERS_BYTES_MAX + 2048 <= NOTED_HEADERS_BYTES_MAX,
+        "the broker's eight notes fit behind all a publisher may give"
+    );
+    assert!(
         ACK_RUNS_MAX * 12 <= CONTROL_BYTES_MAX,
         "an acknowledgement of a full window fits"
     );
     assert!(
-        HEADERS_BYTES_MAX + KEY_BYTES_MAX < BODY_BYTES_MAX,
+        NOTED_HEADERS_BYTES_MAX + KEY_BYTES_MAX < BODY_BYTES_MAX,
         "options leave room for a body"
     );
     assert!(

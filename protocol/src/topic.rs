@@ -47,6 +47,12 @@ impl TopicName {
         Ok(Self(Arc::from(name)))
     }
 
+    /// Whether it begins with `$`: such names are the broker's own, no user's.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with('$')
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

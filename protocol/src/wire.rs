@@ -8,10 +8,10 @@
 //!  8 u32 stream         0: the connection itself
 //! 12 u32 reserved       0
 //! 16 u64 correlation    chosen by who asks, echoed by who answers; a publish's number
-//! 24 u32 body crc       crc32c of the body; of a delivery: of its prelude; of a publish: 0
+//! 24 u32 body crc       crc32c of the body; of a delivery or work: without frames; of a publish: 0
 //! 28 u32 header crc     crc32c of bytes 0..28
 //! ```
-//! A publish and a delivery carry frames, whose own checksums cover what this one leaves out.
+//! A publish, a delivery and work carry frames, whose own checksums cover what this one leaves out.
 //! Checked in this order: the kind is one, it may come now, reserved fields, header crc, stream,
 //! length, body crc. Nothing is waited for or allocated from a length that was not checked.
 
@@ -20,10 +20,12 @@ use std::fmt;
 use crate::bytes_at::{put, u8_at, u16_at, u32_at, u64_at};
 use crate::checksum::crc32c;
 use crate::coded::coded_enum;
+use crate::control::work_covered;
 use crate::error::ErrorCode;
 use crate::limits::{
     ACK_RUNS_MAX, CONTROL_BYTES_MAX, DELIVERY_BYTES_MAX, DELIVERY_PRELUDE_BYTES, FRAME_BYTES_MAX,
-    HELLO_BYTES_MAX, WIRE_HEADER_BYTES,
+    HELLO_BYTES_MAX, SETTLE_BYTES_MAX, SETTLE_FAULTS_MAX, WIRE_HEADER_BYTES, WORK_ENTRY_BYTES,
+    WORK_PRELUDE_BYTES, WORK_RECORDS_MAX,
 };
 
 const LEN: usize = WIRE_HEADER_BYTES;
@@ -81,6 +83,64 @@ coded_enum! {
         Frames = 51,
         /// [`crate::control::Gap`].
         Gap = 52,
+        /// [`crate::control::CreateQueue`].
+        CreateQueue = 64,
+        /// [`crate::control::SetQueue`].
+        SetQueue = 65,
+        /// [`crate::control::DeleteQueue`].
+        DeleteQueue = 66,
+        /// [`crate::control::DescribeQueue`].
+        DescribeQueue = 67,
+        /// [`crate::control::ListQueues`].
+        ListQueues = 68,
+        /// [`crate::control::ControlQueue`].
+        ControlQueue = 69,
+        /// [`crate::control::RedriveQueue`].
+        RedriveQueue = 70,
+        /// [`crate::control::PeekQueue`].
+        PeekQueue = 71,
+        /// [`crate::control::ListLeases`].
+        ListLeases = 72,
+        /// [`crate::control::QueueInfo`].
+        QueueInfo = 80,
+        /// [`crate::control::QueueList`].
+        QueueList = 81,
+        /// [`crate::control::QueueDone`].
+        QueueDone = 82,
+        /// [`crate::control::PeekedList`].
+        PeekedList = 83,
+        /// [`crate::control::LeaseList`].
+        LeaseList = 84,
+        /// [`crate::control::OpenConsumer`].
+        OpenConsumer = 96,
+        /// [`crate::control::ConsumerOpened`].
+        ConsumerOpened = 97,
+        /// [`crate::control::Window`].
+        Window = 98,
+        /// [`crate::control::Receive`].
+        Receive = 99,
+        /// [`crate::control::Work`]: a prelude, entries and one frame.
+        Work = 100,
+        /// [`crate::control::Settle`].
+        Settle = 101,
+        /// [`crate::control::SettleAck`].
+        SettleAck = 102,
+        /// [`crate::control::ReceiveOver`].
+        ReceiveOver = 103,
+        /// [`crate::control::SetCursor`].
+        SetCursor = 112,
+        /// [`crate::control::DescribeCursor`].
+        DescribeCursor = 113,
+        /// [`crate::control::ListCursors`].
+        ListCursors = 114,
+        /// [`crate::control::DeleteCursor`].
+        DeleteCursor = 115,
+        /// [`crate::control::CursorInfo`].
+        CursorInfo = 120,
+        /// [`crate::control::CursorList`].
+        CursorList = 121,
+        /// Answers a cursor's deletion; no body.
+        CursorDeleted = 122,
     }
 }
 
@@ -100,9 +160,17 @@ impl MessageKind {
             | Self::Pong
             | Self::CloseStream
             | Self::StreamClosed
-            | Self::TopicDeleted => 0,
+            | Self::TopicDeleted
+            | Self::CursorDeleted => 0,
             Self::Hello | Self::Welcome => HELLO_BYTES_MAX - WIRE_HEADER_BYTES,
-            Self::Credit => 4,
+            Self::Credit | Self::ReceiveOver => 4,
+            Self::Window => 12,
+            Self::Receive => 20,
+            Self::Settle => SETTLE_BYTES_MAX,
+            Self::SettleAck => 8 + 16 * SETTLE_FAULTS_MAX,
+            Self::Work => {
+                WORK_PRELUDE_BYTES + WORK_ENTRY_BYTES * WORK_RECORDS_MAX + FRAME_BYTES_MAX
+            }
             Self::PublishAck => 12 * ACK_RUNS_MAX,
             Self::Publish => FRAME_BYTES_MAX,
             Self::Frames => DELIVERY_PRELUDE_BYTES + DELIVERY_BYTES_MAX + FRAME_BYTES_MAX,
@@ -124,6 +192,23 @@ impl MessageKind {
                 | Self::OpenReader
                 | Self::Credit
                 | Self::CloseStream
+                | Self::CreateQueue
+                | Self::SetQueue
+                | Self::DeleteQueue
+                | Self::DescribeQueue
+                | Self::ListQueues
+                | Self::ControlQueue
+                | Self::RedriveQueue
+                | Self::PeekQueue
+                | Self::ListLeases
+                | Self::OpenConsumer
+                | Self::Window
+                | Self::Receive
+                | Self::Settle
+                | Self::SetCursor
+                | Self::DescribeCursor
+                | Self::ListCursors
+                | Self::DeleteCursor
         );
         let to_either = matches!(self, Self::Ping | Self::Pong | Self::Goodbye);
         match phase {
@@ -151,7 +236,15 @@ impl MessageKind {
             | Self::ReaderOpened
             | Self::Credit
             | Self::Frames
-            | Self::Gap => Scope::Stream,
+            | Self::Gap
+            | Self::OpenConsumer
+            | Self::ConsumerOpened
+            | Self::Window
+            | Self::Receive
+            | Self::Work
+            | Self::Settle
+            | Self::SettleAck
+            | Self::ReceiveOver => Scope::Stream,
             _ => Scope::Connection,
         }
     }
@@ -312,6 +405,7 @@ impl WireHeader {
     fn covered(self, body: &[u8]) -> &[u8] {
         match self.kind {
             MessageKind::Publish => &[],
+            MessageKind::Work => work_covered(body),
             MessageKind::Frames => body.get(..DELIVERY_PRELUDE_BYTES).unwrap_or(body),
             _ => body,
         }

@@ -532,6 +532,7 @@ impl Session {
         let base_offset = Offset(topic.append(body));
         waiting.push(AckRun {
             publishes: 1,
+            duplicates: false,
             base_offset,
         });
         self.shared.changed.notify_waiters();

@@ -218,6 +218,7 @@ pub(crate) fn ack(stream: StreamId, highest: u64, runs: &[(u32, u64)]) -> Vec<u8
         .iter()
         .map(|&(publishes, base)| AckRun {
             publishes,
+            duplicates: false,
             base_offset: Offset(base),
         })
         .collect();

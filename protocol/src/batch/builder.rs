@@ -4,12 +4,13 @@ use bytes::Bytes;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::layout::{COLUMN_BYTES, ColumnKind, ROOT_BYTES, VEC_BYTES, vec_ref};
+use super::view::HeaderLimits;
 use super::{Message, PushError};
 use crate::checksum::crc32c;
 use crate::frame::{FrameKind, ProducerStamp, PublisherFields};
 use crate::limits::{
-    BODY_BYTES_MAX, COMPRESS_BYTES_MIN, FRAME_HEADER_BYTES, GROUP_BYTES_MAX, HEADERS_BYTES_MAX,
-    HEADERS_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, RECORDS_PER_FRAME_MAX,
+    BODY_BYTES_MAX, COMPRESS_BYTES_MIN, FRAME_HEADER_BYTES, GROUP_BYTES_MAX, ID_BYTES_MAX,
+    KEY_BYTES_MAX, RECORDS_PER_FRAME_MAX,
 };
 
 /// Bodies from this size are kept as handles and written from where they are; smaller ones are
@@ -178,10 +179,24 @@ impl BatchBuilder {
     ///
     /// The batch is as before; see [`PushError`].
     pub fn push(&mut self, message: &Message) -> Result<(), PushError> {
+        self.push_within(message, HeaderLimits::PUBLISHER)
+    }
+
+    /// Puts a message with the broker's own notes among its headers behind those already there:
+    /// they may come to 40, and to 6,144 bytes.
+    ///
+    /// # Errors
+    ///
+    /// The batch is as before; see [`PushError`].
+    pub fn push_noted(&mut self, message: &Message) -> Result<(), PushError> {
+        self.push_within(message, HeaderLimits::NOTED)
+    }
+
+    fn push_within(&mut self, message: &Message, limits: HeaderLimits) -> Result<(), PushError> {
         if message.is_plain() {
             self.admit(message.body.len(), None)?;
         } else {
-            check_fields(message)?;
+            check_fields(message, limits)?;
             let values = value_bytes(message);
             self.admit(message.body.len(), Some(&values))?;
             self.push_options(message, &values);
@@ -592,13 +607,13 @@ fn headers_bytes(message: &Message) -> usize {
 }
 
 /// Every part of the message keeps to its limit.
-fn check_fields(message: &Message) -> Result<(), PushError> {
+fn check_fields(message: &Message, limits: HeaderLimits) -> Result<(), PushError> {
     let fields = [
         ("key", message.key.len(), KEY_BYTES_MAX),
         ("id", message.id.len(), ID_BYTES_MAX),
         ("group", message.group.len(), GROUP_BYTES_MAX),
-        ("header count", message.headers.len(), HEADERS_MAX),
-        ("headers", headers_bytes(message), HEADERS_BYTES_MAX),
+        ("header count", message.headers.len(), limits.count),
+        ("headers", headers_bytes(message), limits.bytes),
     ];
     if let Some((field, found, max)) = fields.into_iter().find(|(_, found, max)| found > max) {
         return Err(PushError::FieldTooLarge { field, found, max });

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::record::{Options, Record};
 use super::{BatchView, decompress};
 use crate::Offset;
-use crate::frame::{FrameError, FrameHeader, FrameKind, FramePlace, check_stored, reopen_stored};
+use crate::frame::{
+    FrameError, FrameHeader, FrameKind, FramePlace, PublisherFields, check_stored, reopen_stored,
+};
 use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_BYTES};
 
 /// Whether the frames of a run were compared with their checksums before.
@@ -213,6 +215,55 @@ impl OpenFrame {
             body,
             options,
         })
+    }
+}
+
+/// The records of one frame in the form a publisher sends, owned: slices of its body.
+#[derive(Debug)]
+pub(crate) struct FrameRecords {
+    body: Bytes,
+    /// `None` for a single, whose payload is the body, and once that was given out.
+    open: Option<OpenFrame>,
+    single: bool,
+}
+
+impl FrameRecords {
+    /// The records of a frame that was checked, whose body is `body`.
+    pub(crate) fn new(body: Bytes, fields: &PublisherFields) -> Result<Self, FrameError> {
+        let single = fields.kind == FrameKind::Single;
+        let open = match single {
+            true => None,
+            false => {
+                let header = FrameHeader {
+                    fields: *fields,
+                    body_crc: 0,
+                    base_offset: Offset(0),
+                    append_time_us: 0,
+                };
+                Some(OpenFrame::new(&body, 0..body.len(), header, Offset(0))?)
+            }
+        };
+        Ok(Self { body, open, single })
+    }
+
+    /// The next record, as that of `offset`.
+    pub(crate) fn next_at(&mut self, offset: Offset, append_time_us: u64) -> Option<Record> {
+        let mut record = match &mut self.open {
+            Some(open) => open.next_record(&self.body)?,
+            None if self.single => {
+                self.single = false;
+                Record {
+                    offset,
+                    append_time_us,
+                    body: self.body.clone(),
+                    options: None,
+                }
+            }
+            None => return None,
+        };
+        record.offset = offset;
+        record.append_time_us = append_time_us;
+        Some(record)
     }
 }
 

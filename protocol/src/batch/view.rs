@@ -4,10 +4,33 @@ use rkyv::primitive::{ArchivedU32, ArchivedU64};
 
 use super::BatchError;
 use super::layout::{ArchivedBatch, ArchivedColumn, ColumnKind};
-use crate::frame::FrameKind;
+use crate::frame::{FrameKind, ProducerStamp, PublisherFields};
 use crate::limits::{
     BODY_BYTES_MAX, GROUP_BYTES_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX, KEY_BYTES_MAX,
+    NOTED_HEADERS_BYTES_MAX, NOTED_HEADERS_MAX,
 };
+
+/// What the headers of one record may come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeaderLimits {
+    /// Headers.
+    pub(super) count: usize,
+    /// Bytes of names and values together.
+    pub(super) bytes: usize,
+}
+
+impl HeaderLimits {
+    /// Of a record as its publisher makes it.
+    pub(crate) const PUBLISHER: Self = Self {
+        count: HEADERS_MAX,
+        bytes: HEADERS_BYTES_MAX,
+    };
+    /// Of a record with the broker's notes.
+    pub(crate) const NOTED: Self = Self {
+        count: NOTED_HEADERS_MAX,
+        bytes: NOTED_HEADERS_BYTES_MAX,
+    };
+}
 
 /// The records of one body, read in place; every one of them can be had without an error.
 #[derive(Clone, Copy)]
@@ -35,6 +58,28 @@ impl<'a> BatchView<'a> {
         compressed: bool,
         body: &'a [u8],
     ) -> Result<Self, BatchError> {
+        let fields = PublisherFields {
+            kind,
+            compressed,
+            record_count,
+            body_bytes: 0,
+            producer: ProducerStamp::NONE,
+        };
+        Self::check_within(&fields, body, HeaderLimits::NOTED)
+    }
+
+    /// Like [`BatchView::check`], with headers that keep to `limits`.
+    pub(crate) fn check_within(
+        fields: &PublisherFields,
+        body: &'a [u8],
+        limits: HeaderLimits,
+    ) -> Result<Self, BatchError> {
+        let PublisherFields {
+            kind,
+            compressed,
+            record_count,
+            ..
+        } = *fields;
         match kind {
             FrameKind::Single if compressed => Err(BatchError::CompressedSingle),
             FrameKind::Single if record_count != 1 => Err(BatchError::RecordCount {
@@ -49,7 +94,7 @@ impl<'a> BatchView<'a> {
             }),
             FrameKind::Batch => {
                 let columns = ArchivedBatch::access(body)?;
-                check_columns(columns, record_count, compressed, body)?;
+                check_columns(columns, fields, body, limits)?;
                 let payload = columns.payload.as_slice();
                 Ok(Self {
                     columns: Some(columns),
@@ -354,10 +399,11 @@ fn misplaced_end(ends: &[ArchivedU32], last: usize) -> Option<usize> {
 
 fn check_columns(
     batch: &ArchivedBatch,
-    record_count: u16,
-    compressed: bool,
+    fields: &PublisherFields,
     body: &[u8],
+    limits: HeaderLimits,
 ) -> Result<(), BatchError> {
+    let (record_count, compressed) = (fields.record_count, fields.compressed);
     if !batch.is_packed(body) {
         return Err(BatchError::NotPacked);
     }
@@ -398,7 +444,7 @@ fn check_columns(
             return Err(BatchError::ColumnOrder { column: kind });
         }
         previous = found;
-        check_column(column, kind, records)?;
+        check_column(column, kind, records, limits)?;
     }
     Ok(())
 }
@@ -408,6 +454,7 @@ fn check_column(
     column: &ArchivedColumn,
     kind: ColumnKind,
     records: usize,
+    limits: HeaderLimits,
 ) -> Result<(), BatchError> {
     let (ends, words, bytes) = (
         column.ends.as_slice(),
@@ -442,7 +489,7 @@ fn check_column(
         ColumnKind::Key => check_lengths(ends, kind, KEY_BYTES_MAX),
         ColumnKind::Id => check_lengths(ends, kind, ID_BYTES_MAX),
         ColumnKind::Group => check_lengths(ends, kind, GROUP_BYTES_MAX),
-        ColumnKind::Headers => check_headers(ends, bytes, records),
+        ColumnKind::Headers => check_headers(ends, bytes, records, limits),
         _ => Ok(()),
     }
 }
@@ -480,12 +527,17 @@ fn headers_fit(ends: &[ArchivedU32], bytes: &[u8], records: usize) -> bool {
 }
 
 /// Every record keeps to the limits of headers, and every name is one.
-fn check_headers(ends: &[ArchivedU32], bytes: &[u8], records: usize) -> Result<(), BatchError> {
+fn check_headers(
+    ends: &[ArchivedU32],
+    bytes: &[u8],
+    records: usize,
+    limits: HeaderLimits,
+) -> Result<(), BatchError> {
     let column = ColumnKind::Headers;
     let (counts, pairs) = ends.split_at_checked(records).unwrap_or_default();
     for record in 0..records {
         let (first, last) = span(counts, record);
-        if last - first > HEADERS_MAX {
+        if last - first > limits.count {
             return Err(BatchError::ValueTooLarge {
                 column,
                 record,
@@ -500,7 +552,7 @@ fn check_headers(ends: &[ArchivedU32], bytes: &[u8], records: usize) -> Result<(
             }
             found += name.len() + value(pairs, bytes, 2 * header + 1).len();
         }
-        if found > HEADERS_BYTES_MAX {
+        if found > limits.bytes {
             return Err(BatchError::ValueTooLarge {
                 column,
                 record,

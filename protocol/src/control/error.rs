@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::TopicNameError;
 use crate::error::ErrorCode;
+use crate::frame::FrameError;
 
 /// Why a body is not the message its header names: the field that is wrong, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub enum ControlError {
         /// The bytes there are.
         found: usize,
     },
+    /// A frame in the body is none.
+    Frame(FrameError),
 }
 
 impl ControlError {
@@ -61,6 +64,7 @@ impl ControlError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::TopicName(_) => ErrorCode::TopicNameInvalid,
+            Self::Frame(error) => error.code(),
             Self::TextTooLong { .. } | Self::ListTooLong { .. } => ErrorCode::TooLarge,
             _ => ErrorCode::Malformed,
         }
@@ -86,6 +90,7 @@ impl fmt::Display for ControlError {
             Self::ListTooLong { field, found } => {
                 write!(f, "{field}: {found} entries are too many")
             }
+            Self::Frame(error) => error.fmt(f),
             Self::Length { found } => write!(f, "body: no such message has {found} bytes"),
         }
     }
@@ -95,6 +100,7 @@ impl std::error::Error for ControlError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::TopicName(error) => Some(error),
+            Self::Frame(error) => Some(error),
             _ => None,
         }
     }
@@ -103,5 +109,11 @@ impl std::error::Error for ControlError {
 impl From<TopicNameError> for ControlError {
     fn from(error: TopicNameError) -> Self {
         Self::TopicName(error)
+    }
+}
+
+impl From<FrameError> for ControlError {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
     }
 }

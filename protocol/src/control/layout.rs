@@ -43,6 +43,8 @@ macro_rules! numbered {
 }
 
 numbered!(Durability: u8, AckLevel: u8, Effect: u8, ErrorCode: u16, super::GapReason: u8);
+numbered!(super::QueueMode: u8, super::OnExpiry: u8, super::WhenFull: u8);
+numbered!(super::QueueVerb: u8, super::RecordState: u8);
 
 impl Numbered for Offset {
     type Number = u64;
@@ -174,6 +176,45 @@ pub(super) fn positive(field: &'static str, number: &ArchivedU32) -> Result<u32,
         0 => Err(ControlError::Number { field, found: 0 }),
         number => Ok(number),
     }
+}
+
+/// A name, or nothing.
+pub(super) fn maybe_name(bytes: &[u8]) -> Result<Option<TopicName>, ControlError> {
+    match bytes {
+        [] => Ok(None),
+        name => topic_name(name).map(Some),
+    }
+}
+
+/// A list that keeps to its limit.
+pub(super) const fn bounded(
+    field: &'static str,
+    found: usize,
+    max: usize,
+) -> Result<(), ControlError> {
+    if found > max {
+        return Err(ControlError::ListTooLong { field, found });
+    }
+    Ok(())
+}
+
+/// A body that has exactly `LEN` bytes.
+pub(super) fn fixed<const LEN: usize>(body: &[u8]) -> Result<&[u8; LEN], ControlError> {
+    body.try_into()
+        .map_err(|_| ControlError::Length { found: body.len() })
+}
+
+/// A number that stands for nothing in its field.
+pub(super) const fn wrong(field: &'static str, found: u64) -> ControlError {
+    ControlError::Number { field, found }
+}
+
+/// A number that keeps to its limit.
+pub(super) const fn at_most(field: &'static str, found: u64, max: u64) -> Result<(), ControlError> {
+    if found > max {
+        return Err(wrong(field, found));
+    }
+    Ok(())
 }
 
 /// Appends a message: room for the header, the body as `write` makes it, then the header.

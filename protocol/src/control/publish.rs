@@ -62,9 +62,15 @@ archived_message!(OpenPublisher: OpenPublisher, PublisherOpened: PublisherOpened
 pub struct AckRun {
     /// How many.
     pub publishes: u32,
+    /// Whether they were published before, with the same ids: nothing was added, and the offsets
+    /// are those of then.
+    pub duplicates: bool,
     /// The offset of the first record of the first.
     pub base_offset: Offset,
 }
+
+/// The bit of a run's count that says its publishes are duplicates.
+const DUPLICATES_BIT: u32 = 1 << 31;
 
 /// All publishes of a stream up to the correlation are as safe as asked.
 ///
@@ -82,7 +88,8 @@ impl<'a> PublishAck<'a> {
     pub fn encode(runs: &[AckRun], stream: StreamId, number: u64, out: &mut Vec<u8>) {
         append(MessageKind::PublishAck, stream, number, out, |out| {
             for run in runs {
-                out.extend_from_slice(&run.publishes.to_le_bytes());
+                let bit = if run.duplicates { DUPLICATES_BIT } else { 0 };
+                out.extend_from_slice(&(run.publishes | bit).to_le_bytes());
                 out.extend_from_slice(&run.base_offset.0.to_le_bytes());
             }
         });
@@ -133,8 +140,10 @@ impl Iterator for AckRuns<'_> {
     fn next(&mut self) -> Option<AckRun> {
         let (run, rest) = self.rest.split_first_chunk::<RUN_BYTES>()?;
         self.rest = rest;
+        let publishes = u32_at::<0, RUN_BYTES>(run);
         Some(AckRun {
-            publishes: u32_at::<0, RUN_BYTES>(run),
+            publishes: publishes & !DUPLICATES_BIT,
+            duplicates: publishes & DUPLICATES_BIT != 0,
             base_offset: Offset(u64_at::<4, RUN_BYTES>(run)),
         })
     }

@@ -48,7 +48,7 @@ pub(super) struct StartLayout {
 }
 
 /// Archives a start as a pair.
-struct StartPair;
+pub(super) struct StartPair;
 
 impl ArchiveWith<Start> for StartPair {
     type Archived = ArchivedStartLayout;
@@ -75,7 +75,7 @@ impl<S: Fallible + ?Sized> SerializeWith<Start, S> for StartPair {
 }
 
 impl ArchivedStartLayout {
-    fn read(&self) -> Result<Start, ControlError> {
+    pub(super) fn read(&self) -> Result<Start, ControlError> {
         let value = self.value.to_native();
         match self.which {
             1 => Ok(Start::Earliest),

@@ -1,7 +1,7 @@
 //! A frame as its publisher sends it: header and body, the log's fields zero, no padding.
 
 use super::{FrameError, FrameKind, PUBLISHER_AT, PublisherFields, body_crc};
-use crate::batch::BatchView;
+use crate::batch::{BatchView, HeaderLimits};
 use crate::bytes_at::{put, u32_at, u64_at};
 use crate::checksum::crc32c;
 use crate::limits::FRAME_HEADER_BYTES;
@@ -65,6 +65,20 @@ impl<'a> PublishedFrame<'a> {
 /// # Ok::<(), millstream_protocol::frame::FrameError>(())
 /// ```
 pub fn check_publish(bytes: &[u8]) -> Result<PublishedFrame<'_>, FrameError> {
+    check_sent(bytes, HeaderLimits::PUBLISHER)
+}
+
+/// Checks a frame as the broker sends it to a consumer: like [`check_publish`], but the headers of
+/// its records may hold the broker's notes, too.
+///
+/// # Errors
+///
+/// The first field that breaks its rule.
+pub fn check_noted(bytes: &[u8]) -> Result<PublishedFrame<'_>, FrameError> {
+    check_sent(bytes, HeaderLimits::NOTED)
+}
+
+fn check_sent(bytes: &[u8], limits: HeaderLimits) -> Result<PublishedFrame<'_>, FrameError> {
     let got = bytes.len() as u64;
     let Some((header, body)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() else {
         return Err(FrameError::Truncated {
@@ -89,7 +103,7 @@ pub fn check_publish(bytes: &[u8]) -> Result<PublishedFrame<'_>, FrameError> {
     if found != wanted {
         return Err(FrameError::BodyCrc { found, wanted });
     }
-    BatchView::check(fields.kind, fields.record_count, fields.compressed, body)?;
+    BatchView::check_within(&fields, body, limits)?;
     Ok(PublishedFrame {
         fields,
         body_crc: found,

@@ -275,6 +275,7 @@ impl PublisherStream {
                 Some(run) if self.run_end == publish.base => run.publishes += 1,
                 _ => runs.push(AckRun {
                     publishes: 1,
+                    duplicates: false,
                     base_offset: publish.base,
                 }),
             }
