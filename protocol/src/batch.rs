@@ -18,15 +18,18 @@
 //! from a run of stored frames.
 
 mod builder;
+mod columns;
 mod compression;
 mod error;
 mod layout;
 mod message;
+mod parts;
 mod record;
 mod run;
 mod view;
 
 pub use builder::{BatchBuilder, Sink};
+pub use columns::Columns;
 pub use compression::decompress;
 pub use error::{BatchError, PushError};
 pub use layout::ColumnKind;

@@ -33,7 +33,7 @@ fn a_wire_header_names_the_field_that_is_wrong() {
     type Change = fn(&mut [u8; 32]);
     let cases: [(&str, Change); 8] = [
         ("Kind { found: 0 }", |b| b[0] = 0),
-        ("Kind { found: 99 }", |b| b[0] = 99),
+        ("Kind { found: 250 }", |b| b[0] = 250),
         ("KindNow { found: PublishAck, phase: Server }", |b| {
             b[0] = 35
         }),

@@ -9,7 +9,8 @@ mod raw;
 
 use bytes::Bytes;
 use millstream_protocol::batch::{
-    BatchBuilder, BatchView, Checked, Message, PushError, Record, RecordRef, RecordRun, decompress,
+    BatchBuilder, BatchView, Checked, ColumnKind, Columns, Message, PushError, Record, RecordRef,
+    RecordRun, decompress,
 };
 use millstream_protocol::control::{AckRun, Credit};
 use millstream_protocol::control::{ErrorMessage, Goodbye, ListTopics, OpenReader, PublishAck};
@@ -262,6 +263,84 @@ proptest! {
     }
 
     #[test]
+    fn records_put_into_another_batch_stay_as_they_were(stored in stored_run()) {
+        let run = RecordRun::new(Bytes::from(stored.run), PLACE, Checked::Yes, Offset(0));
+        let records: Vec<Record> = run.map(Result::unwrap).collect();
+        let wanted: Vec<Message> = stored.records.into_iter().map(|(_, message)| message).collect();
+        let mut copied = BatchBuilder::new();
+        for (record, message) in records.iter().zip(&wanted) {
+            prop_assert_eq!(&Message::from_record(record), message);
+            copied.push_record(record).unwrap();
+        }
+        prop_assert_eq!(records.len(), wanted.len());
+        prop_assert_eq!(copied.fields(), builder(&wanted).fields());
+        prop_assert_eq!(body_of(&copied), body_of(&builder(&wanted)));
+    }
+
+    #[test]
+    fn skipping_gives_what_going_through_gives(
+        stored in stored_run(),
+        skips in vec((0..6_usize, 0..12_u64), 1..8),
+        checked in prop_oneof![Just(Checked::Yes), Just(Checked::No)],
+    ) {
+        let mut run = RecordRun::new(Bytes::from(stored.run), PLACE, checked, Offset(0));
+        let mut wanted = stored.records.into_iter().peekable();
+        for (taken, ahead) in skips {
+            for _ in 0..taken {
+                let record = run.next().map(|record| record.unwrap().offset().0);
+                prop_assert_eq!(record, wanted.next().map(|(offset, _)| offset));
+            }
+            let to = run.next_offset() + ahead;
+            run.skip_to(to);
+            prop_assert!(run.next_offset() >= to);
+            while wanted.next_if(|(offset, _)| *offset < to.0).is_some() {}
+        }
+        let rest: Vec<_> = run
+            .map(|record| record.unwrap())
+            .map(|record| (record.offset().0, back_owned(&record)))
+            .collect();
+        prop_assert_eq!(rest, wanted.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn columns_are_those_some_record_uses(messages in messages(), compress in any::<bool>()) {
+        let mut builder = builder(&messages);
+        if compress {
+            builder.compress();
+        }
+        let body = body_of(&builder);
+        let fields = builder.fields();
+        let columns = Columns::of(&fields, &body);
+        let view = BatchView::check(fields.kind, fields.record_count, fields.compressed, &body);
+        let view = view.unwrap();
+        prop_assert_eq!(columns.is_empty(), !view.has_options());
+        type Has = fn(&RecordRef<'_>) -> bool;
+        let options: [(ColumnKind, Has); 8] = [
+            (ColumnKind::Key, |record| record.key().is_some()),
+            (ColumnKind::Headers, |record| record.headers().len() > 0),
+            (ColumnKind::Id, |record| record.id().is_some()),
+            (ColumnKind::Group, |record| record.group().is_some()),
+            (ColumnKind::DueAt, |record| record.due_at_us().is_some()),
+            (ColumnKind::ExpiresAt, |record| record.expires_at_us().is_some()),
+            (ColumnKind::PublishedAt, |record| record.published_at_us().is_some()),
+            (ColumnKind::Priority, |record| record.priority() > 0),
+        ];
+        for (kind, has) in options {
+            prop_assert_eq!(columns.has(kind), view.iter().any(|record| has(&record)));
+        }
+        let sizes: Vec<usize> = view.iter().map(|record| record.body_bytes()).collect();
+        let wanted: Vec<usize> = messages.iter().map(|message| message.body().len()).collect();
+        prop_assert_eq!(sizes, wanted);
+    }
+
+    #[test]
+    fn columns_of_any_bytes_are_some(body in vec(any::<u8>(), 0..80)) {
+        let fields = PublisherFields { kind: FrameKind::Batch, ..PublisherFields::single(0) };
+        let columns = Columns::of(&fields, &body);
+        prop_assert!(ColumnKind::ALL.iter().filter(|kind| columns.has(**kind)).count() <= 8);
+    }
+
+    #[test]
     fn a_flipped_bit_of_a_stored_frame_is_refused(messages in messages(), at in any::<u64>()) {
         let builder = builder(&messages);
         let mut frame = stored(builder.fields(), &body_of(&builder), 5, POSITION);
@@ -439,10 +518,12 @@ proptest! {
     }
 
     #[test]
-    fn acknowledgements_round_trip(runs in vec((1..u32::MAX, any::<u64>()), 1..50)) {
+    fn acknowledgements_round_trip(
+        runs in vec((1..1_u32 << 31, any::<bool>(), any::<u64>()), 1..50),
+    ) {
         let runs: Vec<AckRun> = runs
             .into_iter()
-            .map(|(publishes, base)| AckRun { publishes, base_offset: Offset(base) })
+            .map(|(publishes, duplicates, base)| AckRun { publishes, duplicates, base_offset: Offset(base) })
             .collect();
         let mut bytes = Vec::new();
         PublishAck::encode(&runs, StreamId(1), 9, &mut bytes);

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::layout::{COLUMN_BYTES, ColumnKind, ROOT_BYTES, VEC_BYTES, vec_ref};
+use super::parts::{COLUMN_KINDS, COLUMNS, Parts, ValueBytes};
 use super::view::HeaderLimits;
-use super::{Message, PushError};
+use super::{Message, PushError, Record};
 use crate::checksum::crc32c;
 use crate::frame::{FrameKind, ProducerStamp, PublisherFields};
 use crate::limits::{
-    BODY_BYTES_MAX, COMPRESS_BYTES_MIN, FRAME_HEADER_BYTES, GROUP_BYTES_MAX, ID_BYTES_MAX,
-    KEY_BYTES_MAX, RECORDS_PER_FRAME_MAX,
+    BODY_BYTES_MAX, COMPRESS_BYTES_MIN, FRAME_HEADER_BYTES, RECORDS_PER_FRAME_MAX,
 };
 
 /// Bodies from this size are kept as handles and written from where they are; smaller ones are
@@ -18,8 +18,6 @@ use crate::limits::{
 const LARGE_BYTES_MIN: usize = 4096;
 /// A compressed payload is taken when it saves at least one part in this many.
 const COMPRESS_GAIN_PARTS: usize = 8;
-const COLUMNS: usize = ColumnKind::ALL.len();
-const COLUMN_KINDS: [ColumnKind; COLUMNS] = *ColumnKind::ALL.first_chunk::<COLUMNS>().expect("all");
 
 /// Where the bytes of a body go: a vector, or a claimed place in a segment.
 pub trait Sink {
@@ -192,22 +190,64 @@ impl BatchBuilder {
         self.push_within(message, HeaderLimits::NOTED)
     }
 
+    /// Puts a record that was read behind those already there, with all its options.
+    ///
+    /// Copies a small body and the options; keeps a handle to a large body.
+    ///
+    /// # Errors
+    ///
+    /// The batch is as before; see [`PushError`].
+    pub fn push_record(&mut self, record: &Record) -> Result<(), PushError> {
+        match record.options_ref() {
+            None => {
+                self.admit(record.body.len(), None)?;
+                self.push_payload(&record.body);
+                Ok(())
+            }
+            Some(options) => {
+                let parts = Parts::of_record(&options);
+                self.push_parts(&record.body, &parts, HeaderLimits::NOTED)
+            }
+        }
+    }
+
     fn push_within(&mut self, message: &Message, limits: HeaderLimits) -> Result<(), PushError> {
         if message.is_plain() {
             self.admit(message.body.len(), None)?;
-        } else {
-            check_fields(message, limits)?;
-            let values = value_bytes(message);
-            self.admit(message.body.len(), Some(&values))?;
-            self.push_options(message, &values);
+            self.push_payload(&message.body);
+            return Ok(());
         }
-        if message.body.len() < LARGE_BYTES_MIN {
-            self.gathered.extend_from_slice(&message.body);
-        } else {
-            self.large.push((self.gathered.len(), message.body.clone()));
+        self.push_parts(&message.body, &Parts::of_message(message), limits)
+    }
+
+    fn push_parts<'a, H>(
+        &mut self,
+        body: &Bytes,
+        parts: &Parts<'a, H>,
+        limits: HeaderLimits,
+    ) -> Result<(), PushError>
+    where
+        H: ExactSizeIterator<Item = (&'a str, &'a [u8])> + Clone,
+    {
+        parts.check(limits)?;
+        let values = parts.value_bytes();
+        let any = values.iter().any(Option::is_some);
+        self.admit(body.len(), any.then_some(&values))?;
+        if any {
+            self.push_options(parts, &values);
         }
-        self.finish_record(message.body.len());
+        self.push_payload(body);
         Ok(())
+    }
+
+    /// Puts the body of a record in whose options are in, and counts it.
+    fn push_payload(&mut self, body: &Bytes) {
+        if body.len() < LARGE_BYTES_MIN {
+            self.gathered.extend_from_slice(body);
+        } else {
+            self.large.push((self.gathered.len(), body.clone()));
+        }
+        self.finish_record(body.len());
     }
 
     /// Puts a message without options behind those already there; copies `body`.
@@ -372,7 +412,10 @@ impl BatchBuilder {
 
     /// Enters the options of the next record; columns it is the first to use begin with empty
     /// entries for those before it.
-    fn push_options(&mut self, message: &Message, values: &ValueBytes) {
+    fn push_options<'a, H>(&mut self, parts: &Parts<'a, H>, values: &ValueBytes)
+    where
+        H: ExactSizeIterator<Item = (&'a str, &'a [u8])> + Clone,
+    {
         self.has_options = true;
         let records = self.len();
         for ((kind, column), value) in ColumnKind::ALL.iter().zip(&mut self.columns).zip(values) {
@@ -385,14 +428,14 @@ impl BatchBuilder {
                     .resize(records * entry_bytes(*kind), 0);
             }
             match kind {
-                ColumnKind::Key => column.push_bytes(&message.key),
-                ColumnKind::Id => column.push_bytes(&message.id),
-                ColumnKind::Group => column.push_bytes(&message.group),
-                ColumnKind::Headers => column.push_headers(&message.headers),
-                ColumnKind::DueAt => column.push_word(message.due_at_us),
-                ColumnKind::ExpiresAt => column.push_word(message.expires_at_us),
-                ColumnKind::PublishedAt => column.push_word(message.published_at_us),
-                ColumnKind::Priority => column.bytes.push(message.priority),
+                ColumnKind::Key => column.push_bytes(parts.key),
+                ColumnKind::Id => column.push_bytes(parts.id),
+                ColumnKind::Group => column.push_bytes(parts.group),
+                ColumnKind::Headers => column.push_headers(parts.headers.clone()),
+                ColumnKind::DueAt => column.push_word(parts.due_at_us),
+                ColumnKind::ExpiresAt => column.push_word(parts.expires_at_us),
+                ColumnKind::PublishedAt => column.push_word(parts.published_at_us),
+                ColumnKind::Priority => column.bytes.push(parts.priority),
             }
         }
     }
@@ -513,7 +556,7 @@ impl ColumnBuffer {
     fn push_nothing(&mut self, kind: ColumnKind) {
         match kind {
             ColumnKind::Key | ColumnKind::Id | ColumnKind::Group => self.push_bytes(&[]),
-            ColumnKind::Headers => self.push_headers(&[]),
+            ColumnKind::Headers => self.push_headers(std::iter::empty()),
             ColumnKind::DueAt | ColumnKind::ExpiresAt | ColumnKind::PublishedAt => {
                 self.push_word(0);
             }
@@ -526,7 +569,7 @@ impl ColumnBuffer {
         push_count(&mut self.ends, self.bytes.len());
     }
 
-    fn push_headers(&mut self, headers: &[(String, Bytes)]) {
+    fn push_headers<'a>(&mut self, headers: impl Iterator<Item = (&'a str, &'a [u8])>) {
         for (name, value) in headers {
             self.bytes.extend_from_slice(name.as_bytes());
             push_count(&mut self.pairs, self.bytes.len());
@@ -563,24 +606,6 @@ fn push_count(ends: &mut Vec<u8>, count: usize) {
     ends.extend_from_slice(&(count as u32).to_le_bytes());
 }
 
-/// Bytes each option of a message needs besides its entry; `None` without the option.
-type ValueBytes = [Option<usize>; COLUMNS];
-
-fn value_bytes(message: &Message) -> ValueBytes {
-    let filled = |value: &Bytes| (!value.is_empty()).then_some(value.len());
-    let headers_bytes = headers_bytes(message) + 8 * message.headers.len();
-    COLUMN_KINDS.map(|kind| match kind {
-        ColumnKind::Key => filled(&message.key),
-        ColumnKind::Headers => (!message.headers.is_empty()).then_some(headers_bytes),
-        ColumnKind::Id => filled(&message.id),
-        ColumnKind::Group => filled(&message.group),
-        ColumnKind::DueAt => (message.due_at_us != 0).then_some(0),
-        ColumnKind::ExpiresAt => (message.expires_at_us != 0).then_some(0),
-        ColumnKind::PublishedAt => (message.published_at_us != 0).then_some(0),
-        ColumnKind::Priority => (message.priority != 0).then_some(0),
-    })
-}
-
 /// Bytes of the columns for one record in a batch of its own.
 fn fresh_bytes(values: &ValueBytes) -> usize {
     let values = ColumnKind::ALL.iter().zip(values);
@@ -596,30 +621,4 @@ const fn entry_bytes(kind: ColumnKind) -> usize {
         ColumnKind::DueAt | ColumnKind::ExpiresAt | ColumnKind::PublishedAt => 8,
         ColumnKind::Priority => 1,
     }
-}
-
-fn headers_bytes(message: &Message) -> usize {
-    message
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum()
-}
-
-/// Every part of the message keeps to its limit.
-fn check_fields(message: &Message, limits: HeaderLimits) -> Result<(), PushError> {
-    let fields = [
-        ("key", message.key.len(), KEY_BYTES_MAX),
-        ("id", message.id.len(), ID_BYTES_MAX),
-        ("group", message.group.len(), GROUP_BYTES_MAX),
-        ("header count", message.headers.len(), limits.count),
-        ("headers", headers_bytes(message), limits.bytes),
-    ];
-    if let Some((field, found, max)) = fields.into_iter().find(|(_, found, max)| found > max) {
-        return Err(PushError::FieldTooLarge { field, found, max });
-    }
-    if message.headers.iter().any(|(name, _)| name.is_empty()) {
-        return Err(PushError::HeaderNameEmpty);
-    }
-    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::Record;
+
 /// One message: a body and options.
 ///
 /// Options beyond key and headers are kept and given back; what reads them decides what they mean.
@@ -33,6 +35,37 @@ impl Message {
             body: body.into(),
             ..Self::default()
         }
+    }
+
+    /// A record as the message it was made from: its body, and all its options.
+    ///
+    /// Costs reference counts and a copy of the names of headers.
+    #[must_use]
+    pub fn from_record(record: &Record) -> Self {
+        let mut message = Self::new(record.body());
+        let (Some(options), Some(batch)) = (record.options_ref(), record.batch()) else {
+            return message;
+        };
+        let taken = |value: Option<&[u8]>| value.map_or_else(Bytes::new, |v| batch.slice_ref(v));
+        message.key = taken(options.key());
+        message.id = taken(options.id());
+        message.group = taken(options.group());
+        message.headers = options
+            .headers()
+            .map(|(name, value)| (name.to_owned(), batch.slice_ref(value)))
+            .collect();
+        message.due_at_us = options.due_at_us().unwrap_or(0);
+        message.expires_at_us = options.expires_at_us().unwrap_or(0);
+        message.published_at_us = options.published_at_us().unwrap_or(0);
+        message.priority = options.priority();
+        message
+    }
+
+    /// Takes away the headers of which `keep` says no, by name and value.
+    #[must_use]
+    pub fn keep_headers(mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) -> Self {
+        self.headers.retain(|(name, value)| keep(name, value));
+        self
     }
 
     /// Sets the key: at most 1,024 bytes; an empty one is none.

@@ -73,6 +73,11 @@ impl Record {
             .flat_map(|record| record.headers())
     }
 
+    /// The bytes its options lie in.
+    pub(super) fn batch(&self) -> Option<&Bytes> {
+        self.options.as_ref().map(|options| &options.batch)
+    }
+
     /// All options, read in place; `None` when its batch has none. Its body is the record's own.
     #[must_use]
     pub fn options_ref(&self) -> Option<RecordRef<'_>> {

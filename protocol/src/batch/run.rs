@@ -82,6 +82,20 @@ impl RecordRun {
         self.next
     }
 
+    /// Skips the records before `offset`: frames by their headers, records of an open one at once.
+    /// Does nothing when they were given out already.
+    pub fn skip_to(&mut self, offset: Offset) {
+        if offset <= self.next {
+            return;
+        }
+        self.next = offset;
+        if let Some(open) = &mut self.open
+            && !open.skip_to(&self.frames, offset)
+        {
+            self.open = None;
+        }
+    }
+
     /// Opens the next frame that has records to give; `None` at the end of the run.
     fn open_frame(&mut self) -> Result<Option<Opened>, FrameError> {
         while let Some(rest) = self.frames.get(self.at..).filter(|rest| !rest.is_empty()) {
@@ -189,6 +203,23 @@ impl OpenFrame {
             index,
             start,
         })
+    }
+
+    /// Goes on to the record of `offset`, which lies ahead; says whether it is in this batch.
+    fn skip_to(&mut self, frames: &Bytes, offset: Offset) -> bool {
+        let index = offset.since(self.header.base_offset).unwrap_or(0);
+        let Some(index) = u16::try_from(index)
+            .ok()
+            .filter(|index| *index < self.header.fields.record_count)
+        else {
+            return false;
+        };
+        let bytes = self.expanded.as_ref().unwrap_or(frames);
+        let body = bytes.get(self.body.clone()).unwrap_or_default();
+        let before = index.checked_sub(1);
+        self.start = before.map_or(0, |before| end_of(body, before));
+        self.index = index;
+        true
     }
 
     fn next_record(&mut self, frames: &Bytes) -> Option<Record> {

@@ -237,6 +237,16 @@ impl<'a> RecordRef<'a> {
         self.body
     }
 
+    /// Bytes of the payload, expanded; also as long as its batch is compressed.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        let Some(columns) = self.columns else {
+            return self.body.len();
+        };
+        let (start, end) = span(columns.ends.as_slice(), self.index);
+        end - start
+    }
+
     /// The key, if it has one.
     #[must_use]
     pub fn key(&self) -> Option<&'a [u8]> {
