@@ -10,7 +10,9 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use millstream_protocol::batch::ColumnKind;
-use millstream_protocol::control::GapReason;
+use millstream_protocol::control::{
+    GapReason, OnExpiry, QueueMode, QueueVerb, RecordState, SettleFault, SettleVerb, WhenFull,
+};
 use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::frame::FrameKind;
 use millstream_protocol::limits;
@@ -67,6 +69,15 @@ fn every_number_is_written_as_it_is() {
         level.code().into()
     });
     assert_named("gap reason", GapReason::ALL, |reason| reason.code().into());
+    assert_named("queue mode", QueueMode::ALL, |mode| mode.code().into());
+    assert_named("expiry", OnExpiry::ALL, |expired| expired.code().into());
+    assert_named("full queue", WhenFull::ALL, |full| full.code().into());
+    assert_named("queue verb", QueueVerb::ALL, |verb| verb.code().into());
+    assert_named("record state", RecordState::ALL, |state| {
+        state.code().into()
+    });
+    assert_named("settle verb", SettleVerb::ALL, |verb| verb.code().into());
+    assert_named("fault", SettleFault::ALL, |fault| fault.code().into());
     assert_named("effect", Effect::ALL, |effect| effect.code().into());
     assert_named("code", ErrorCode::ALL, |code| code.code());
 }
@@ -143,6 +154,8 @@ fn the_table_of_limits_has_the_values_of_the_code() {
         GROUP_BYTES_MAX,
         HEADERS_MAX,
         HEADERS_BYTES_MAX,
+        NOTED_HEADERS_MAX,
+        NOTED_HEADERS_BYTES_MAX,
         HELLO_BYTES_MAX,
         CONTROL_BYTES_MAX,
         SENTENCE_BYTES_MAX,
@@ -161,6 +174,29 @@ fn the_table_of_limits_has_the_values_of_the_code() {
         READ_CREDIT_BYTES_MAX,
         DELIVERY_BYTES_MAX,
         DELIVERY_PRELUDE_BYTES,
+        LEASE_MS_MIN,
+        LEASE_MS_MAX,
+        DELIVERIES_MAX,
+        BACKOFF_MS_MAX,
+        BACKOFF_MULTIPLIER_MILLI_MAX,
+        REASON_BYTES_MAX,
+        ATTEMPT_COUNTS,
+        QUEUES_PER_LIST_MAX,
+        QUEUE_RECORDS_PER_LIST_MAX,
+        CURSORS_PER_LIST_MAX,
+        WORK_WINDOW_MESSAGES_MAX,
+        WORK_WINDOW_BYTES_MAX,
+        WORK_RECORDS_MAX,
+        WORK_BYTES_MAX,
+        WORK_PRELUDE_BYTES,
+        WORK_ENTRY_BYTES,
+        RECEIVE_WAIT_MS_MAX,
+        SETTLES_MAX,
+        SETTLE_BYTES_MAX,
+        SETTLE_PRELUDE_BYTES,
+        SETTLE_ENTRY_BYTES,
+        SETTLES_UNANSWERED_MAX,
+        SETTLE_FAULTS_MAX,
     ];
     let written: Vec<(String, String)> = table("limit")
         .into_iter()
@@ -194,7 +230,13 @@ fn every_golden_vector_is_named_and_every_one_named_is_there() {
         named.insert(last.clone());
     }
     // What has no body is explained by the header alone.
-    for bare in ["pong", "close-stream", "stream-closed", "topic-deleted"] {
+    for bare in [
+        "pong",
+        "close-stream",
+        "stream-closed",
+        "topic-deleted",
+        "cursor-deleted",
+    ] {
         named.insert(format!("message-{bare}"));
     }
     let missing: Vec<_> = files.difference(&named).collect();
@@ -241,6 +283,22 @@ fn the_headings_of_archives_say_how_long_their_roots_are() {
         ("OpenReader", "open-reader-time"),
         ("ReaderOpened", "reader-opened"),
         ("Gap", "gap"),
+        ("CreateQueue", "create-queue"),
+        ("SetQueue", "set-queue"),
+        ("DeleteQueue, DescribeQueue", "delete-queue"),
+        ("ListQueues", "list-queues"),
+        ("ControlQueue", "control-queue"),
+        ("RedriveQueue", "redrive-queue"),
+        ("PeekQueue", "peek-queue"),
+        ("ListLeases", "list-leases"),
+        ("QueueInfo", "queue-info"),
+        ("QueueDone", "queue-done"),
+        ("OpenConsumer", "open-consumer"),
+        ("ConsumerOpened", "consumer-opened"),
+        ("SetCursor", "set-cursor"),
+        ("DescribeCursor, DeleteCursor", "describe-cursor"),
+        ("ListCursors", "list-cursors"),
+        ("CursorInfo", "cursor-info"),
     ];
     let document = document();
     for (heading, golden) in archives {
@@ -250,13 +308,21 @@ fn the_headings_of_archives_say_how_long_their_roots_are() {
             "no heading {line:?}"
         );
     }
-    let two_topics = 2 * root_bytes("topic-info");
-    let line = format!(
-        "### TopicList: {} bytes",
-        root_bytes("topic-list") - two_topics
-    );
-    assert!(
-        document.lines().any(|found| found == line),
-        "no heading {line:?}"
-    );
+    let lists = [
+        ("TopicList", "topic-list", 2 * root_bytes("topic-info")),
+        ("QueueList", "queue-list", root_bytes("queue-info")),
+        ("PeekedList", "peeked-list", 19),
+        ("LeaseList", "lease-list", 22),
+        ("CursorList", "cursor-list", root_bytes("cursor-info")),
+    ];
+    for (heading, golden, entries_bytes) in lists {
+        let line = format!(
+            "### {heading}: {} bytes",
+            root_bytes(golden) - entries_bytes
+        );
+        assert!(
+            document.lines().any(|found| found == line),
+            "no heading {line:?}"
+        );
+    }
 }

@@ -158,6 +158,13 @@ impl BatchBuilder {
         }
     }
 
+    /// Whether any message in it has an id.
+    #[must_use]
+    pub fn has_ids(&self) -> bool {
+        let ids = self.columns.get(ColumnKind::Id.index());
+        self.has_options && ids.is_some_and(|ids| !ids.bytes.is_empty())
+    }
+
     /// The exact number of bytes [`BatchBuilder::write_body`] will write.
     #[must_use]
     #[expect(

@@ -18,7 +18,7 @@ use super::frames::{
 };
 use super::{Part, Vector, parts};
 
-const STREAM: StreamId = StreamId(3);
+pub(super) const STREAM: StreamId = StreamId(3);
 const TEXT: &str = "text, relative pointer";
 const COUNT: &str = "text, length";
 
@@ -65,7 +65,7 @@ fn split(bytes: &[u8], kind: MessageKind) -> (WireHeader, &[u8]) {
 }
 
 /// An example whose body `check` accepts when it means the right thing.
-fn vector(
+pub(super) fn vector(
     name: &'static str,
     meaning: &'static str,
     kind: MessageKind,
@@ -122,7 +122,7 @@ macro_rules! archived {
     }};
 }
 
-fn decoded_is<T: PartialEq + Debug + 'static>(
+pub(super) fn decoded_is<T: PartialEq + Debug + 'static>(
     value: T,
     decode: impl Fn(&[u8]) -> Result<T, ControlError> + 'static,
 ) -> impl Fn(&WireHeader, &[u8]) -> bool {
@@ -130,10 +130,11 @@ fn decoded_is<T: PartialEq + Debug + 'static>(
 }
 
 /// The `decode` every archived message has, so that its type can be inferred.
-trait Decoded: Sized {
+pub(super) trait Decoded: Sized {
     fn decoded(body: &[u8]) -> Result<Self, ControlError>;
 }
 
+/// Gives messages the trait.
 macro_rules! decoded {
     ($($name:ident),+) => {$(
         impl Decoded for $name {
@@ -163,9 +164,9 @@ decoded!(
     Gap
 );
 
-const CONNECTION: StreamId = StreamId::CONNECTION;
+pub(super) const CONNECTION: StreamId = StreamId::CONNECTION;
 
-fn name(name: &str) -> TopicName {
+pub(super) fn name(name: &str) -> TopicName {
     TopicName::parse(name).unwrap()
 }
 
@@ -281,6 +282,8 @@ fn connection() -> Vec<Vector> {
     ]
 }
 
+pub(super) use {archived, decoded};
+
 /// Messages without a body.
 fn bare() -> Vec<Vector> {
     let bare = |name, meaning, kind, stream, correlation| {
@@ -320,6 +323,13 @@ fn bare() -> Vec<Vector> {
             MessageKind::TopicDeleted,
             CONNECTION,
             5,
+        ),
+        bare(
+            "message-cursor-deleted",
+            "Answers request 6.",
+            MessageKind::CursorDeleted,
+            CONNECTION,
+            6,
         ),
     ]
 }
@@ -458,15 +468,24 @@ fn publishing() -> Vec<Vector> {
     let runs = [
         AckRun {
             publishes: 3,
+            duplicates: false,
             base_offset: Offset(100),
         },
         AckRun {
             publishes: 1,
+            duplicates: false,
             base_offset: Offset(250),
         },
     ];
     let mut ack = Vec::new();
     PublishAck::encode(&runs, STREAM, 4, &mut ack);
+    let repeated = [AckRun {
+        publishes: 2,
+        duplicates: true,
+        base_offset: Offset(40),
+    }];
+    let mut repeated_ack = Vec::new();
+    PublishAck::encode(&repeated, STREAM, 6, &mut repeated_ack);
     let ack_parts = parts(&[
         (4, "run 0: publishes"),
         (8, "run 0: base offset"),
@@ -517,6 +536,19 @@ fn publishing() -> Vec<Vector> {
             MessageKind::PublishAck,
             (ack, ack_parts),
             move |_, body| PublishAck::decode(body).is_ok_and(|ack| ack.runs().eq(runs)),
+        ),
+        vector(
+            "message-publish-ack-duplicates",
+            "Publishes 5 and 6 were there before, by their ids: the first as record 40.",
+            MessageKind::PublishAck,
+            (
+                repeated_ack,
+                parts(&[
+                    (4, "run 0: publishes, and the bit for duplicates"),
+                    (8, "run 0: base offset"),
+                ]),
+            ),
+            move |_, body| PublishAck::decode(body).is_ok_and(|ack| ack.runs().eq(repeated)),
         ),
     ]
 }

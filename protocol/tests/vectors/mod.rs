@@ -2,6 +2,8 @@
 
 mod frames;
 mod messages;
+mod queues;
+mod work;
 
 use millstream_protocol::wire::MessageKind;
 
@@ -47,5 +49,7 @@ pub(crate) fn parts(list: &[(usize, &'static str)]) -> Vec<Part> {
 pub(crate) fn all() -> Vec<Vector> {
     let mut vectors = frames::all();
     vectors.extend(messages::all());
+    vectors.extend(queues::all());
+    vectors.extend(work::all());
     vectors
 }
