@@ -20,6 +20,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod consumer;
+mod queues;
+
+pub use consumer::Consumer;
+
 use std::pin::Pin;
 use std::sync::mpsc as std_mpsc;
 use std::task::{Context, Poll, Waker};

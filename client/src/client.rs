@@ -12,9 +12,14 @@ use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::connection::Connection;
+use crate::consumer::{Consumer, ConsumerOptions};
 use crate::core::{Answer, Request};
-use crate::driver::{Established, establish};
-use crate::error::{Action, ConnectError, ConnectionError, TopicError, TopicErrorCause};
+use crate::driver::Established;
+use crate::error::{
+    Action, ConnectError, ConnectionError, QueueAction, QueueError, QueueErrorCause, TopicError,
+    TopicErrorCause,
+};
+use crate::link::Link;
 use crate::publisher::{Publisher, PublisherOptions};
 use crate::reader::{Reader, ReaderOptions};
 
@@ -27,9 +32,9 @@ use crate::reader::{Reader, ReaderOptions};
 /// ```
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    name: String,
+    pub(crate) name: String,
     pub(crate) timeout: Duration,
-    request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
 }
 
 impl Default for ConnectOptions {
@@ -63,8 +68,8 @@ impl ConnectOptions {
         self
     }
 
-    /// Sets how long an answer about a topic is waited for. Publishing and reading wait as long as
-    /// the connection lives.
+    /// Sets how long an answer about a topic, a queue or a cursor is waited for. Publishing, reading
+    /// and consuming wait as long as the connection lives.
     #[must_use]
     pub const fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
@@ -125,7 +130,7 @@ impl TopicOptions {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) connection: Arc<Connection>,
+    pub(crate) link: Arc<Link>,
 }
 
 impl Client {
@@ -162,22 +167,27 @@ impl Client {
         options: &ConnectOptions,
         thread: Option<mpsc::Sender<()>>,
     ) -> Result<(Self, Established), ConnectError> {
-        let established = match timeout(options.timeout, establish(address, &options.name)).await {
-            Ok(established) => established?,
-            Err(_) => {
-                let (address, ms) = (address.clone(), millis(options.timeout));
-                return Err(ConnectError::TimedOut { address, ms });
-            }
-        };
-        let shared = Arc::clone(&established.shared);
-        let connection = Arc::new(Connection::new(shared, options.request_timeout, thread));
-        Ok((Self { connection }, established))
+        let (link, established) = Link::establish(address, options, thread).await?;
+        let link = Arc::new(link);
+        Ok((Self { link }, established))
+    }
+
+    /// Connects once more if the connection was lost; what follows uses the new one.
+    ///
+    /// Handles that were opened before stay on the old connection, but for consumers, which do this
+    /// by themselves. A client that was closed stays closed.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached, or not as a server is.
+    pub async fn reconnect(&self) -> Result<(), ConnectError> {
+        self.link.reconnect().await.map(drop)
     }
 
     /// What the server said of itself when it welcomed this client.
     #[must_use]
     pub fn server(&self) -> Welcome {
-        self.connection.lock().core.welcome().clone()
+        self.link.connection().lock().core.welcome().clone()
     }
 
     /// Creates a topic, or finds it there with the same options; tells what there is to say of it.
@@ -223,7 +233,7 @@ impl Client {
         };
         match asking.ask(Request::Delete(request)).await? {
             Answer::Deleted => Ok(()),
-            Answer::Topic(_) | Answer::Topics(_) => Err(asking.mismatched()),
+            _ => Err(asking.mismatched()),
         }
     }
 
@@ -266,8 +276,34 @@ impl Client {
             .await?
         {
             Answer::Topics(list) => Ok(list),
-            Answer::Topic(_) | Answer::Deleted => Err(asking.mismatched()),
+            _ => Err(asking.mismatched()),
         }
+    }
+
+    /// Opens a consumer of a queue: up to 64 records ahead, under the queue's lease.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such queue, or the server did not answer.
+    pub async fn consumer(&self, queue: impl AsRef<str>) -> Result<Consumer, QueueError> {
+        self.consumer_with(queue, ConsumerOptions::new()).await
+    }
+
+    /// As [`Client::consumer`], with options.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, there is no such queue, or the server did not answer.
+    pub async fn consumer_with(
+        &self,
+        queue: impl AsRef<str>,
+        options: ConsumerOptions,
+    ) -> Result<Consumer, QueueError> {
+        let queue = TopicName::parse(queue.as_ref()).map_err(|error| {
+            let cause = QueueErrorCause::Name(error);
+            QueueError::new(QueueAction::OpenConsumer, queue.as_ref(), cause)
+        })?;
+        Consumer::open(Arc::clone(&self.link), queue, options).await
     }
 
     /// Opens a topic for publishing, as durable as the topic is; creates it, `synced`, if needed.
@@ -290,7 +326,7 @@ impl Client {
         options: PublisherOptions,
     ) -> Result<Publisher, TopicError> {
         let topic = Asking::new(self, Action::OpenPublisher, topic.as_ref()).name()?;
-        Publisher::open(Arc::clone(&self.connection), topic, options).await
+        Publisher::open(self.link.connection(), topic, options).await
     }
 
     /// Opens a reader of a topic. It goes on with what is published later.
@@ -314,7 +350,7 @@ impl Client {
         options: ReaderOptions,
     ) -> Result<Reader, TopicError> {
         let topic = Asking::new(self, Action::OpenReader, topic.as_ref()).name()?;
-        Reader::open(Arc::clone(&self.connection), topic, start, options).await
+        Reader::open(self.link.connection(), topic, start, options).await
     }
 
     /// Closes the connection in good order: what was published is sent and answered first.
@@ -325,8 +361,9 @@ impl Client {
     ///
     /// The connection ended in another way before.
     pub async fn close(self) -> Result<(), ConnectionError> {
-        self.connection.act(|state| state.core.close());
-        match self.connection.over().await {
+        let connection = self.link.connection();
+        connection.act(|state| state.core.close());
+        match connection.over().await {
             ConnectionError::ClosedHere => Ok(()),
             error => Err(error),
         }
@@ -335,15 +372,15 @@ impl Client {
 
 /// One request, and what its errors say.
 struct Asking<'a> {
-    connection: &'a Connection,
+    connection: Arc<Connection>,
     action: Action,
     topic: &'a str,
 }
 
 impl<'a> Asking<'a> {
-    fn new(client: &'a Client, action: Action, topic: &'a str) -> Self {
+    fn new(client: &Client, action: Action, topic: &'a str) -> Self {
         Self {
-            connection: &client.connection,
+            connection: client.link.connection(),
             action,
             topic,
         }
@@ -358,30 +395,27 @@ impl<'a> Asking<'a> {
     }
 
     async fn ask(&self, request: Request) -> Result<Answer, TopicError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.connection.act(|state| {
-            let id = state.core.request(&request)?;
-            state.answers.insert(id, reply);
-            Ok(())
-        });
-        sent.map_err(|error| self.error(TopicErrorCause::NotSent(error)))?;
-        answered(answer, self.connection.request_timeout)
-            .await
-            .map_err(|cause| self.error(cause))
+        let answer = self.connection.ask(&request).await;
+        answer.map_err(|cause| self.error(cause))
     }
 
     async fn topic(&self, request: Request) -> Result<TopicInfo, TopicError> {
         match self.ask(request).await? {
             Answer::Topic(info) => Ok(info),
-            Answer::Topics(_) | Answer::Deleted => Err(self.mismatched()),
+            _ => Err(self.mismatched()),
         }
     }
 
-    /// The core lets no answer of another kind through; should it, this is what is said.
     fn mismatched(&self) -> TopicError {
-        let error = ConnectionError::protocol("it answered something that was not asked");
-        self.error(TopicErrorCause::Unanswered(error))
+        self.error(mismatched())
     }
+}
+
+/// The core lets no answer of another kind through; should it, this is what is said.
+pub(crate) fn mismatched() -> TopicErrorCause {
+    TopicErrorCause::Unanswered(ConnectionError::protocol(
+        "it answered something that was not asked",
+    ))
 }
 
 /// Waits for what a reply brings, but not for ever.
@@ -399,6 +433,6 @@ pub(crate) async fn answered<T>(
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

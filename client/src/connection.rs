@@ -5,20 +5,28 @@
 //! be woken are collected first. Besides the handles two tasks take it: the one that reads the
 //! socket and the one that writes it, see [`crate::driver`].
 
+mod consumers;
+
+pub(crate) use consumers::{Confirmation, Counts, Notice, Tally};
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millstream_protocol::batch::Message;
-use millstream_protocol::control::{PublisherOpened, ReaderOpened};
+use millstream_protocol::control::{ConsumerOpened, PublisherOpened, ReaderOpened};
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::core::{Answer, Core, Delivery, Event, NotTaken, ReadyFrame, RequestId, Unpublished};
+use crate::client::answered;
+use crate::core::{
+    Answer, Core, Delivery, Event, NotTaken, ReadyFrame, Request, RequestId, Stored, Unpublished,
+};
 use crate::error::{ConnectionError, PublishError, ReadError, Refusal, TopicErrorCause};
 use crate::outcomes::{Outcome, Outcomes, SlotId};
+use consumers::ConsumerState;
 
 /// A connection as its handles hold it: when the last one goes, it is closed.
 #[derive(Debug)]
@@ -59,6 +67,23 @@ impl Connection {
         result
     }
 
+    /// Sends a request and waits for its answer, but not for ever.
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Answer, TopicErrorCause> {
+        // Sending back may be slow on purpose; the connection's heartbeats bound the wait.
+        let longest = match request {
+            Request::RedriveQueue(_) => Duration::MAX,
+            _ => self.request_timeout,
+        };
+        let (reply, answer) = oneshot::channel();
+        let sent = self.act(|state| {
+            let id = state.core.request(request)?;
+            state.answers.insert(id, reply);
+            Ok(())
+        });
+        sent.map_err(TopicErrorCause::NotSent)?;
+        answered(answer, longest).await
+    }
+
     /// Waits until the connection is over; gives why.
     pub(crate) async fn over(&self) -> ConnectionError {
         let mut over = self.shared.over.subscribe();
@@ -97,6 +122,8 @@ impl Shared {
             opening: BTreeMap::new(),
             publishers: BTreeMap::new(),
             readers: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            notices: Vec::new(),
             outcomes: Outcomes::default(),
         };
         Self {
@@ -122,9 +149,13 @@ impl Shared {
         }
         let ended = state.core.ended().is_some();
         let wake = state.wakes_writer();
+        let notices = std::mem::take(&mut state.notices);
         drop(state);
         if wake {
             self.output.notify_one();
+        }
+        for notice in notices {
+            notice.tell();
         }
         if ended {
             self.over.send_replace(true);
@@ -140,6 +171,7 @@ impl Shared {
 pub(crate) enum Opened {
     Publisher(PublisherOpened),
     Reader(ReaderOpened),
+    Consumer(ConsumerOpened),
 }
 
 /// A sender of the answer to something that was asked once.
@@ -155,6 +187,9 @@ pub(crate) struct State {
     pub(crate) opening: BTreeMap<StreamId, Reply<Opened>>,
     publishers: BTreeMap<StreamId, PublisherState>,
     readers: BTreeMap<StreamId, Inbox>,
+    consumers: BTreeMap<StreamId, ConsumerState>,
+    /// Refused settles that are to be told once the lock is free.
+    notices: Vec<Notice>,
     pub(crate) outcomes: Outcomes,
 }
 
@@ -249,9 +284,9 @@ impl State {
             Event::Published {
                 stream,
                 publish,
-                first,
+                stored,
             } => {
-                self.answer(stream, publish, Ok(first), wakers);
+                self.answer(stream, publish, Ok(stored), wakers);
             }
             Event::Unpublished {
                 stream,
@@ -282,6 +317,19 @@ impl State {
                 };
                 self.arrived(stream, Item::Gap(gap), wakers);
             }
+            Event::ConsumerOpened { stream, opened } => {
+                self.consumer_opened(stream, opened.lease_ms);
+                self.opened(stream, Ok(Opened::Consumer(opened)));
+            }
+            Event::Worked { stream, work } => self.worked(stream, work, wakers),
+            Event::ReceiveOver { stream, .. } => self.receive_over(stream, wakers),
+            Event::SettleRefused { stream, refused } => self.settle_refused(stream, refused),
+            Event::Settled { stream, through } => self.settled(stream, through),
+            Event::Unsettled {
+                stream,
+                settles,
+                why,
+            } => self.unsettled(stream, settles, why),
             Event::StreamEnded { stream, refusal } => {
                 let end = refusal.map_or(StreamEnd::Closed, StreamEnd::Refused);
                 self.stream_ended(stream, &end, wakers);
@@ -348,6 +396,7 @@ impl State {
             inbox.ended = Some(end.clone());
             wakers.extend(inbox.waker.take());
         }
+        self.consumer_ended(stream, end, wakers);
     }
 
     /// The connection is over. What was published was answered by events before this one.
@@ -364,6 +413,7 @@ impl State {
         for inbox in self.readers.values_mut() {
             wakers.extend(inbox.waker.take());
         }
+        self.consumers_ended(wakers);
     }
 
     /// Makes room for the tickets of a publisher stream.
@@ -444,7 +494,7 @@ impl State {
         &mut self,
         stream: StreamId,
         cx: &Context<'_>,
-    ) -> Poll<Result<Item, ReaderEnd>> {
+    ) -> Poll<Result<Item, StreamOver>> {
         let inbox = self.readers.get_mut(&stream);
         let inbox = inbox.expect("a reader's inbox lives as long as its handle");
         if let Some(item) = inbox.items.pop_front() {
@@ -454,10 +504,10 @@ impl State {
             return Poll::Ready(Ok(item));
         }
         if let Some(end) = &inbox.ended {
-            return Poll::Ready(Err(ReaderEnd::Stream(end.clone())));
+            return Poll::Ready(Err(StreamOver::Stream(end.clone())));
         }
         if let Some(error) = self.core.ended() {
-            return Poll::Ready(Err(ReaderEnd::Connection(error.clone())));
+            return Poll::Ready(Err(StreamOver::Connection(error.clone())));
         }
         inbox.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -471,9 +521,9 @@ impl State {
     }
 }
 
-/// Why nothing more comes for a reader.
+/// Why nothing more comes for a reader or a consumer.
 #[derive(Debug)]
-pub(crate) enum ReaderEnd {
+pub(crate) enum StreamOver {
     Stream(StreamEnd),
     Connection(ConnectionError),
 }
@@ -528,6 +578,6 @@ fn untaken(
 }
 
 /// The first offset of a frame and a place in it make a record's offset.
-pub(crate) const fn offset_in(first: Offset, record: u16) -> Offset {
-    Offset(first.0.saturating_add(record as u64))
+pub(crate) const fn offset_in(stored: Stored, record: u16) -> Offset {
+    Offset(stored.first.0.saturating_add(record as u64))
 }

@@ -13,34 +13,36 @@
 //!                          └──goodbye, error, silence, end of bytes──────────────▶ ended
 //! ```
 
+mod consuming;
 mod event;
 mod greeting;
 mod heartbeat;
 mod incoming;
 mod publishing;
 mod reading;
+mod request;
+mod streams;
 
-pub use event::{Answer, Delivery, Event, RequestId, Unpublished};
+pub use consuming::{RefusedSettle, SettleRequest};
+pub use event::{Delivery, Event, RequestId, Stored, Unpublished, Unsettled, WorkItem};
 pub use greeting::{Greeting, ServerLimits};
 pub use publishing::{NotTaken, Place, ReadyFrame};
+pub use request::{Answer, Request};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use millstream_protocol::batch::Message;
-use millstream_protocol::control::{
-    CreateTopic, Credit, DeleteTopic, DescribeTopic, Goodbye, ListTopics, OpenPublisher,
-    OpenReader, Welcome,
-};
-use millstream_protocol::limits::STREAMS_PER_CONNECTION_MAX;
+use millstream_protocol::control::{Goodbye, Welcome};
 use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
 
-use crate::error::{ConnectionError, TopicErrorCause};
+use crate::error::ConnectionError;
+use consuming::Consuming;
 use heartbeat::{Beat, Heartbeat};
 use publishing::{Left, Publishing};
 use reading::Reading;
+use request::Asked;
 
 /// A pass of [`Core::transmit`] ends with the message that reaches this many bytes.
 const TRANSMIT_BYTES: usize = 64 << 10;
@@ -69,31 +71,11 @@ impl Outgoing {
     }
 }
 
-/// A request about topics.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Request {
-    /// Create one; answered by [`Answer::Topic`].
-    Create(CreateTopic),
-    /// Describe one; answered by [`Answer::Topic`].
-    Describe(DescribeTopic),
-    /// Delete one; answered by [`Answer::Deleted`].
-    Delete(DeleteTopic),
-    /// List some; answered by [`Answer::Topics`].
-    List(ListTopics),
-}
-
-/// Which answer a request wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Topic,
-    Topics,
-    Deletion,
-}
-
 #[derive(Debug)]
 enum Stream {
     Publisher(Box<Publishing>),
     Reader(Reading),
+    Consumer(Box<Consuming>),
     /// A close was sent; what still comes is for nobody.
     Closing,
 }
@@ -122,7 +104,7 @@ pub struct Core {
     streams: BTreeMap<StreamId, Stream>,
     /// The number of the next stream: none is used twice on a connection.
     next_stream: u32,
-    /// Publisher streams that may have something to send, each once.
+    /// Publisher and consumer streams that may have something to send, each once.
     sending: VecDeque<StreamId>,
     requests: BTreeMap<u64, Asked>,
     next_request: u64,
@@ -224,12 +206,15 @@ impl Core {
             return;
         }
         for (stream, state) in std::mem::take(&mut self.streams) {
-            let Stream::Publisher(publishing) = state else {
-                continue;
-            };
-            let (sent, waiting) = publishing.unanswered();
-            self.unpublished(stream, sent, Unpublished::Unknown(error.clone()));
-            self.unpublished(stream, waiting, Unpublished::NotSent(error.clone()));
+            match state {
+                Stream::Publisher(publishing) => {
+                    let (sent, waiting) = publishing.unanswered();
+                    self.unpublished(stream, sent, Unpublished::Unknown(error.clone()));
+                    self.unpublished(stream, waiting, Unpublished::NotSent(error.clone()));
+                }
+                Stream::Consumer(consuming) => self.unsettled(stream, &consuming),
+                Stream::Reader(_) | Stream::Closing => {}
+            }
         }
         self.requests.clear();
         self.sending.clear();
@@ -244,8 +229,10 @@ impl Core {
         if self.closing == Closing::No && self.ended.is_none() {
             self.closing = Closing::Draining;
             for stream in self.streams.values_mut() {
-                if let Stream::Publisher(publishing) = stream {
-                    publishing.drain();
+                match stream {
+                    Stream::Publisher(publishing) => publishing.drain(),
+                    Stream::Consumer(consuming) => consuming.drain(),
+                    Stream::Reader(_) | Stream::Closing => {}
                 }
             }
             self.go_on_closing();
@@ -274,11 +261,20 @@ impl Core {
             let Some(stream) = self.sending.pop_front() else {
                 break;
             };
-            let Some(Stream::Publisher(publishing)) = self.streams.get_mut(&stream) else {
-                continue;
+            let left = match self.streams.get_mut(&stream) {
+                Some(Stream::Publisher(publishing)) => {
+                    let left = publishing.transmit(stream, out);
+                    publishing.in_turn = left == Left::More;
+                    left
+                }
+                Some(Stream::Consumer(consuming)) => {
+                    let left = consuming.transmit(stream, out);
+                    consuming.in_turn = left == Left::More;
+                    left
+                }
+                _ => Left::Nothing,
             };
-            publishing.in_turn = publishing.transmit(stream, out) == Left::More;
-            if publishing.in_turn {
+            if left == Left::More {
                 self.sending.push_back(stream);
             }
         }
@@ -295,7 +291,7 @@ impl Core {
         !self.control.is_empty() || self.pong.is_some() || !self.sending.is_empty()
     }
 
-    /// Sends a request about topics.
+    /// Sends a request.
     ///
     /// # Errors
     ///
@@ -303,134 +299,18 @@ impl Core {
     pub fn request(&mut self, request: &Request) -> Result<RequestId, ConnectionError> {
         self.check_open()?;
         let correlation = self.next_request;
-        let out = &mut self.control;
-        let asked = match request {
-            Request::Create(create) => {
-                create.encode(StreamId::CONNECTION, correlation, out);
-                Asked::Topic
-            }
-            Request::Describe(describe) => {
-                describe.encode(StreamId::CONNECTION, correlation, out);
-                Asked::Topic
-            }
-            Request::Delete(delete) => {
-                delete.encode(StreamId::CONNECTION, correlation, out);
-                Asked::Deletion
-            }
-            Request::List(list) => {
-                list.encode(StreamId::CONNECTION, correlation, out);
-                Asked::Topics
-            }
-        };
+        let asked = request.encode(correlation, &mut self.control);
         self.next_request += 1;
         self.requests.insert(correlation, asked);
         Ok(RequestId(correlation))
     }
 
-    /// Asks for a publisher stream; [`Event::PublisherOpened`] or [`Event::StreamEnded`] answers.
-    ///
-    /// # Errors
-    ///
-    /// The connection is over or being closed, or all its streams are in use.
-    pub fn open_publisher(&mut self, open: &OpenPublisher) -> Result<StreamId, TopicErrorCause> {
-        let stream = self.next_stream()?;
-        open.encode(stream, 0, &mut self.control);
-        let publishing = Box::new(Publishing::new(self.limits));
-        self.streams.insert(stream, Stream::Publisher(publishing));
-        Ok(stream)
-    }
-
-    /// Asks for a reader stream; [`Event::ReaderOpened`] or [`Event::StreamEnded`] answers.
-    ///
-    /// # Errors
-    ///
-    /// The connection is over or being closed, or all its streams are in use.
-    pub fn open_reader(&mut self, open: &OpenReader) -> Result<StreamId, TopicErrorCause> {
-        let stream = self.next_stream()?;
-        open.encode(stream, 0, &mut self.control);
-        self.streams
-            .insert(stream, Stream::Reader(Reading::new(open.credit_bytes)));
-        Ok(stream)
-    }
-
-    /// Takes a message for a publisher stream. It goes out with others that wait, in order.
-    ///
-    /// # Errors
-    ///
-    /// Nothing was taken; see [`NotTaken`].
-    pub fn publish(&mut self, stream: StreamId, message: &Message) -> Result<Place, NotTaken> {
-        let publishing = self.publishing(stream)?;
-        let place = publishing.push(message)?;
-        self.wants_to_send(stream);
-        Ok(place)
-    }
-
-    /// Takes a frame for a publisher stream, in order behind the messages before it; gives the
-    /// number of its publish.
-    ///
-    /// # Errors
-    ///
-    /// Nothing was taken; see [`NotTaken`].
-    pub fn publish_frame(&mut self, stream: StreamId, frame: ReadyFrame) -> Result<u64, NotTaken> {
-        let publishing = self.publishing(stream)?;
-        let publish = publishing.push_frame(frame)?;
-        self.wants_to_send(stream);
-        Ok(publish)
-    }
-
-    /// Whether a publisher stream would take a message now, window and all.
-    #[must_use]
-    pub fn has_room(&self, stream: StreamId) -> bool {
-        match self.streams.get(&stream) {
-            Some(Stream::Publisher(publishing)) => publishing.has_room(),
-            _ => false,
-        }
-    }
-
-    /// The reader consumed bytes of what was delivered to it: credit goes back when it is due.
-    pub fn consumed(&mut self, stream: StreamId, bytes: u32) {
-        if let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream)
-            && let Some(bytes) = reading.consumed(bytes)
-        {
-            Credit { bytes }.encode(stream, 0, &mut self.control);
-        }
-    }
-
-    /// The reader took a gap.
-    pub fn gap_taken(&mut self, stream: StreamId) {
-        if let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) {
-            reading.gap_taken();
-        }
-    }
-
-    /// Nobody uses the stream any more. A publisher's is closed once all it took was answered.
-    pub fn close_stream(&mut self, stream: StreamId) {
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Publisher(publishing)) if !publishing.is_opening() => {
-                publishing.drain();
-                self.close_if_drained(stream);
-            }
-            Some(state @ (Stream::Publisher(_) | Stream::Reader(_))) => {
-                *state = Stream::Closing;
-                self.bare(MessageKind::CloseStream, stream, 0);
-            }
-            Some(Stream::Closing) | None => {}
-        }
-    }
-
-    fn close_if_drained(&mut self, stream: StreamId) {
-        if let Some(state) = self.streams.get_mut(&stream)
-            && let Stream::Publisher(publishing) = state
-            && publishing.is_drained()
-            && self.closing == Closing::No
-        {
-            *state = Stream::Closing;
-            self.bare(MessageKind::CloseStream, stream, 0);
-        }
-    }
-
     fn go_on_closing(&mut self) {
-        let waits = |stream: &Stream| matches!(stream, Stream::Publisher(publishing) if !publishing.is_answered());
+        let waits = |stream: &Stream| match stream {
+            Stream::Publisher(publishing) => !publishing.is_answered(),
+            Stream::Consumer(consuming) => !consuming.is_answered(),
+            Stream::Reader(_) | Stream::Closing => false,
+        };
         if self.closing == Closing::Draining && !self.streams.values().any(waits) {
             self.closing = Closing::Said;
             Goodbye {
@@ -458,35 +338,6 @@ impl Core {
         }
     }
 
-    fn next_stream(&mut self) -> Result<StreamId, TopicErrorCause> {
-        self.check_open().map_err(TopicErrorCause::NotSent)?;
-        if self.streams.len() >= STREAMS_PER_CONNECTION_MAX || self.next_stream == u32::MAX {
-            return Err(TopicErrorCause::StreamsInUse {
-                streams: self.streams.len(),
-            });
-        }
-        let stream = StreamId(self.next_stream);
-        self.next_stream += 1;
-        Ok(stream)
-    }
-
-    fn publishing(&mut self, stream: StreamId) -> Result<&mut Publishing, NotTaken> {
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Publisher(publishing)) => Ok(publishing),
-            _ => Err(NotTaken::StreamEnded),
-        }
-    }
-
-    /// Has a publisher stream asked for something to send, when it has something it may send.
-    fn wants_to_send(&mut self, stream: StreamId) {
-        if let Some(Stream::Publisher(publishing)) = self.streams.get_mut(&stream)
-            && publishing.can_send()
-            && !std::mem::replace(&mut publishing.in_turn, true)
-        {
-            self.sending.push_back(stream);
-        }
-    }
-
     fn unpublished(&mut self, stream: StreamId, publishes: std::ops::Range<u64>, why: Unpublished) {
         if !publishes.is_empty() {
             self.events.push_back(Event::Unpublished {
@@ -494,6 +345,21 @@ impl Core {
                 publishes,
                 why,
             });
+        }
+    }
+
+    /// The settles of a stream that is over: what was not answered never will be.
+    fn unsettled(&mut self, stream: StreamId, consuming: &Consuming) {
+        let (sent, waiting) = consuming.unanswered();
+        let unanswered = [(sent, Unsettled::Unanswered), (waiting, Unsettled::NotSent)];
+        for (settles, why) in unanswered {
+            if !settles.is_empty() {
+                self.events.push_back(Event::Unsettled {
+                    stream,
+                    settles,
+                    why,
+                });
+            }
         }
     }
 }

@@ -2,13 +2,17 @@
 
 mod connect;
 mod connection;
+mod consume;
 mod publish;
+mod queue;
 mod read;
 mod topic;
 
 pub use connect::ConnectError;
 pub use connection::ConnectionError;
+pub use consume::{ConsumeError, SettleError};
 pub use publish::PublishError;
+pub use queue::{QueueAction, QueueError, QueueErrorCause};
 pub use read::ReadError;
 pub use topic::{Action, TopicError, TopicErrorCause};
 

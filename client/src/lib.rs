@@ -39,23 +39,34 @@ pub mod core;
 mod address;
 mod client;
 mod connection;
+mod consumer;
+mod delivery;
 mod driver;
 mod error;
+mod link;
 mod outcomes;
 mod publisher;
+mod queues;
 mod reader;
 
 pub use address::{Address, AddressError};
 pub use client::{Client, ConnectOptions, TopicOptions};
+pub use consumer::{Consumer, ConsumerCounts, ConsumerOptions};
+pub use delivery::{Delivery, DeliveryToken};
 pub use error::{
-    Action, ConnectError, ConnectionError, PublishError, ReadError, Refusal, TopicError,
-    TopicErrorCause,
+    Action, ConnectError, ConnectionError, ConsumeError, PublishError, QueueAction, QueueError,
+    QueueErrorCause, ReadError, Refusal, SettleError, TopicError, TopicErrorCause,
 };
 pub use millstream_protocol::batch::{BatchBuilder, Message, Record};
-pub use millstream_protocol::control::{GapReason, TopicInfo, TopicList, Welcome};
+pub use millstream_protocol::control::{
+    Backoff, CursorInfo, CursorList, DeadLetter, GapReason, LeaseInfo, OnExpiry, PeekedRecord,
+    QueueInfo, QueueList, QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError,
+    TopicInfo, TopicList, Welcome, WhenFull,
+};
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
 pub use publisher::{Publisher, PublisherOptions, Receipt, Ticket};
+pub use queues::{QueueOptions, Redrive};
 pub use reader::{Reader, ReaderOptions, Records};
 
 /// The port a server listens on unless told otherwise.

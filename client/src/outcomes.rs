@@ -5,16 +5,15 @@
 
 use std::task::{Context, Poll, Waker};
 
-use millstream_protocol::Offset;
-
+use crate::core::Stored;
 use crate::error::PublishError;
 
 /// The slot of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotId(usize);
 
-/// What became of a frame: the offset of its first record, or why there is none.
-pub(crate) type Outcome = Result<Offset, PublishError>;
+/// What became of a frame: where its records are, or why there are none.
+pub(crate) type Outcome = Result<Stored, PublishError>;
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -104,10 +103,16 @@ impl Outcomes {
 
 #[cfg(test)]
 mod tests {
+    use millstream_protocol::Offset;
+
     use super::*;
 
     #[test]
     fn a_slot_is_reused_once_answered_and_looked_at() {
+        let stored = Stored {
+            first: Offset(7),
+            duplicate: false,
+        };
         let mut outcomes = Outcomes::default();
         let mut wakers = Vec::new();
         let cx = Context::from_waker(Waker::noop());
@@ -117,12 +122,12 @@ mod tests {
         let mut registered = None;
         assert!(outcomes.poll(first, &mut registered, &cx).is_pending());
         assert!(outcomes.poll(first, &mut registered, &cx).is_pending());
-        outcomes.resolve(first, Ok(Offset(7)), &mut wakers);
+        outcomes.resolve(first, Ok(stored), &mut wakers);
         assert_eq!(wakers.len(), 1, "one ticket looked, twice");
         assert_ne!(outcomes.expect(), first, "still to be looked at");
         assert_eq!(
             outcomes.poll(first, &mut registered, &cx),
-            Poll::Ready(Ok(Offset(7)))
+            Poll::Ready(Ok(stored))
         );
         outcomes.drop_ticket(first);
         assert_eq!(outcomes.expect(), first);

@@ -71,6 +71,9 @@ pub struct Receipt {
     pub last: Offset,
     /// What they survive.
     pub level: Durability,
+    /// Whether they were there before: a message with the same id was published within the
+    /// topic's window for duplicates, and nothing was added.
+    pub duplicate: bool,
 }
 
 /// Publishes to one topic.
@@ -174,7 +177,7 @@ impl OpenStream {
                 stream.level = ack.of(opened.durability);
                 Ok(stream)
             }
-            Opened::Reader(_) => Err(failed(TopicErrorCause::Closed)),
+            Opened::Reader(_) | Opened::Consumer(_) => Err(failed(TopicErrorCause::Closed)),
         }
     }
 
@@ -400,13 +403,11 @@ impl Future for Ticket {
             .poll(slot, &mut this.registered, cx);
         let outcome = ready!(outcome);
         this.slot = None;
-        Poll::Ready(outcome.map(|first| {
-            let first = offset_in(first, this.record);
-            Receipt {
-                first,
-                last: offset_in(first, this.record_count - 1),
-                level: this.level,
-            }
+        Poll::Ready(outcome.map(|stored| Receipt {
+            first: offset_in(stored, this.record),
+            last: offset_in(stored, this.record + (this.record_count - 1)),
+            level: this.level,
+            duplicate: stored.duplicate,
         }))
     }
 }

@@ -13,7 +13,7 @@ use millstream_protocol::{Offset, Start, TopicName};
 use tokio::sync::oneshot;
 
 use crate::client::answered;
-use crate::connection::{Connection, Item, Opened, ReaderEnd, StreamEnd};
+use crate::connection::{Connection, Item, Opened, StreamEnd, StreamOver};
 use crate::core::Delivery;
 use crate::error::{Action, ReadError, TopicError, TopicErrorCause};
 
@@ -145,7 +145,7 @@ impl Reader {
                 stop: None,
                 over: false,
             }),
-            Opened::Publisher(_) => Err(failed(TopicErrorCause::Closed)),
+            Opened::Publisher(_) | Opened::Consumer(_) => Err(failed(TopicErrorCause::Closed)),
         }
     }
 
@@ -350,13 +350,15 @@ impl Reader {
         })
     }
 
-    fn ended(&mut self, end: ReaderEnd) -> ReadError {
+    fn ended(&mut self, end: StreamOver) -> ReadError {
         self.over = true;
         let topic = self.topic.clone();
         match end {
-            ReaderEnd::Stream(StreamEnd::Refused(refusal)) => ReadError::Refused { topic, refusal },
-            ReaderEnd::Stream(StreamEnd::Closed) => ReadError::StreamClosed { topic },
-            ReaderEnd::Connection(cause) => ReadError::Connection { topic, cause },
+            StreamOver::Stream(StreamEnd::Refused(refusal)) => {
+                ReadError::Refused { topic, refusal }
+            }
+            StreamOver::Stream(StreamEnd::Closed) => ReadError::StreamClosed { topic },
+            StreamOver::Connection(cause) => ReadError::Connection { topic, cause },
         }
     }
 }

@@ -1,30 +1,60 @@
 //! What the core tells its driver.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use bytes::Bytes;
 use millstream_protocol::Offset;
+use millstream_protocol::batch::Record;
 use millstream_protocol::control::{
-    GapReason, PublisherOpened, ReaderOpened, TopicInfo, TopicList,
+    ConsumerOpened, GapReason, PublisherOpened, ReaderOpened, WorkEntry,
 };
 use millstream_protocol::frame::FramePlace;
 use millstream_protocol::wire::StreamId;
 
+use super::consuming::RefusedSettle;
+use super::request::Answer;
 use crate::error::{ConnectionError, Refusal};
 
-/// The number of a request about topics, chosen by the core.
+/// The number of a request, chosen by the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(super) u64);
 
-/// The answer to a request about topics.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// A topic, created or described.
-    Topic(TopicInfo),
-    /// Some topics.
-    Topics(TopicList),
-    /// A topic was deleted.
-    Deleted,
+/// Where the first record of a publish is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stored {
+    /// Its offset; the rest follow without gaps.
+    pub first: Offset,
+    /// Whether it was there before: it was published once already, with the same ids.
+    pub duplicate: bool,
+}
+
+/// A record of a queue and its lease.
+#[derive(Debug, Clone)]
+pub struct WorkItem {
+    /// What the server says of the lease.
+    pub entry: WorkEntry,
+    /// The record.
+    pub record: Record,
+    /// When the lease is over at the latest, unless it is extended.
+    pub until: Instant,
+}
+
+impl PartialEq for WorkItem {
+    fn eq(&self, other: &Self) -> bool {
+        (self.entry, self.until) == (other.entry, other.until)
+            && self.record.as_bytes() == other.record.as_bytes()
+            && self.record.options_ref().is_some() == other.record.options_ref().is_some()
+    }
+}
+
+/// Why settles are not answered and never will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsettled {
+    /// They were never sent, so they changed nothing.
+    NotSent,
+    /// They were sent: whether they changed anything is unknown.
+    Unanswered,
 }
 
 /// Stored frames as they came.
@@ -57,7 +87,7 @@ pub enum Unpublished {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A request about topics was answered.
+    /// A request was answered.
     Answered {
         /// The request.
         request: RequestId,
@@ -77,8 +107,8 @@ pub enum Event {
         stream: StreamId,
         /// The number of the publish.
         publish: u64,
-        /// The offset of the first record of its frame; the rest follow without gaps.
-        first: Offset,
+        /// Where its records are.
+        stored: Stored,
     },
     /// Publishes that will not be acknowledged. Numbers follow those told before.
     Unpublished {
@@ -113,6 +143,50 @@ pub enum Event {
         next: Offset,
         /// Why.
         reason: GapReason,
+    },
+    /// A consumer stream is open.
+    ConsumerOpened {
+        /// The stream.
+        stream: StreamId,
+        /// What the server says of the queue.
+        opened: ConsumerOpened,
+    },
+    /// Records of a queue arrived; each is owed a settle.
+    Worked {
+        /// The stream.
+        stream: StreamId,
+        /// The records, in the order in which they were delivered.
+        work: Vec<WorkItem>,
+    },
+    /// A receive has got all it will get.
+    ReceiveOver {
+        /// The stream.
+        stream: StreamId,
+        /// The records it got, all told before.
+        granted: u32,
+    },
+    /// A settle changed nothing.
+    SettleRefused {
+        /// The stream.
+        stream: StreamId,
+        /// Which one, and why.
+        refused: RefusedSettle,
+    },
+    /// All settles up to a number are on disk, but those told before as refused.
+    Settled {
+        /// The stream.
+        stream: StreamId,
+        /// The number.
+        through: u64,
+    },
+    /// Settles that will not be answered. Numbers follow those told before.
+    Unsettled {
+        /// The stream.
+        stream: StreamId,
+        /// The numbers of the settles.
+        settles: Range<u64>,
+        /// Why.
+        why: Unsettled,
     },
     /// A stream takes and gives nothing more.
     StreamEnded {

@@ -1,17 +1,17 @@
 //! What the server sends: taken apart, checked against what this side knows, told as events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use millstream_protocol::control::{
-    Delivery as WireDelivery, ErrorMessage, Gap, Goodbye, PublishAck, PublisherOpened,
-    ReaderOpened, TopicInfo, TopicList,
+    ConsumerOpened, Delivery as WireDelivery, DeliveryPrelude, ErrorMessage, Gap, Goodbye,
+    PublishAck, PublisherOpened, ReaderOpened, ReceiveOver, SettleAck, WorkRecords,
 };
-use millstream_protocol::limits::{DELIVERY_PRELUDE_BYTES, WIRE_HEADER_BYTES};
+use millstream_protocol::limits::DELIVERY_PRELUDE_BYTES;
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 
-use super::event::{Answer, Delivery, Event, RequestId, Unpublished};
-use super::{Asked, Core, Stream};
+use super::event::{Delivery, Event, RequestId, Unpublished, WorkItem};
+use super::{Core, Stream};
 use crate::error::{ConnectionError, Refusal};
 
 /// Deliveries from this size keep the input they came in; smaller ones are copied out of it, so
@@ -26,7 +26,7 @@ impl Core {
     pub fn receive(&mut self, now: Instant, input: &mut BytesMut) {
         self.heartbeat.received(now);
         while self.ended.is_none() {
-            match self.receive_one(input) {
+            match self.receive_one(now, input) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(what) => self.end(ConnectionError::protocol(what)),
@@ -35,7 +35,7 @@ impl Core {
     }
 
     /// Takes one message; false when none is whole.
-    fn receive_one(&mut self, input: &mut BytesMut) -> Result<bool, String> {
+    fn receive_one(&mut self, now: Instant, input: &mut BytesMut) -> Result<bool, String> {
         let (header, body, consumed) = match next_message(input, Phase::Client) {
             Err(error) => return Err(error.to_string()),
             Ok(Next::Need(bytes)) => {
@@ -49,36 +49,66 @@ impl Core {
             }) => (header, body, consumed),
         };
         self.wanted_bytes = 0;
-        if header.kind != MessageKind::Frames {
-            self.handle(&header, body)?;
-            input.advance(consumed);
-            return Ok(true);
-        }
-        let delivery = WireDelivery::decode(body).map_err(|e| e.to_string())?;
-        let prelude = delivery.prelude;
-        let frames = if delivery.frames.len() < HAND_ON_BYTES_MIN {
-            let frames = Bytes::copy_from_slice(delivery.frames);
-            input.advance(consumed);
-            frames
-        } else {
-            let mut frames = input.split_to(consumed).freeze();
-            frames.advance(WIRE_HEADER_BYTES + DELIVERY_PRELUDE_BYTES);
-            frames
-        };
-        let stream = header.stream;
-        if let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) {
-            reading.delivered(&prelude)?;
-            let (place, next_offset) = (prelude.place, prelude.next_offset);
-            let delivery = Delivery {
-                frames,
-                place,
-                next_offset,
-            };
-            self.events.push_back(Event::Delivered { stream, delivery });
-        } else {
-            self.only_if_gone(&header)?;
+        match header.kind {
+            MessageKind::Frames => {
+                let body_bytes = body.len();
+                let prelude = WireDelivery::decode(body)
+                    .map_err(|e| e.to_string())?
+                    .prelude;
+                let mut frames = hand_on(input, consumed, body_bytes);
+                frames.advance(DELIVERY_PRELUDE_BYTES);
+                self.delivered(&header, &prelude, frames)?;
+            }
+            MessageKind::Work => {
+                let body_bytes = body.len();
+                let body = hand_on(input, consumed, body_bytes);
+                self.worked(&header, body, now)?;
+            }
+            _ => {
+                self.handle(&header, body)?;
+                input.advance(consumed);
+            }
         }
         Ok(true)
+    }
+
+    fn delivered(
+        &mut self,
+        header: &WireHeader,
+        prelude: &DeliveryPrelude,
+        frames: Bytes,
+    ) -> Result<(), String> {
+        let stream = header.stream;
+        let Some(Stream::Reader(reading)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        reading.delivered(prelude)?;
+        let (place, next_offset) = (prelude.place, prelude.next_offset);
+        let delivery = Delivery {
+            frames,
+            place,
+            next_offset,
+        };
+        self.events.push_back(Event::Delivered { stream, delivery });
+        Ok(())
+    }
+
+    fn worked(&mut self, header: &WireHeader, body: Bytes, now: Instant) -> Result<(), String> {
+        let stream = header.stream;
+        let records = WorkRecords::new(body).map_err(|e| e.to_string())?;
+        let Some(Stream::Consumer(consuming)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        let items = records.map(|(entry, record)| WorkItem {
+            entry,
+            record,
+            until: now + Duration::from_millis(entry.left_ms.into()),
+        });
+        let work: Vec<_> = items.collect();
+        let bytes = work.iter().map(|item| item.record.as_bytes().len() as u64);
+        consuming.delivered(work.len() as u64, bytes.sum())?;
+        self.events.push_back(Event::Worked { stream, work });
+        Ok(())
     }
 
     fn handle(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
@@ -98,34 +128,27 @@ impl Core {
                 self.refused(header, Refusal::of(error))
             }
             MessageKind::StreamClosed => self.stream_closed(header),
-            MessageKind::TopicInfo | MessageKind::TopicList | MessageKind::TopicDeleted => {
-                self.answered(header, body)
-            }
             MessageKind::PublisherOpened => self.publisher_opened(header, body),
             MessageKind::PublishAck => self.acknowledged(header, body),
             MessageKind::ReaderOpened => self.reader_opened(header, body),
             MessageKind::Gap => self.gap(header, body),
-            kind => Err(format!("it sent {kind:?}, which is for servers")),
+            MessageKind::ConsumerOpened => self.consumer_opened(header, body),
+            MessageKind::SettleAck => self.settled(header, body),
+            MessageKind::ReceiveOver => self.receive_over(header, body),
+            // What else a client takes are answers to requests; the splitter lets no other pass.
+            _ => self.answered(header, body),
         }
     }
 
     fn answered(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
         let asked = self.requests.remove(&header.correlation);
-        let answer = match (header.kind, asked) {
-            (MessageKind::TopicInfo, Some(Asked::Topic)) => {
-                Answer::Topic(TopicInfo::decode(body).map_err(|e| e.to_string())?)
-            }
-            (MessageKind::TopicList, Some(Asked::Topics)) => {
-                Answer::Topics(TopicList::decode(body).map_err(|e| e.to_string())?)
-            }
-            (MessageKind::TopicDeleted, Some(Asked::Deletion)) => Answer::Deleted,
-            (kind, asked) => {
-                return Err(format!(
-                    "it answered request {} by {kind:?}, where {asked:?} was asked for",
-                    header.correlation
-                ));
-            }
+        let Some(asked) = asked.filter(|asked| asked.kind() == header.kind) else {
+            return Err(format!(
+                "it answered request {} by {:?}, where {asked:?} was asked for",
+                header.correlation, header.kind
+            ));
         };
+        let answer = asked.read(body).map_err(|e| e.to_string())?;
         let request = RequestId(header.correlation);
         self.events.push_back(Event::Answered {
             request,
@@ -157,6 +180,7 @@ impl Core {
                 self.streams.remove(&stream);
                 self.stream_ended(stream, Some(refusal));
             }
+            Some(Stream::Consumer(_)) => self.consumer_over(stream, Some(refusal)),
             Some(Stream::Closing) => {}
             None => self.only_if_gone(header)?,
         }
@@ -184,6 +208,10 @@ impl Core {
     /// The last message of a stream: what it has not answered by now it never will.
     fn stream_closed(&mut self, header: &WireHeader) -> Result<(), String> {
         let stream = header.stream;
+        if let Some(Stream::Consumer(_)) = self.streams.get(&stream) {
+            self.consumer_over(stream, None);
+            return Ok(());
+        }
         match self.streams.remove(&stream) {
             Some(Stream::Publisher(publishing)) => {
                 let told = publishing.is_refused();
@@ -195,7 +223,7 @@ impl Core {
                 }
                 self.go_on_closing();
             }
-            Some(Stream::Reader(_)) => self.stream_ended(stream, None),
+            Some(Stream::Reader(_) | Stream::Consumer(_)) => self.stream_ended(stream, None),
             Some(Stream::Closing) => {}
             None => self.only_if_gone(header)?,
         }
@@ -223,11 +251,11 @@ impl Core {
             return self.only_if_gone(header);
         };
         let events = &mut self.events;
-        publishing.acknowledged(header.correlation, &ack, |publish, first| {
+        publishing.acknowledged(header.correlation, &ack, |publish, stored| {
             events.push_back(Event::Published {
                 stream,
                 publish,
-                first,
+                stored,
             });
         })?;
         if publishing.is_refused() && publishing.is_answered() {
@@ -274,6 +302,59 @@ impl Core {
         Ok(())
     }
 
+    fn consumer_opened(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let opened = ConsumerOpened::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Consumer(consuming)) if consuming.is_opening() => {
+                consuming.opened(&opened);
+                self.events
+                    .push_back(Event::ConsumerOpened { stream, opened });
+                Ok(())
+            }
+            _ => self.only_if_gone(header),
+        }
+    }
+
+    fn settled(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let ack = SettleAck::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        let Some(Stream::Consumer(consuming)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        let events = &mut self.events;
+        consuming.acknowledged(&ack, |refused| {
+            events.push_back(Event::SettleRefused { stream, refused });
+        })?;
+        let through = ack.through;
+        self.events.push_back(Event::Settled { stream, through });
+        self.wants_to_send(stream);
+        self.close_if_drained(stream);
+        self.go_on_closing();
+        Ok(())
+    }
+
+    fn receive_over(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let ReceiveOver { granted } = ReceiveOver::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        let Some(Stream::Consumer(consuming)) = self.streams.get_mut(&stream) else {
+            return self.only_if_gone(header);
+        };
+        consuming.receive_over(header.correlation)?;
+        self.events
+            .push_back(Event::ReceiveOver { stream, granted });
+        Ok(())
+    }
+
+    /// A consumer stream is over: what it settled and was not answered never will be.
+    fn consumer_over(&mut self, stream: StreamId, refusal: Option<Refusal>) {
+        if let Some(Stream::Consumer(consuming)) = self.streams.remove(&stream) {
+            self.unsettled(stream, &consuming);
+            self.stream_ended(stream, refusal);
+            self.go_on_closing();
+        }
+    }
+
     fn stream_ended(&mut self, stream: StreamId, refusal: Option<Refusal>) {
         self.events
             .push_back(Event::StreamEnded { stream, refusal });
@@ -295,4 +376,17 @@ impl Core {
             )),
         }
     }
+}
+
+/// Takes a message off `input` and gives its body, with a copy only when that is small.
+fn hand_on(input: &mut BytesMut, consumed: usize, body_bytes: usize) -> Bytes {
+    let body_at = consumed - body_bytes;
+    if body_bytes < HAND_ON_BYTES_MIN {
+        let body = Bytes::copy_from_slice(input.get(body_at..consumed).unwrap_or_default());
+        input.advance(consumed);
+        return body;
+    }
+    let mut body = input.split_to(consumed).freeze();
+    body.advance(body_at);
+    body
 }

@@ -19,7 +19,7 @@ use millstream_protocol::frame::{ProducerStamp, PublisherFields, frame_bytes, pu
 use millstream_protocol::limits::{BODY_BYTES_MAX, CLAIM_ADD_BYTES_MAX, FRAME_HEADER_BYTES};
 use millstream_protocol::wire::{StreamId, WireHeader};
 
-use super::{Outgoing, ServerLimits};
+use super::{Outgoing, ServerLimits, Stored};
 
 /// Gathered messages are sealed into a frame at this size: the most a log claims with one atomic
 /// add.
@@ -365,7 +365,7 @@ impl Publishing {
         &mut self,
         highest: u64,
         ack: &PublishAck<'_>,
-        mut stored: impl FnMut(u64, Offset),
+        mut told: impl FnMut(u64, Stored),
     ) -> Result<(), String> {
         if highest > self.sent {
             return Err(format!(
@@ -389,7 +389,8 @@ impl Publishing {
         }
         for run in ack.runs() {
             let mut first = run.base_offset;
-            if first < self.next_offset {
+            let duplicate = run.duplicates;
+            if first < self.next_offset && !duplicate {
                 return Err(format!(
                     "it acknowledged offset {first} after {}",
                     self.next_offset
@@ -404,10 +405,10 @@ impl Publishing {
                     .ok_or_else(|| format!("it acknowledged offset {first}, past the last one"))?;
                 self.acked += 1;
                 self.in_flight_bytes -= u64::from(entry.frame_bytes);
-                stored(self.acked, first);
+                told(self.acked, Stored { first, duplicate });
                 first = next;
             }
-            self.next_offset = first;
+            self.next_offset = self.next_offset.max(first);
         }
         Ok(())
     }

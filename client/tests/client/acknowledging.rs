@@ -1,6 +1,6 @@
 //! What becomes of publishes: acknowledged, refused, unknown.
 
-use millstream_client::core::{Event, ReadyFrame, Unpublished};
+use millstream_client::core::{Event, ReadyFrame, Stored, Unpublished};
 use millstream_client::{BatchBuilder, ConnectionError, Effect, ErrorCode, Offset, Refusal};
 use millstream_protocol::control::{ErrorMessage, Goodbye};
 use millstream_protocol::wire::{MessageKind, StreamId};
@@ -20,7 +20,10 @@ fn stored(stream: StreamId, publish: u64, first: u64) -> Event {
     Event::Published {
         stream,
         publish,
-        first: Offset(first),
+        stored: Stored {
+            first: Offset(first),
+            duplicate: false,
+        },
     }
 }
 

@@ -151,7 +151,11 @@ fn answers_nobody_asked_for() {
     let request = Request::Describe(DescribeTopic { name: topic("t") });
     session.core.request(&request).unwrap();
     session.feed(&list);
-    assert!(session.violation().contains("TopicList, where Some(Topic)"));
+    assert!(
+        session
+            .violation()
+            .contains("TopicList, where Some(TopicInfo)")
+    );
 }
 
 #[test]

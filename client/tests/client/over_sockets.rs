@@ -22,6 +22,7 @@ fn receipt(first: u64, last: u64) -> Receipt {
         first: Offset(first),
         last: Offset(last),
         level: Durability::Synced,
+        duplicate: false,
     }
 }
 
