@@ -2,7 +2,7 @@
 
 use millstream_client::core::{Event, ReadyFrame, Stored, Unpublished};
 use millstream_client::{BatchBuilder, ConnectionError, Effect, ErrorCode, Offset, Refusal};
-use millstream_protocol::control::{ErrorMessage, Goodbye};
+use millstream_protocol::control::{AckRun, ErrorMessage, Goodbye, PublishAck};
 use millstream_protocol::wire::{MessageKind, StreamId};
 
 use crate::script::{HEARTBEAT, Session, ack, bare, encoded, refusal};
@@ -73,6 +73,30 @@ fn streams_are_acknowledged_apart() {
         stored(one, 2, 9),
         stored(one, 3, 12),
     ];
+    assert_eq!(session.events(), expected);
+}
+
+#[test]
+fn duplicates_are_told_with_the_offsets_of_their_first_time() {
+    let mut session = Session::new();
+    let stream = session.open_publisher();
+    sent(&mut session, stream, 3);
+    let runs = [(1, false, 90), (1, true, 12), (1, false, 91)];
+    let runs = runs.map(|(publishes, duplicates, base)| AckRun {
+        publishes,
+        duplicates,
+        base_offset: Offset(base),
+    });
+    session.feed(&encoded(|out| PublishAck::encode(&runs, stream, 3, out)));
+    let duplicate = Event::Published {
+        stream,
+        publish: 2,
+        stored: Stored {
+            first: Offset(12),
+            duplicate: true,
+        },
+    };
+    let expected = [stored(stream, 1, 90), duplicate, stored(stream, 3, 91)];
     assert_eq!(session.events(), expected);
 }
 

@@ -1,5 +1,9 @@
 //! A small server in memory, for the client over real sockets. Runs on a thread of its own.
 
+mod queue;
+
+pub(crate) use queue::Fate;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -65,6 +69,7 @@ struct State {
     hellos: Vec<String>,
     goodbyes: usize,
     publishers_opened: usize,
+    queues: queue::Queues,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +84,7 @@ struct Shared {
 pub(crate) struct Fake {
     pub(crate) address: String,
     shared: Arc<Shared>,
+    path: Option<std::path::PathBuf>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,11 +99,22 @@ impl Fake {
     }
 
     fn start(path: Option<std::path::PathBuf>) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::start_with(path, Arc::new(Shared::default()))
+    }
+
+    /// Starts again where it was killed, with all it knew.
+    pub(crate) fn restart(&mut self) {
+        let path = self.path.clone().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        *self = Self::start_with(Some(path), Arc::clone(&self.shared));
+    }
+
+    fn start_with(path: Option<std::path::PathBuf>, shared: Arc<Shared>) -> Self {
         let (stop, stopped) = mpsc::channel(1);
         let (started, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
+            let path = path.clone();
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread();
                 let runtime = { runtime }.enable_all().build().unwrap();
@@ -108,6 +125,7 @@ impl Fake {
         Self {
             address,
             shared,
+            path,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -278,10 +296,22 @@ enum Stream {
         next: u64,
         credit: i64,
     },
+    Consumer(queue::Consumer),
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.queues.detach(self.number, None);
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
 }
 
 struct Session {
     shared: Arc<Shared>,
+    /// Which session it is, from 1 on.
+    number: usize,
     phase: Phase,
     streams: BTreeMap<StreamId, Stream>,
     out: Vec<u8>,
@@ -334,6 +364,7 @@ impl Session {
     fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
+            number: 0,
             phase: Phase::ServerBeforeHello,
             streams: BTreeMap::new(),
             out: Vec::new(),
@@ -361,6 +392,7 @@ impl Session {
         match header.kind {
             MessageKind::Hello => {
                 state.hellos.push(Hello::decode(body).unwrap().client);
+                self.number = state.hellos.len();
                 crate::script::welcome().encode(stream, 0, &mut self.out);
                 self.phase = Phase::Server;
             }
@@ -373,6 +405,8 @@ impl Session {
             }
             MessageKind::CloseStream => {
                 self.streams.remove(&stream);
+                state.queues.detach(self.number, Some(stream));
+                self.shared.changed.notify_waiters();
                 self.out
                     .extend(bare(MessageKind::StreamClosed, stream, correlation));
             }
@@ -383,6 +417,10 @@ impl Session {
                 if let Some(Stream::Reader { credit, .. }) = self.streams.get_mut(&stream) {
                     *credit += i64::from(Credit::decode(body).unwrap().bytes);
                 }
+            }
+            MessageKind::OpenConsumer => self.open_consumer(&mut state, stream, body),
+            MessageKind::Window | MessageKind::Receive | MessageKind::Settle => {
+                self.consume(&mut state, header, body);
             }
             _ if state.take_fault(|fault| *fault == Fault::Mute).is_some() => {}
             _ => self.answer(&mut state, header, body),
@@ -446,7 +484,7 @@ impl Session {
                 let list = TopicList { topics: all, more };
                 list.encode(StreamId::CONNECTION, correlation, &mut self.out);
             }
-            kind => panic!("{kind:?}"),
+            _ => self.answer_queue(state, header, body),
         }
     }
 
@@ -555,6 +593,7 @@ impl Session {
                 self.refuse(stream, 0, code);
             }
         }
+        self.poll_consumers(&mut state);
         let mut streams = std::mem::take(&mut self.streams);
         for (stream, opened) in &mut streams {
             if let Stream::Reader {

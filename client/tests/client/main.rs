@@ -6,12 +6,14 @@
 )]
 
 mod acknowledging;
+mod consuming;
 mod delivering;
 mod fake;
 mod greeting;
 mod hostile;
 mod over_sockets;
 mod publishing;
+mod queues_over_sockets;
 mod script;
 mod splitting;
 mod without_async;

@@ -8,8 +8,9 @@ use millstream_client::{AckLevel, Durability, ErrorCode, Offset, Start};
 use millstream_protocol::TopicName;
 use millstream_protocol::batch::BatchBuilder;
 use millstream_protocol::control::{
-    AckRun, DeliveryPrelude, ErrorMessage, OpenPublisher, OpenReader, PublishAck, PublisherOpened,
-    ReaderOpened, Welcome,
+    AckRun, ConsumerOpened, DeliveryPrelude, ErrorMessage, FaultEntry, OpenConsumer, OpenPublisher,
+    OpenReader, PublishAck, PublisherOpened, ReaderOpened, SettleAck, SettleFault, Welcome, Work,
+    WorkEntry,
 };
 use millstream_protocol::frame::{
     CommitWord, FrameHeader, FrameKind, FramePlace, FrameSeed, ProducerStamp, PublisherFields,
@@ -26,6 +27,10 @@ pub(crate) const PLACE: FramePlace = FramePlace {
     nonce_half: 0xabcd,
     position: 12_288,
 };
+
+pub(crate) const QUEUE_ID: u32 = 7;
+pub(crate) const BOOT_EPOCH: u32 = 3;
+pub(crate) const LEASE_MS: u32 = 30_000;
 
 pub(crate) fn welcome() -> Welcome {
     Welcome {
@@ -96,6 +101,23 @@ impl Session {
         self.sent();
         self.feed(&reader_opened(stream, start, start));
         assert!(matches!(self.events()[..], [Event::ReaderOpened { .. }]));
+        stream
+    }
+
+    /// A consumer stream the server has opened.
+    pub(crate) fn open_consumer(&mut self, window_messages: u32) -> StreamId {
+        let open = OpenConsumer {
+            queue: topic("q"),
+            window_messages,
+            window_bytes: 0,
+            lease_ms: 0,
+            name: "test".to_owned(),
+        };
+        let stream = self.core.open_consumer(&open).unwrap();
+        let sent = self.sent();
+        assert_eq!(OpenConsumer::decode(&sent.last().unwrap().1).unwrap(), open);
+        self.feed(&consumer_opened(stream, 1));
+        assert!(matches!(self.events()[..], [Event::ConsumerOpened { .. }]));
         stream
     }
 
@@ -302,4 +324,48 @@ pub(crate) fn delivery(
     let mut bytes = prelude.encode(stream, 1).to_vec();
     bytes.extend_from_slice(frames);
     bytes
+}
+
+/// A consumer of queue `QUEUE_ID`, number `consumer`, with leases of 30 seconds.
+pub(crate) fn consumer_opened(stream: StreamId, consumer: u64) -> Vec<u8> {
+    let opened = ConsumerOpened {
+        queue_id: QUEUE_ID,
+        boot_epoch: BOOT_EPOCH,
+        consumer,
+        lease_ms: LEASE_MS,
+        topic: topic("t"),
+    };
+    encoded(|out| opened.encode(stream, 0, out))
+}
+
+/// Work of these offsets and leases; each body is its offset.
+pub(crate) fn work(stream: StreamId, leases: &[(u64, u64)]) -> Vec<u8> {
+    let mut batch = BatchBuilder::new();
+    let entries: Vec<_> = leases
+        .iter()
+        .map(|&(offset, lease)| {
+            batch.push_body(offset.to_string().as_bytes()).unwrap();
+            WorkEntry {
+                offset: Offset(offset),
+                lease,
+                append_us: 1_000_000,
+                first_us: 0,
+                left_ms: LEASE_MS,
+                attempts: 1,
+            }
+        })
+        .collect();
+    encoded(|out| Work::encode(&entries, &batch, stream, 0, out))
+}
+
+/// All settles up to `through` are on disk, but those listed, whose leases are lost.
+pub(crate) fn settle_ack(stream: StreamId, through: u64, lost: &[u64]) -> Vec<u8> {
+    let faults: Vec<_> = lost
+        .iter()
+        .map(|&number| FaultEntry {
+            number,
+            fault: SettleFault::LeaseLost,
+        })
+        .collect();
+    encoded(|out| SettleAck::encode(through, &faults, stream, out))
 }

@@ -1,13 +1,19 @@
 //! The stream of bytes may be cut anywhere: what is told does not change.
 
+use std::sync::LazyLock;
+use std::time::Instant;
+
 use bytes::BytesMut;
-use millstream_client::core::Event;
+use millstream_client::core::{Event, SettleRequest};
 use millstream_client::{ErrorCode, GapReason, Offset};
-use millstream_protocol::control::{Gap, Goodbye};
+use millstream_protocol::control::{Gap, Goodbye, SettleVerb};
 use millstream_protocol::wire::{MessageKind, StreamId};
 use proptest::prelude::*;
 
-use crate::script::{Session, ack, bare, delivery, encoded, refusal, stored};
+use crate::script::{Session, ack, bare, delivery, encoded, refusal, settle_ack, stored, work};
+
+/// When what the server sends arrives, in every session.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A session with two publishers, who have sent something, and a reader.
 fn session() -> Session {
@@ -20,12 +26,26 @@ fn session() -> Session {
         }
     }
     session.open_reader(100_000, 0);
+    let consumer = session.open_consumer(10);
+    for offset in 0..3 {
+        let settle = SettleRequest {
+            offset: Offset(offset),
+            lease: offset,
+            verb: SettleVerb::Ack,
+            arg_us: 0,
+            reason: "".into(),
+        };
+        session.core.settle(consumer, settle).unwrap();
+    }
+    session.sent();
+    // Leases end at times of their own.
+    session.now = *START;
     session
 }
 
 /// What the server sends it.
 fn script() -> Vec<u8> {
-    let (one, two, reader) = (StreamId(1), StreamId(2), StreamId(3));
+    let (one, two, reader, consumer) = (StreamId(1), StreamId(2), StreamId(3), StreamId(4));
     let gap = Gap {
         first_offset: Offset(3),
         next_offset: Offset(9),
@@ -44,6 +64,8 @@ fn script() -> Vec<u8> {
             &stored(&[b"x", b"y", b"z"], 0, 12_288),
         ),
         encoded(|out| gap.encode(reader, 2, out)),
+        work(consumer, &[(7, 70), (8, 80)]),
+        settle_ack(consumer, 2, &[2]),
         ack(two, 3, &[(3, 7)]),
         delivery(reader, 0, 9..10, &stored(&[&[5; 3000]], 9, 0)),
         refusal(one, 3, ErrorCode::StorageFull),
@@ -74,7 +96,7 @@ fn events_of(bytes: &[u8], cuts: &[usize]) -> Vec<Event> {
 fn byte_by_byte_is_as_all_at_once() {
     let bytes = script();
     let whole = events_of(&bytes, &[]);
-    assert_eq!(whole.len(), 11);
+    assert_eq!(whole.len(), 15);
     assert_eq!(events_of(&bytes, &vec![1; bytes.len()]), whole);
 }
 
