@@ -115,31 +115,28 @@ impl QueueOptions {
         self
     }
 
-    /// Sets how many records it may hold; 0: no limit.
+    /// Sets how many unsettled records it may have, and what happens when there are more; 0: no
+    /// limit.
     #[must_use]
-    pub const fn max_messages(mut self, messages: u64) -> Self {
+    pub const fn messages_max(mut self, messages: u64, when_full: WhenFull) -> Self {
         self.settings.messages_max = messages;
-        self
-    }
-
-    /// Sets how many bytes it may hold; 0: no limit.
-    #[must_use]
-    pub const fn max_bytes(mut self, bytes: u64) -> Self {
-        self.settings.bytes_max = bytes;
-        self
-    }
-
-    /// Sets after which time records count as expired; zero: never.
-    #[must_use]
-    pub fn max_age(mut self, age: Duration) -> Self {
-        self.settings.age_max_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self
-    }
-
-    /// Sets what happens to publishing while it is full.
-    #[must_use]
-    pub const fn when_full(mut self, when_full: WhenFull) -> Self {
         self.settings.when_full = when_full;
+        self
+    }
+
+    /// Sets how many bytes of unsettled records it may have, and what happens when there are more;
+    /// 0: no limit.
+    #[must_use]
+    pub const fn bytes_max(mut self, bytes: u64, when_full: WhenFull) -> Self {
+        self.settings.bytes_max = bytes;
+        self.settings.when_full = when_full;
+        self
+    }
+
+    /// Sets the age at which records expire; zero: never.
+    #[must_use]
+    pub fn age_max(mut self, age: Duration) -> Self {
+        self.settings.age_max_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self
     }
 }
@@ -148,32 +145,32 @@ impl QueueOptions {
 ///
 /// ```
 /// use millstream_client::Redrive;
-/// let some = Redrive::new().max(1000).per_second(50).reason("max-deliveries");
+/// let some = Redrive::all().records_max(1000).per_second(50).reason("max-deliveries");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Redrive {
-    max: u64,
+    records_max: u64,
     per_second: u32,
     reason: Option<String>,
-    source: Option<String>,
+    source: Option<TopicName>,
     key: Option<String>,
 }
 
 impl Redrive {
-    /// All there are, as fast as it goes.
+    /// All of them, as fast as it goes.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn all() -> Self {
         Self::default()
     }
 
-    /// At most so many; 0: all there are.
+    /// At most this many; 0: all there are.
     #[must_use]
-    pub const fn max(mut self, records: u64) -> Self {
-        self.max = records;
+    pub const fn records_max(mut self, records: u64) -> Self {
+        self.records_max = records;
         self
     }
 
-    /// At most so many each second; 0: as fast as it goes.
+    /// At most this many a second; 0: as fast as it goes.
     #[must_use]
     pub const fn per_second(mut self, records: u32) -> Self {
         self.per_second = records;
@@ -187,10 +184,10 @@ impl Redrive {
         self
     }
 
-    /// Only those of this queue.
+    /// Only those that died in this queue.
     #[must_use]
-    pub fn source(mut self, queue: impl Into<String>) -> Self {
-        self.source = Some(queue.into());
+    pub fn source(mut self, queue: TopicName) -> Self {
+        self.source = Some(queue);
         self
     }
 
@@ -348,7 +345,8 @@ impl Client {
         asking.control(QueueVerb::Purge).await
     }
 
-    /// Sends the dead letters of queue `name` back to where they came from; tells how many.
+    /// Sends dead letters of queue `name` back to the queues they died in; tells how many. Takes as
+    /// long as the rate asked for makes it take, however long that is.
     ///
     /// # Errors
     ///
@@ -356,22 +354,22 @@ impl Client {
     pub async fn redrive_queue(
         &self,
         name: impl AsRef<str>,
-        redrive: Redrive,
+        redrive: &Redrive,
     ) -> Result<u64, QueueError> {
         let asking = Asking::new(self, QueueAction::Redrive, name.as_ref());
         let Redrive {
-            max,
+            records_max,
             per_second,
             reason,
             source,
             key,
-        } = redrive;
+        } = redrive.clone();
         let request = RedriveQueue {
             name: asking.name()?,
-            records_max: max,
+            records_max,
             per_second,
             reason,
-            source: source.map(|queue| asking.parse(&queue)).transpose()?,
+            source,
             key,
         };
         asking.done(Request::RedriveQueue(request)).await
@@ -450,7 +448,7 @@ impl Client {
     /// # Errors
     ///
     /// There is no such cursor, or the server did not answer.
-    pub async fn cursor(
+    pub async fn cursor_info(
         &self,
         topic: impl AsRef<str>,
         name: impl AsRef<str>,

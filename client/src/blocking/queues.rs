@@ -117,7 +117,7 @@ impl Client {
     pub fn redrive_queue(
         &self,
         name: impl AsRef<str>,
-        redrive: Redrive,
+        redrive: &Redrive,
     ) -> Result<u64, QueueError> {
         self.runtime
             .block_on(self.client.redrive_queue(name, redrive))
@@ -162,17 +162,17 @@ impl Client {
             .block_on(self.client.set_cursor(topic, name, offset))
     }
 
-    /// See [`crate::Client::cursor`].
+    /// See [`crate::Client::cursor_info`].
     ///
     /// # Errors
     ///
     /// There is no such cursor, or the server did not answer.
-    pub fn cursor(
+    pub fn cursor_info(
         &self,
         topic: impl AsRef<str>,
         name: impl AsRef<str>,
     ) -> Result<CursorInfo, QueueError> {
-        self.runtime.block_on(self.client.cursor(topic, name))
+        self.runtime.block_on(self.client.cursor_info(topic, name))
     }
 
     /// See [`crate::Client::cursors`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream_client::{
     Client, ConnectionError, ConsumeError, ConsumerOptions, DeadLetter, Effect, ErrorCode, Offset,
     QueueAction, QueueErrorCause, QueueMode, QueueOptions, QueueSettings, RecordState, Redrive,
-    SettleError, Start,
+    SettleError, Start, WhenFull,
 };
 
 use crate::fake::{Fake, Fate};
@@ -38,8 +38,8 @@ async fn queues_are_created_told_about_changed_and_deleted() {
         .lease(Duration::from_secs(5))
         .max_deliveries(3)
         .dead_letter(DeadLetter::Nowhere)
-        .max_messages(10)
-        .max_age(Duration::from_secs(60));
+        .messages_max(10, WhenFull::Wait)
+        .age_max(Duration::from_secs(60));
     let info = client.create_queue("jobs", options.clone()).await.unwrap();
     assert_eq!(
         (info.name.as_str(), info.topic.as_str()),
@@ -120,9 +120,12 @@ async fn queues_are_looked_into_paused_purged_and_redriven() {
     assert!(jobs.receive(1, SOON).await.unwrap().is_empty());
     client.resume_queue("jobs").await.unwrap();
     assert_eq!(jobs.next().await.unwrap().unwrap().offset(), Offset(2));
-    let redrive = Redrive::new().max(5).per_second(50);
-    let redrive = redrive.reason("rejected").source("jobs").key("c7");
-    assert_eq!(client.redrive_queue("jobs", redrive).await, Ok(1));
+    let redrive = Redrive::all().records_max(5).per_second(50);
+    let redrive = redrive
+        .reason("rejected")
+        .source(crate::script::topic("jobs"))
+        .key("c7");
+    assert_eq!(client.redrive_queue("jobs", &redrive).await, Ok(1));
     assert_eq!(client.purge_queue("jobs").await, Ok(2));
 }
 
@@ -144,9 +147,12 @@ async fn cursors_are_set_shown_listed_and_deleted() {
         names(client.cursors(Some("t")).await.unwrap()),
         ["t/a", "t/b"]
     );
-    assert_eq!(client.cursor("t", "a").await.unwrap().offset, Offset(7));
+    assert_eq!(
+        client.cursor_info("t", "a").await.unwrap().offset,
+        Offset(7)
+    );
     client.delete_cursor("t", "a").await.unwrap();
-    let error = client.cursor("t", "a").await.unwrap_err();
+    let error = client.cursor_info("t", "a").await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::CursorNotFound));
     assert!(error.to_string().contains("\"t/a\""), "{error}");
 }
@@ -458,7 +464,7 @@ fn every_word_of_queues_has_a_blocking_form() {
     client.purge_queue("jobs").unwrap();
     client.set_cursor("t", "c", Offset(1)).unwrap();
     assert_eq!(client.cursors(None).unwrap().len(), 1);
-    assert_eq!(client.cursor("t", "c").unwrap().offset, Offset(1));
+    assert_eq!(client.cursor_info("t", "c").unwrap().offset, Offset(1));
     client.delete_cursor("t", "c").unwrap();
     client.delete_queue("jobs").unwrap();
     assert_eq!(jobs.lost(), 0);
