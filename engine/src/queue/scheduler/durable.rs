@@ -1,0 +1,243 @@
+//! What lasts of one queue: folded from its journal entries, kept in checkpoints.
+//!
+//! Everything else (groups, due times, expiry, priorities of records never delivered) is found again
+//! by looking at the topic from the floor on.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use millstream_protocol::Offset;
+
+use super::effect::FarEntry;
+use super::entry::{Entry, EntryError, Reason, Varints, put_number};
+use super::runs::Runs;
+
+/// What was counted of a record that was delivered and is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attempted {
+    pub(super) attempts: u16,
+    pub(super) due_us: u64,
+    pub(super) first_us: u64,
+    pub(super) last_us: u64,
+}
+
+/// A record on its way elsewhere: settled for the queue, kept in its topic until it has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PendingMove {
+    /// Rising by one from 1; never used twice for a queue.
+    pub(crate) number: u64,
+    pub(crate) offset: Offset,
+    pub(crate) attempts: u16,
+    pub(crate) first_us: u64,
+    pub(crate) last_us: u64,
+    pub(crate) why: Reason,
+    pub(crate) text: Box<str>,
+}
+
+/// The durable state of one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Durable {
+    /// All below is settled, and nothing below is being moved.
+    pub(super) floor: u64,
+    /// Settled above the floor.
+    pub(super) settled: Runs,
+    pub(super) attempted: BTreeMap<u64, Attempted>,
+    /// By number.
+    pub(super) moves: BTreeMap<u64, PendingMove>,
+    pub(super) next_move: u64,
+}
+
+impl Durable {
+    /// A queue that begins at `floor`.
+    pub(crate) fn new(floor: Offset) -> Self {
+        Self {
+            floor: floor.0,
+            settled: Runs::default(),
+            attempted: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            next_move: 1,
+        }
+    }
+
+    /// All below is settled.
+    pub(crate) const fn floor(&self) -> Offset {
+        Offset(self.floor)
+    }
+
+    /// The first offset from `offset` on that is not settled.
+    pub(crate) fn settled_from(&self, offset: Offset) -> Offset {
+        Offset(self.settled.next_outside(offset.0.max(self.floor)))
+    }
+
+    /// Takes in one more fact.
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Settled { first, count } => self.settle(first.0, first.0.saturating_add(*count)),
+            Entry::Attempted {
+                offset,
+                attempts,
+                due_us,
+                first_us,
+                last_us,
+            } => {
+                let attempted = Attempted {
+                    attempts: *attempts,
+                    due_us: *due_us,
+                    first_us: *first_us,
+                    last_us: *last_us,
+                };
+                self.note_attempted(offset.0, attempted);
+            }
+            Entry::Moved {
+                number,
+                offset,
+                attempts,
+                first_us,
+                last_us,
+                why,
+                text,
+            } => self.begin_move(PendingMove {
+                number: *number,
+                offset: *offset,
+                attempts: *attempts,
+                first_us: *first_us,
+                last_us: *last_us,
+                why: *why,
+                text: text.clone(),
+            }),
+            Entry::Applied { through } => {
+                while let Some(first) = self.moves.first_entry()
+                    && first.key() <= through
+                {
+                    let offset = first.remove().offset.0;
+                    self.settle(offset, offset + 1);
+                }
+            }
+            Entry::Purged { to } => self.purge(to.0),
+        }
+    }
+
+    /// Adds what the far store holds of this queue: a checkpoint must have it too.
+    pub(crate) fn add_far(&mut self, entry: &FarEntry) {
+        if entry.attempts > 0 {
+            let attempted = Attempted {
+                attempts: entry.attempts,
+                due_us: entry.due_us,
+                first_us: entry.first_us,
+                last_us: entry.last_us,
+            };
+            self.note_attempted(entry.offset.0, attempted);
+        }
+    }
+
+    fn note_attempted(&mut self, offset: u64, attempted: Attempted) {
+        if offset >= self.floor && !self.settled.contains(offset) {
+            self.attempted.insert(offset, attempted);
+        }
+    }
+
+    fn begin_move(&mut self, moved: PendingMove) {
+        // A number below the next one was folded in before.
+        if moved.number >= self.next_move {
+            self.next_move = moved.number + 1;
+            self.attempted.remove(&moved.offset.0);
+            self.moves.insert(moved.number, moved);
+        }
+    }
+
+    fn purge(&mut self, to: u64) {
+        let mut kept: Vec<u64> = self.moves.values().map(|moved| moved.offset.0).collect();
+        kept.sort_unstable();
+        let mut first = self.floor;
+        for offset in kept.into_iter().take_while(|offset| *offset < to) {
+            self.settle(first, offset);
+            first = offset + 1;
+        }
+        self.settle(first, to);
+    }
+
+    fn settle(&mut self, first: u64, next: u64) {
+        let first = first.max(self.floor);
+        if first >= next {
+            return;
+        }
+        if first == self.floor {
+            self.floor = next;
+        } else {
+            self.settled.insert(first, next);
+        }
+        self.floor = self.settled.next_outside(self.floor);
+        self.settled.cut_below(self.floor);
+        while let Some((&offset, _)) = self.attempted.range(first..next).next() {
+            self.attempted.remove(&offset);
+        }
+    }
+
+    /// Moves numbered `from` and later, in order.
+    pub(crate) fn pending_moves(&self, from: u64) -> impl Iterator<Item = &PendingMove> {
+        self.moves
+            .range((Bound::Included(from), Bound::Unbounded))
+            .map(|(_, moved)| moved)
+    }
+
+    /// Appends the whole state, for a checkpoint.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_number(out, self.floor);
+        put_number(out, self.settled.len() as u64);
+        let mut last = self.floor;
+        for (first, next) in self.settled.iter() {
+            put_number(out, first - last);
+            put_number(out, next - first);
+            last = next;
+        }
+        put_number(out, self.next_move);
+        let moves = self.moves.values().map(PendingMove::entry);
+        let attempted = self
+            .attempted
+            .iter()
+            .map(|(offset, attempted)| Entry::Attempted {
+                offset: Offset(*offset),
+                attempts: attempted.attempts,
+                due_us: attempted.due_us,
+                first_us: attempted.first_us,
+                last_us: attempted.last_us,
+            });
+        for entry in moves.chain(attempted) {
+            Entry::encode_all([&entry], out);
+        }
+    }
+
+    /// What [`encode`](Self::encode) wrote; all of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not what this version writes.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        let mut fields = Varints::new(bytes);
+        let mut durable = Self::new(fields.offset()?);
+        let runs = fields.number()?;
+        let mut last = durable.floor;
+        for _ in 0..runs {
+            let error = fields.error();
+            let (gap, count) = (fields.number()?, fields.number()?);
+            let first = last.checked_add(gap).ok_or(error)?;
+            last = first.checked_add(count).ok_or(error)?;
+            if gap == 0 || count == 0 || last == u64::MAX {
+                return Err(error);
+            }
+            durable.settled.insert(first, last);
+        }
+        let next_move = fields.move_number()?;
+        let error = fields.error();
+        let mut fits = true;
+        Entry::decode_all(fields.rest(), |entry| {
+            fits &= matches!(entry, Entry::Moved { .. } | Entry::Attempted { .. });
+            durable.apply(&entry);
+        })?;
+        if !fits || durable.next_move > next_move {
+            return Err(error);
+        }
+        durable.next_move = next_move;
+        Ok(durable)
+    }
+}

@@ -1,0 +1,151 @@
+//! What the scheduler is told.
+
+use millstream_protocol::Offset;
+
+use super::effect::FarEntry;
+use super::entry::Reason;
+use super::policy::Policy;
+
+/// A consumer, as the driver numbers them; never used twice in a run of the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConsumerId(pub(crate) u64);
+
+/// One lease; never used twice in a run of the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LeaseNumber(pub(crate) u64);
+
+/// A piece of the topic. Pieces come in offset order and without holes, from
+/// [`next_scan`](super::Scheduler::next_scan) on; what lies below that is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scanned {
+    /// Records without options.
+    Run {
+        first: Offset,
+        count: u32,
+        bytes_each: u32,
+        append_us: u64,
+    },
+    /// A record with options.
+    One {
+        offset: Offset,
+        bytes: u32,
+        append_us: u64,
+        /// Number of its group; 0: in none. Looked at in grouped queues only.
+        group: u64,
+        /// Looked at in prioritised queues only.
+        priority: u8,
+        /// Not to be delivered before, in wall time; 0: at once.
+        due_us: u64,
+        /// Not to be delivered from then on, in wall time; 0: never expires.
+        expires_us: u64,
+    },
+    /// Nothing here for this queue: void frames, jumps, gaps, what was settled before, what is
+    /// addressed to another. It is settled for good, and journalled.
+    Void { first: Offset, next: Offset },
+}
+
+/// How a consumer went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detached {
+    /// In order: its deliveries are given back uncounted.
+    Closed,
+    /// Its connection broke: its deliveries are counted as attempts.
+    Lost,
+}
+
+/// What happened; handled by [`Scheduler::step`](super::Scheduler::step).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A piece of the topic.
+    Scanned(Scanned),
+    /// A consumer came; it gets nothing before it asks. `lease_us` 0: the policy's.
+    Attach {
+        consumer: ConsumerId,
+        lease_us: u64,
+    },
+    /// A consumer went.
+    Detach {
+        consumer: ConsumerId,
+        cause: Detached,
+    },
+    /// Sets how much may be delivered and unsettled at once; 0 of either stops. The last record may
+    /// go over the bytes, so one that is larger than all of them still arrives.
+    Window {
+        consumer: ConsumerId,
+        messages: u32,
+        bytes: u64,
+    },
+    /// A pull: as many records as there are, all granted in one step, then `ReceiveOver`. Waits for
+    /// the first until `until_boot_us`. It is apart from the window. At most
+    /// [`RECEIVES_MAX`](super::RECEIVES_MAX) wait for a consumer; more are over at once.
+    Receive {
+        consumer: ConsumerId,
+        messages: u32,
+        bytes: u64,
+        until_boot_us: u64,
+        /// 0: the consumer's.
+        lease_us: u64,
+    },
+    /// A consumer settles one record.
+    Settle {
+        consumer: ConsumerId,
+        settle: Settle,
+    },
+    /// Time went on: leases end, delays pass, pulls time out. Nothing of these happens otherwise, so
+    /// a driver that stood still can hear what its consumers said before their leases end.
+    Tick,
+    /// Delivers nothing until `Resume`; all else goes on.
+    Pause,
+    Resume,
+    SetPolicy(Policy),
+    /// Settles all below `to`, leased ones too; moves under way go on.
+    Purge {
+        to: Offset,
+    },
+    /// Settles so many of the oldest that are ready, or moves them as dead letters of that cause.
+    DropOldest {
+        messages: u64,
+        cause: Reason,
+    },
+    /// The moves up to this number are synced where they go.
+    Applied {
+        through: u64,
+    },
+    /// Back from the far store, which from now on has nothing due before `horizon_wall_us`
+    /// (`u64::MAX`: nothing at all).
+    Near {
+        entries: Vec<FarEntry>,
+        horizon_wall_us: u64,
+    },
+}
+
+/// One settle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settle {
+    pub(crate) offset: Offset,
+    pub(crate) lease: LeaseNumber,
+    pub(crate) verb: Verb,
+    /// Echoed by [`Effect::Settled`](super::Effect::Settled); with 0 only refusals are told.
+    pub(crate) tag: u64,
+}
+
+/// What is to become of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Done.
+    Ack,
+    /// Again, after the queue's back-off; counted.
+    Retry,
+    /// Again, after this; counted.
+    RetryAfter { delay_us: u64 },
+    /// Never again: a dead letter.
+    Reject { reason: Box<str> },
+    /// Given back, uncounted.
+    Release,
+    /// Its lease runs this long from now; 0: as long as at first.
+    Extend { lease_us: u64 },
+    /// It can't be read: settled and counted as damaged.
+    Gone,
+    /// Moved back to where it died, whatever the policy says about dead letters.
+    Redrive,
+}
