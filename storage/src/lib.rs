@@ -64,6 +64,7 @@ pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
+pub use sync::{Baton, Counter, Flag, Handed, Held, Mailbox, Ring};
 pub use verify::{
     Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
     verify,

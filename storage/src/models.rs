@@ -9,6 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod exchange;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};

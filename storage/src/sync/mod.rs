@@ -11,6 +11,11 @@
 //! | GATE-1 | [`Gate::shut`] | [`Gate::flags`] | the reason stored before the gate shut |
 //! | WAKE-1 | fence in [`Waiters::register`] | fence in [`publish_fence`] | one of the two sees the other |
 //! | DIRTY-1 | fence in [`Mark::clear`] | fence in [`publish_fence`] | a commit is synced or marks the log |
+//! | BATON-1 | [`Held::leave`] | [`Baton::knock`] | the state the last holder left |
+//! | BATON-2 | [`Baton::knock`] | [`Held::begin_round`] | the inputs pushed before the knock |
+//! | WAKE-2 | fence in [`Mailbox::wake`] | fence in [`Mailbox::poll_pop`] | one of the two sees the other |
+//! | CLOSE-1 | [`Mailbox::close`] | [`Mailbox::poll_pop`] | all that was pushed before |
+//! | FLAG-1 | fence in [`Flag::set`] | fence in [`Flag::clear`] | what was left is seen or the flag set again |
 //!
 //! WAKE-1 and DIRTY-1 are store-then-load patterns on both sides, which only `SeqCst` fences order.
 
@@ -20,11 +25,13 @@
 )]
 
 mod cells;
+mod exchange;
 mod region;
 mod tail;
 mod waiters;
 
 pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
+pub use exchange::{Baton, Counter, Flag, Handed, Held, Mailbox, Ring};
 pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,
@@ -88,6 +95,16 @@ pub mod mutant {
         NoVoid,
         /// Acknowledge by a frame's own commit instead of the prefix (L1).
         AckOwnCommit,
+        /// A knock is `Relaxed` (BATON-1, BATON-2).
+        KnockRelaxed,
+        /// The holder marks the baton after draining instead of before (Q5).
+        MarkLate,
+        /// The holder leaves by a store, whoever knocked meanwhile (Q5).
+        LeaveByStore,
+        /// The mailbox looks for a sleeper without its fence (WAKE-2).
+        MailboxFence,
+        /// The flag is looked at without its fence (FLAG-1).
+        FlagFence,
     }
 
     thread_local! {
