@@ -211,7 +211,7 @@ impl Receive {
 /// A receive has got all it will get. A fixed layout: one u32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReceiveOver {
-    /// The records it got, all delivered before.
+    /// The records it got: those delivered since, at most as many as it asked for.
     pub granted: u32,
 }
 
