@@ -365,6 +365,43 @@ impl Chain {
         (u32::try_from(state.kept.len()).unwrap_or(u32::MAX), bytes)
     }
 
+    /// The finished segments at the front whose records all lie below `before`; never the last
+    /// segment of all.
+    pub(crate) fn trimmable(&self, before: Offset) -> Vec<SegmentNumber> {
+        let state = self.lock();
+        let last = state.kept.keys().next_back().copied();
+        state
+            .kept
+            .iter()
+            .take_while(|(number, kept)| {
+                let done = kept.end.is_some_and(|end| end.offset <= before);
+                done && matches!(kept.mapped, Mapped::Shared(_)) && Some(**number) != last
+            })
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    /// Forgets segments that the manifest names no more; gives the bytes of frames in them.
+    pub(crate) fn forget(&self, segments: &[SegmentNumber]) -> u64 {
+        let mut state = self.lock();
+        let forgotten = segments
+            .iter()
+            .filter_map(|number| state.kept.remove(number)?.end);
+        forgotten
+            .map(|end| u64::from(end.position - FRAMES_START))
+            .sum()
+    }
+
+    /// The end of what is claimed in the active segment, and the bytes of frames of this run up to
+    /// there; `None` while none is active.
+    pub(crate) fn claimed_end(&self) -> Option<(Offset, u64)> {
+        let state = self.lock();
+        let active = state.active.as_ref()?;
+        let (records, _) = active.region().claimed()?;
+        let bytes = active.base_bytes() + u64::from(active.claimed_bytes());
+        Some((active.base_offset() + u64::from(records), bytes))
+    }
+
     /// Numbers of all kept segments, oldest first, with where they start.
     pub(crate) fn numbers(&self) -> Vec<(SegmentNumber, Offset)> {
         let state = self.lock();

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
 use crate::memory::SegmentMemory;
+use crate::scratch::{DiskScratch, ScratchFile};
 use map::DiskSegment;
 
 /// Bytes of one write of zeros and of one piece of a copy; larger writes gain nothing.
@@ -179,6 +180,14 @@ impl Folder for DiskFolder {
             file.write_all(bytes)?;
             file.sync_data()
         })
+    }
+
+    fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&*self.root, ".", flags, mode)
+            .map_err(|error| self.error("create", "a scratch file", error))?;
+        Ok(Box::new(DiskScratch::new(file.into())))
     }
 
     fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {

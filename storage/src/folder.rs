@@ -24,6 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::memory::SegmentMemory;
+use crate::scratch::ScratchFile;
 
 /// Longest part of a name, in bytes: what Linux file systems take.
 pub const NAME_PART_BYTES_MAX: usize = 255;
@@ -107,6 +108,13 @@ pub trait Folder: Send + Sync + fmt::Debug {
     ///
     /// `UnexpectedEof` when `from` ends before the range does; else as [`create_file`](Self::create_file).
     fn copy_range(&self, from: &str, range: Range<u64>, to: &str) -> io::Result<()>;
+
+    /// A file without a name, for what need not last.
+    ///
+    /// # Errors
+    ///
+    /// What the disk said.
+    fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>>;
 
     /// Names in a directory, sorted, of files and of directories alike. A name that is not UTF-8 is
     /// given with replacement characters, and can't be opened by them.

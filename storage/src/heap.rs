@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
 use crate::memory::SegmentMemory;
+use crate::scratch::{HeapScratch, ScratchFile};
 use block::HeapBlock;
 use faults::Faults;
 pub use faults::{Failure, Operation};
@@ -310,6 +311,11 @@ impl Folder for HeapFolder {
         }
         self.add(name, content)?;
         Ok(())
+    }
+
+    fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>> {
+        self.pass(Operation::CreateFile, "create", "a scratch file")?;
+        Ok(Box::new(HeapScratch::default()))
     }
 
     fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {

@@ -12,6 +12,7 @@
 mod appender;
 mod baton;
 mod chain;
+mod checkpoints;
 mod claim;
 mod clock;
 mod cold;
@@ -31,8 +32,10 @@ mod park;
 mod prepare;
 mod reader;
 mod recovery;
+mod retention;
 #[cfg(all(test, not(loom)))]
 mod rules;
+mod scratch;
 mod segment;
 mod shared;
 mod slice;
@@ -46,6 +49,7 @@ mod walker;
 mod work;
 
 pub use appender::{AppendError, Appended, Appender, BodyWriter, LevelWait};
+pub use checkpoints::Checkpoints;
 pub use disk::DiskFolder;
 pub use dump::{
     DumpError, DumpedFooter, DumpedFrame, DumpedIdentity, DumpedMark, DumpedSlot, FrameProblem,
@@ -62,6 +66,8 @@ pub use memory::SegmentMemory;
 pub use park::park_until;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
+pub use retention::{TrimError, Trimmed, claimed_end, set_segment_sizes, trim};
+pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
 pub use sync::{Baton, Counter, Flag, Handed, Held, Mailbox, Ring};

@@ -15,7 +15,7 @@ use crate::claim::commit_seal;
 use crate::clock::{run_us, wall_us};
 use crate::manifest::{Entry, LogId, ManifestError, SegmentNumber};
 use crate::segment::{Segment, SegmentEnd};
-use crate::shared::Shared;
+use crate::shared::{SegmentSizes, Shared};
 use crate::sync::{
     Frontier, Gate, Mark, Mutex, SealSpace, WaitKey, Waiters, lock, mutated, publish_fence,
 };
@@ -108,6 +108,8 @@ pub struct Log {
     baton: Mutex<Baton>,
     /// Ends of finished segments that the manifest did not take yet.
     unnoted: Mutex<Vec<Entry>>,
+    /// Sizes of its segments, where they are not the folder's.
+    pub(crate) own_sizes: OnceLock<SegmentSizes>,
 }
 
 impl Log {
@@ -134,6 +136,7 @@ impl Log {
             prefix: Mutex::new(None),
             baton: Mutex::new(Baton::default()),
             unnoted: Mutex::new(Vec::new()),
+            own_sizes: OnceLock::new(),
         })
     }
 

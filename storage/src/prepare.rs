@@ -105,7 +105,7 @@ impl Log {
     }
 
     fn len_bytes(&self, wanted: &Wanted) -> u32 {
-        let sizes = self.shared().sizes;
+        let sizes = self.own_sizes.get().unwrap_or(&self.shared().sizes);
         let grown = if wanted.last_bytes == 0 {
             sizes.first_bytes
         } else {

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use millstream_protocol::{Durability, Offset, TopicName};
 
 use crate::chain::{Chain, Finished, Kept, KnownDamage};
+use crate::checkpoints::Checkpoints;
 use crate::disk::DiskFolder;
 use crate::folder::Folder;
 use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, log_dir, segment_name};
@@ -18,6 +19,8 @@ use crate::log::{Level, Log, LogIdentity};
 use crate::manifest::{EndKind, Entry, LogId, LogState, Manifest, ManifestError, State};
 use crate::park::park_until;
 use crate::recovery::{LogRecovery, OpenLog};
+use crate::retention::remove_leftovers;
+use crate::scratch::ScratchFile;
 use crate::segment::SegmentEnd;
 use crate::shared::{SegmentSizes, Shared};
 
@@ -217,6 +220,9 @@ impl Store {
         manifest.commit(&[boot]).map_err(OpenError::Manifest)?;
         let (recoveries, failed) = recover_all(&folder, &mut manifest);
         let state = manifest.state().clone();
+        for (id, log) in &state.logs {
+            remove_leftovers(folder.as_ref(), state.folder_id, *id, log);
+        }
         let sizes = segment_sizes(options);
         let shared = Arc::new(Shared::new(folder, state.folder_id, sizes, manifest));
         let logs = build_logs(&shared, &state, &failed);
@@ -276,6 +282,21 @@ impl Store {
     #[must_use]
     pub fn recoveries(&self) -> &[LogRecovery] {
         &self.recoveries
+    }
+
+    /// The folder's checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::new(&self.shared.folder)
+    }
+
+    /// A file in the folder's file system that has no name and goes with the process.
+    ///
+    /// # Errors
+    ///
+    /// What the disk said.
+    pub fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>> {
+        self.shared.folder.create_scratch()
     }
 
     /// The log of `name`.

@@ -1,0 +1,190 @@
+//! Checkpoints: small files that stand for all that a log said before, written whole.
+//!
+//! ```text
+//! checkpoint-00000007   magic MLSTCHKP | version u32 = 1 | crc32c u32 of what follows | length u64 | bytes
+//! ```
+//! A checkpoint is written under another name, synced, renamed, and the folder synced (Q6). The one
+//! before it is kept, in case the disk damages the newest; older ones are removed.
+
+use std::io;
+use std::sync::Arc;
+
+use millstream_protocol::checksum::crc32c;
+
+use crate::folder::Folder;
+
+const MAGIC: &[u8; 8] = b"MLSTCHKP";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 24;
+const PREFIX: &str = "checkpoint-";
+const NEW: &str = "checkpoint.new";
+/// How many are kept.
+const KEPT: usize = 2;
+
+/// The checkpoints of a folder.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: Arc<dyn Folder>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(folder: &Arc<dyn Folder>) -> Self {
+        Self {
+            folder: Arc::clone(folder),
+        }
+    }
+
+    /// Writes `bytes` as the next checkpoint; on disk when this returns its number.
+    ///
+    /// # Errors
+    ///
+    /// What the disk said; those that were there are as before.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<u64> {
+        let numbers = self.numbers()?;
+        let number = numbers.last().map_or(1, |last| last + 1);
+        match self.folder.remove(NEW) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = Vec::with_capacity(HEADER_BYTES + bytes.len());
+        file.extend_from_slice(MAGIC);
+        file.extend_from_slice(&VERSION.to_le_bytes());
+        file.extend_from_slice(&[0; 4]);
+        file.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        file.extend_from_slice(bytes);
+        let crc = crc32c(file.get(16..).unwrap_or_default());
+        if let Some(place) = file.get_mut(12..16) {
+            place.copy_from_slice(&crc.to_le_bytes());
+        }
+        self.folder.create_file(NEW, &file)?;
+        self.folder.rename(NEW, &name(number))?;
+        self.folder.sync_dir("")?;
+        let old = numbers.len().saturating_sub(KEPT - 1);
+        for number in numbers.iter().take(old) {
+            let name = name(*number);
+            if let Err(error) = self.folder.remove(&name) {
+                tracing::warn!(%name, %error, "an old checkpoint is left behind");
+            }
+        }
+        Ok(number)
+    }
+
+    /// The checkpoints that are sound, newest first, by number. Damaged ones are told in the log and
+    /// left where they are.
+    #[must_use]
+    pub fn load(&self) -> Vec<(u64, Vec<u8>)> {
+        let numbers = self.numbers().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot list checkpoints");
+            Vec::new()
+        });
+        let mut found = Vec::new();
+        for number in numbers.into_iter().rev() {
+            match self.read(number) {
+                Ok(bytes) => found.push((number, bytes)),
+                Err(error) => {
+                    tracing::error!(number, %error, "a checkpoint can't be used");
+                }
+            }
+        }
+        found
+    }
+
+    fn read(&self, number: u64) -> io::Result<Vec<u8>> {
+        let mut file = self.folder.read_file(&name(number))?;
+        let header = file.first_chunk::<HEADER_BYTES>().copied();
+        let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let [
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            m6,
+            m7,
+            v0,
+            v1,
+            v2,
+            v3,
+            c0,
+            c1,
+            c2,
+            c3,
+            length @ ..,
+        ] = header;
+        if [m0, m1, m2, m3, m4, m5, m6, m7] != *MAGIC {
+            return Err(io::Error::other("its magic is wrong"));
+        }
+        let version = u32::from_le_bytes([v0, v1, v2, v3]);
+        if version != VERSION {
+            return Err(io::Error::other(format!(
+                "it has version {version}, this program knows {VERSION}"
+            )));
+        }
+        if u64::from_le_bytes(length) != (file.len() - HEADER_BYTES) as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let crc = u32::from_le_bytes([c0, c1, c2, c3]);
+        if crc32c(file.get(16..).unwrap_or_default()) != crc {
+            return Err(io::Error::other("its checksum does not match"));
+        }
+        file.drain(..HEADER_BYTES);
+        Ok(file)
+    }
+
+    /// Numbers of the checkpoints there are, rising.
+    fn numbers(&self) -> io::Result<Vec<u64>> {
+        let names = self.folder.list("")?;
+        let mut numbers: Vec<u64> = names
+            .iter()
+            .filter_map(|file| {
+                let number = file.strip_prefix(PREFIX)?.parse().ok()?;
+                (name(number) == *file).then_some(number)
+            })
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:08}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::HeapFolder;
+
+    fn checkpoints() -> (HeapFolder, Checkpoints) {
+        let heap = HeapFolder::new();
+        let folder: Arc<dyn Folder> = Arc::new(heap.clone());
+        (heap, Checkpoints::new(&folder))
+    }
+
+    #[test]
+    fn the_newest_two_are_kept() {
+        let (_, checkpoints) = checkpoints();
+        assert!(checkpoints.load().is_empty());
+        for number in 1..=4_u8 {
+            assert_eq!(checkpoints.write(&[number; 3]).unwrap(), u64::from(number));
+        }
+        let found = checkpoints.load();
+        assert_eq!(found, [(4, vec![4; 3]), (3, vec![3; 3])]);
+    }
+
+    #[test]
+    fn a_damaged_one_is_passed_over_for_the_one_before() {
+        let (heap, checkpoints) = checkpoints();
+        checkpoints.write(b"old").unwrap();
+        checkpoints.write(b"new").unwrap();
+        let mut bytes = heap.read_file("checkpoint-00000002").unwrap();
+        for at in 0..bytes.len() {
+            bytes[at] ^= 4;
+            heap.remove("checkpoint-00000002").unwrap();
+            heap.create_file("checkpoint-00000002", &bytes).unwrap();
+            assert_eq!(checkpoints.load(), [(1, b"old".to_vec())], "byte {at}");
+            bytes[at] ^= 4;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Dropping what nobody needs any more: whole finished segments from the front of a log.
+//!
+//! Whoever calls has made sure that everything below the trim line is settled or copied, on disk
+//! (R1). Then the manifest forgets the segments, synced; only then their files go. A kill in between
+//! leaves files whose identity is ours and whose number the manifest gave out and no longer names:
+//! they are removed at the next open.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use millstream_protocol::Offset;
+
+use crate::folder::{Access, Folder};
+use crate::layout::{Identity, PAGE_BYTES, log_dir, segment_name};
+use crate::log::Log;
+use crate::manifest::{Entry, LogId, LogState, ManifestError, SegmentNumber};
+use crate::shared::SegmentSizes;
+use crate::sync::Region;
+
+/// What [`trim`] dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Segments dropped.
+    pub segments: u32,
+    /// Bytes of frames in them.
+    pub bytes: u64,
+    /// The first record kept.
+    pub first_offset: Offset,
+}
+
+/// Why nothing was dropped.
+#[derive(Debug)]
+pub struct TrimError(ManifestError);
+
+impl fmt::Display for TrimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the manifest could not forget segments: {}", self.0)
+    }
+}
+
+impl std::error::Error for TrimError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// Drops the finished segments of `log` in which every record is below `before`. The last segment
+/// stays, whatever is in it, and so does what was not synced. Readers further back get a gap; slices
+/// they hold stay valid.
+///
+/// Waits for the disk.
+///
+/// # Errors
+///
+/// The manifest could not be written; nothing was dropped. A file that can't be removed is told in
+/// the log, and removed at the next open.
+pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
+    let before = before.min(log.synced());
+    let going = log.chain().trimmable(before);
+    if going.is_empty() {
+        return Ok(Trimmed {
+            segments: 0,
+            bytes: 0,
+            first_offset: log.first_offset(),
+        });
+    }
+    let id = log.identity().id;
+    let entries: Vec<Entry> = going
+        .iter()
+        .map(|segment| Entry::SegmentDropped {
+            log: id,
+            segment: *segment,
+        })
+        .collect();
+    log.shared().commit(&entries).map_err(TrimError)?;
+    let bytes = log.chain().forget(&going);
+    for segment in &going {
+        remove(log.shared().folder.as_ref(), &segment_name(id, *segment));
+    }
+    Ok(Trimmed {
+        segments: u32::try_from(going.len()).unwrap_or(u32::MAX),
+        bytes,
+        first_offset: log.first_offset(),
+    })
+}
+
+fn remove(folder: &dyn Folder, name: &str) {
+    if let Err(error) = folder.remove(name) {
+        tracing::warn!(%name, %error, "a dropped segment is left behind until the next start");
+    }
+}
+
+/// Sets how large segments of `log` are made from now on, in place of the folder's sizes. The first
+/// call holds.
+pub fn set_segment_sizes(log: &Log, first_bytes: u32, largest_bytes: u32) {
+    // The first call holds.
+    let _ = log.own_sizes.set(SegmentSizes {
+        first_bytes,
+        largest_bytes,
+    });
+}
+
+/// Where the next record will be, as far as a look at the tail tells: others may be claiming. And
+/// the bytes of frames appended in this run.
+#[must_use]
+pub fn claimed_end(log: &Log) -> (Offset, u64) {
+    log.chain()
+        .claimed_end()
+        .unwrap_or_else(|| (log.committed(), 0))
+}
+
+/// Removes files of dropped segments that a kill left in the folder of log `id`.
+///
+/// Only those whose identity page says that they are segments of this very log, under a number that
+/// was given out and that the manifest names no more. Anything else is not ours to touch (S7).
+pub(crate) fn remove_leftovers(
+    folder: &dyn Folder,
+    folder_id: [u8; 16],
+    id: LogId,
+    state: &LogState,
+) {
+    let Some((first, _)) = state.segments.first_key_value() else {
+        return;
+    };
+    if first.0 <= 1 {
+        return;
+    }
+    let dir = log_dir(id);
+    let Ok(names) = folder.list(&dir) else {
+        return;
+    };
+    for number in 1..first.0 {
+        let number = SegmentNumber(number);
+        let name = segment_name(id, number);
+        let listed = names.iter().any(|file| name.ends_with(&format!("/{file}")));
+        if listed && is_dropped(folder, &name, folder_id, (id, number, state)).unwrap_or(false) {
+            tracing::info!(%name, "removing a dropped segment that a kill left behind");
+            remove(folder, &name);
+        }
+    }
+}
+
+fn is_dropped(
+    folder: &dyn Folder,
+    name: &str,
+    folder_id: [u8; 16],
+    (id, number, state): (LogId, SegmentNumber, &LogState),
+) -> io::Result<bool> {
+    let memory = folder.open_segment(name, Access::Read)?;
+    if memory.len_bytes() < PAGE_BYTES as usize {
+        return Ok(false);
+    }
+    let region = Region::readable(memory, PAGE_BYTES, 0);
+    let identity = Identity::decode(region.still_bytes(0, PAGE_BYTES));
+    Ok(identity.is_ok_and(|identity| {
+        identity.folder_id == folder_id
+            && identity.incarnation == state.incarnation
+            && identity.log == id
+            && identity.segment == number
+    }))
+}
