@@ -12,6 +12,7 @@ use millstream_storage::{
 
 use crate::error::TopicError;
 use crate::publisher::{Publisher, PublisherOptions};
+use crate::queue::{Queues, check_public, is_reserved};
 use crate::reader::Reader;
 
 /// How a topic is made.
@@ -83,8 +84,10 @@ impl BrokerOptions {
     ///
     /// See [`OpenError`]; a folder that is not ours, is newer or is in use is left as it is.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Broker, OpenError> {
+        let store = Arc::new(Store::open(path.as_ref(), &self.store)?);
+        let queues = Queues::open(&store).map_err(OpenError::Thread)?;
         Ok(Broker {
-            store: Arc::new(Store::open(path.as_ref(), &self.store)?),
+            inner: Arc::new(Inner { store, queues }),
         })
     }
 }
@@ -93,7 +96,28 @@ impl BrokerOptions {
 /// handle are gone.
 #[derive(Debug, Clone)]
 pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     store: Arc<Store>,
+    queues: Arc<Queues>,
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), CloseError> {
+        self.queues.close();
+        self.store.close()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "close");
+        }
+    }
 }
 
 impl Broker {
@@ -109,19 +133,19 @@ impl Broker {
     /// The folder's id, drawn when it was made.
     #[must_use]
     pub fn folder_id(&self) -> [u8; 16] {
-        self.store.folder_id()
+        self.inner.store.folder_id()
     }
 
     /// Rises with each start; no start repeats one.
     #[must_use]
     pub fn boot_epoch(&self) -> u32 {
-        self.store.boot_epoch()
+        self.inner.store.boot_epoch()
     }
 
     /// What recovery found in topics that were open at an unclean stop.
     #[must_use]
     pub fn recovery(&self) -> &[LogRecovery] {
-        self.store.recoveries()
+        self.inner.store.recoveries()
     }
 
     /// Makes a topic. One that is there with the same options is not an error.
@@ -135,7 +159,8 @@ impl Broker {
         options: TopicOptions,
     ) -> Result<TopicInfo, TopicError> {
         let name = TopicName::parse(name.as_ref())?;
-        let log = match self.store.create_log(&name, options.durability) {
+        check_public(&name)?;
+        let log = match self.inner.store.create_log(&name, options.durability) {
             Err(CreateError::Exists(log)) if log.identity().durability != options.durability => {
                 return Err(TopicError::Exists {
                     name,
@@ -151,7 +176,11 @@ impl Broker {
     /// All topics, by name.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicInfo> {
-        self.store.logs().iter().map(info).collect()
+        let logs = self.inner.store.logs();
+        logs.iter()
+            .filter(|log| !is_reserved(&log.identity().name))
+            .map(info)
+            .collect()
     }
 
     /// One topic.
@@ -170,7 +199,12 @@ impl Broker {
     /// See [`TopicError`].
     pub fn delete_topic(&self, name: impl AsRef<str>) -> Result<(), TopicError> {
         let name = TopicName::parse(name.as_ref())?;
-        match self.store.delete_log(&name) {
+        check_public(&name)?;
+        let queues = self.inner.queues.queues_of(&name);
+        if !queues.is_empty() {
+            return Err(TopicError::InUse { name, queues });
+        }
+        match self.inner.store.delete_log(&name) {
             Ok(()) => Ok(()),
             Err(DeleteError::NotFound) => Err(TopicError::NotFound { name }),
             Err(error) => Err(TopicError::Storage {
@@ -200,7 +234,7 @@ impl Broker {
     ) -> Result<Publisher, TopicError> {
         let log = match self.log(topic.as_ref()) {
             Err(TopicError::NotFound { name }) if options.create => {
-                match self.store.create_log(&name, Durability::Synced) {
+                match self.inner.store.create_log(&name, Durability::Synced) {
                     Ok(log) | Err(CreateError::Exists(log)) => log,
                     Err(error) => return Err(create_error(error)),
                 }
@@ -213,9 +247,9 @@ impl Broker {
             AckLevel::Synced => Level::Synced,
         };
         Ok(Publisher::new(
-            log.identity().name.clone(),
             level,
             Appender::new(&log),
+            &self.inner.queues,
         ))
     }
 
@@ -235,16 +269,24 @@ impl Broker {
     ///
     /// Topics that could not be synced; the next open recovers them.
     pub fn close(&self) -> Result<(), CloseError> {
-        self.store.close()
+        self.inner.close()
     }
 
     fn log(&self, name: &str) -> Result<Arc<Log>, TopicError> {
         let name = TopicName::parse(name)?;
-        self.store.log(&name).ok_or(TopicError::NotFound { name })
+        check_public(&name)?;
+        self.inner
+            .store
+            .log(&name)
+            .ok_or(TopicError::NotFound { name })
+    }
+
+    pub(crate) fn queues_of_broker(&self) -> &Arc<Queues> {
+        &self.inner.queues
     }
 }
 
-fn create_error(error: CreateError) -> TopicError {
+pub(crate) fn create_error(error: CreateError) -> TopicError {
     match error {
         CreateError::Closed => TopicError::Closed,
         error if error.is_storage_full() => TopicError::StorageFull {

@@ -28,6 +28,18 @@ pub enum TopicError {
         /// What the topic there is.
         durability: Durability,
     },
+    /// The name is the broker's own.
+    Reserved {
+        /// The name asked for.
+        name: TopicName,
+    },
+    /// Queues work on the topic; they are to be deleted first.
+    InUse {
+        /// The topic.
+        name: TopicName,
+        /// Its queues.
+        queues: Vec<TopicName>,
+    },
     /// The broker was closed.
     Closed,
     /// No room on the disk.
@@ -47,7 +59,8 @@ impl TopicError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Name(_) => ErrorCode::TopicNameInvalid,
+            Self::Name(_) | Self::Reserved { .. } => ErrorCode::TopicNameInvalid,
+            Self::InUse { .. } => ErrorCode::TopicInUse,
             Self::NotFound { .. } => ErrorCode::TopicNotFound,
             Self::Exists { .. } => ErrorCode::TopicExists,
             Self::Closed => ErrorCode::ShuttingDown,
@@ -85,6 +98,21 @@ impl fmt::Display for TopicError {
                     Durability::Stored => "stored",
                 }
             ),
+            Self::Reserved { name } => write!(
+                f,
+                "{:?}: names that begin with $ are the broker's own; choose another",
+                name.as_str()
+            ),
+            Self::InUse { name, queues } => {
+                write!(
+                    f,
+                    "topic {:?} has queues, delete them first:",
+                    name.as_str()
+                )?;
+                queues
+                    .iter()
+                    .try_for_each(|queue| write!(f, " {:?}", queue.as_str()))
+            }
             Self::Closed => f.write_str("the broker is closed"),
             Self::StorageFull { message } => write!(f, "no space on the disk: {message}"),
             Self::Storage { message } => f.write_str(message),
@@ -127,6 +155,18 @@ pub enum PublishError {
     },
     /// A batch without a message.
     Empty,
+    /// A queue of the topic has as many unsettled records as it may. Consumers make room.
+    QueueFull {
+        /// The queue.
+        queue: TopicName,
+    },
+    /// Some of a batch's ids were published before, others not. Nothing was published.
+    PartlyDuplicate {
+        /// Records whose ids were.
+        duplicates: usize,
+        /// Records of the batch.
+        records: usize,
+    },
     /// A sync failed earlier; the topic takes no more records until the broker is restarted.
     Poisoned(Poisoned),
     /// The broker was closed or the topic deleted.
@@ -149,6 +189,8 @@ impl PublishError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::StorageFull { .. } => ErrorCode::StorageFull,
+            Self::QueueFull { .. } => ErrorCode::QueueFull,
+            Self::PartlyDuplicate { .. } => ErrorCode::OutOfSequence,
             Self::Rotating | Self::Storage { .. } | Self::InsideClaim | Self::ShortFill => {
                 ErrorCode::Internal
             }
@@ -174,7 +216,10 @@ impl PublishError {
     pub fn is_retriable(&self) -> bool {
         matches!(
             self,
-            Self::Rotating | Self::StorageFull { .. } | Self::Storage { .. }
+            Self::Rotating
+                | Self::StorageFull { .. }
+                | Self::Storage { .. }
+                | Self::QueueFull { .. }
         )
     }
 
@@ -202,6 +247,18 @@ impl fmt::Display for PublishError {
             } => write!(
                 f,
                 "a batch of {body_bytes} bytes is larger than the {body_bytes_max} a frame holds; split it"
+            ),
+            Self::QueueFull { queue } => write!(
+                f,
+                "queue {:?} has as many unsettled records as it may; publishing resumes as they are settled",
+                queue.as_str()
+            ),
+            Self::PartlyDuplicate {
+                duplicates,
+                records,
+            } => write!(
+                f,
+                "{duplicates} of the batch's {records} messages have ids that were published before: publish the others without them"
             ),
             Self::Empty => f.write_str("a batch without a message"),
             Self::Poisoned(poisoned) => poisoned.fmt(f),

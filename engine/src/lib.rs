@@ -24,18 +24,25 @@ mod block_on;
 mod broker;
 mod error;
 mod publisher;
+mod queue;
 mod reader;
 mod ticket;
 
 pub use broker::{Broker, BrokerOptions, TopicOptions};
 pub use error::{PublishError, ReadError, TopicError};
 pub use millstream_protocol::batch::{BatchBuilder, Message, PushError, Record, RecordRef};
-pub use millstream_protocol::control::{Gap, GapReason, TopicInfo};
+pub use millstream_protocol::control::{
+    Backoff, CursorInfo, DeadLetter, Gap, GapReason, LeaseInfo, OnExpiry, PeekedRecord, QueueInfo,
+    QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError, TopicInfo, WhenFull,
+};
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName, TopicNameError};
-pub use millstream_storage::{
-    Appended, Chunk, CloseError, FrameSlice, Level, LogRecovery, OpenError,
+pub use millstream_storage::{Chunk, CloseError, FrameSlice, Level, LogRecovery, OpenError};
+pub use publisher::{Appended, Publisher, PublisherOptions};
+pub use queue::{
+    ConsumeError, Consumer, ConsumerOptions, Cursor, Delivery, DeliveryParts, DeliveryToken,
+    Outcome, PREFETCH_MAX, QueueError, QueueOptions, Redrive, SettleError, Settling, Worked,
+    headers,
 };
-pub use publisher::{Publisher, PublisherOptions};
 pub use reader::Reader;
 pub use ticket::{Receipt, Ticket};

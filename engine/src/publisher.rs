@@ -1,17 +1,41 @@
 //! Publishing to one topic, in order.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use millstream_protocol::batch::{BatchBuilder, Message};
+use millstream_protocol::batch::{BatchBuilder, BatchView, ColumnKind, Columns, Message};
 use millstream_protocol::frame::{PublishedFrame, PublisherFields};
 use millstream_protocol::limits::BODY_BYTES_MAX;
 use millstream_protocol::{AckLevel, Offset, TopicName};
-use millstream_storage::{AppendError, Appended, Appender, Level, LevelWait};
+use millstream_storage::{AppendError, Appender, Level, LevelWait};
 
 use crate::block_on::block_on;
 use crate::error::PublishError;
+use crate::queue::{Admission, Queues, TopicRules, boot_us};
 use crate::ticket::{Receipt, Ticket};
+
+/// Where published records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base: Offset,
+    /// Offset behind the last.
+    pub end: Offset,
+    /// They were published before, under the same ids: these are the offsets they got then, and
+    /// nothing was added.
+    pub duplicate: bool,
+}
+
+impl From<millstream_storage::Appended> for Appended {
+    fn from(appended: millstream_storage::Appended) -> Self {
+        Self {
+            base: appended.base,
+            end: appended.end,
+            duplicate: false,
+        }
+    }
+}
 
 /// How a publisher is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +86,11 @@ pub struct Publisher {
     appender: Appender,
     /// Encodes single messages that have options; reused.
     builder: BatchBuilder,
+    /// A body whose ids are looked up; reused.
+    body: Vec<u8>,
+    /// What the queues of the topic ask of publishers.
+    rules: Arc<TopicRules>,
+    queues: Arc<Queues>,
 }
 
 impl Clone for Publisher {
@@ -71,17 +100,24 @@ impl Clone for Publisher {
             level: self.level,
             appender: Appender::new(self.appender.log()),
             builder: BatchBuilder::new(),
+            body: Vec::new(),
+            rules: Arc::clone(&self.rules),
+            queues: Arc::clone(&self.queues),
         }
     }
 }
 
 impl Publisher {
-    pub(crate) fn new(topic: TopicName, level: Level, appender: Appender) -> Self {
+    pub(crate) fn new(level: Level, appender: Appender, queues: &Arc<Queues>) -> Self {
+        let topic = appender.log().identity().name.clone();
         Self {
+            rules: queues.rules(&topic),
+            queues: Arc::clone(queues),
             topic,
             level,
             appender,
             builder: BatchBuilder::new(),
+            body: Vec::new(),
         }
     }
 
@@ -209,7 +245,7 @@ impl Publisher {
     /// [`poll_ready`](Self::poll_ready).
     #[inline]
     pub fn try_publish(&mut self, body: &[u8]) -> Result<Appended, PublishError> {
-        Ok(self.append_body(body)?)
+        self.append_body(body)
     }
 
     /// As [`try_publish`](Self::try_publish), for a batch.
@@ -232,9 +268,17 @@ impl Publisher {
         &mut self,
         frame: &PublishedFrame<'_>,
     ) -> Result<Appended, PublishError> {
-        Ok(self
+        self.admit(u64::from(frame.fields().record_count))?;
+        if Columns::of(frame.fields(), frame.body()).has(ColumnKind::Id) {
+            let fields = *frame.fields();
+            return self.append_unseen(&fields, frame.body(), |appender| {
+                appender.try_append(&fields, frame.body_crc(), frame.body())
+            });
+        }
+        let appended = self
             .appender
-            .try_append(frame.fields(), frame.body_crc(), frame.body())?)
+            .try_append(frame.fields(), frame.body_crc(), frame.body())?;
+        Ok(appended.into())
     }
 
     /// Appends one message of `len_bytes` bytes that `fill` writes straight into the segment.
@@ -253,7 +297,8 @@ impl Publisher {
         fill: impl FnOnce(&mut millstream_storage::BodyWriter<'_>),
     ) -> Result<Appended, PublishError> {
         let fields = PublisherFields::single(body_bytes(len_bytes)?);
-        Ok(self.appender.try_append_with(&fields, fill)?)
+        self.admit(1)?;
+        Ok(self.appender.try_append_with(&fields, fill)?.into())
     }
 
     /// Wakes whoever waits for what was appended since the last call, and lets it be synced.
@@ -264,6 +309,11 @@ impl Publisher {
 
     /// Ready once an append that answered [`PublishError::Rotating`] is worth another try.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PublishError>> {
+        let log = self.appender.log();
+        ready!(self.rules.poll_admitted(log, cx));
+        if !self.rules.ids().wait_loaded(cx.waker()) {
+            return Poll::Pending;
+        }
         self.appender.poll_room(cx).map(Ok)
     }
 
@@ -299,31 +349,114 @@ impl Publisher {
         }
     }
 
-    fn append_body(&mut self, body: &[u8]) -> Result<Appended, AppendError> {
+    /// Whether the queues of the topic let `records` more pass; one load where none has limits.
+    #[inline]
+    fn admit(&self, records: u64) -> Result<(), PublishError> {
+        match self.rules.admit(self.appender.log(), records) {
+            Admission::Granted => Ok(()),
+            Admission::Wait => Err(PublishError::Rotating),
+            Admission::Refused(queue) => Err(PublishError::QueueFull { queue }),
+        }
+    }
+
+    #[inline]
+    fn append_body(&mut self, body: &[u8]) -> Result<Appended, PublishError> {
+        self.admit(1)?;
         let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        self.appender
-            .try_append_with(&PublisherFields::single(len), |room| room.put(body))
+        let appended = self
+            .appender
+            .try_append_with(&PublisherFields::single(len), |room| room.put(body))?;
+        Ok(appended.into())
     }
 
     fn append_message(&mut self, message: &Message) -> Result<Appended, PublishError> {
         if message.is_plain() {
-            return Ok(self.append_body(message.body())?);
+            return self.append_body(message.body());
         }
-        self.builder.clear();
-        self.builder.push(message)?;
-        let builder = &self.builder;
-        Ok(self
-            .appender
-            .try_append_with(&builder.fields(), |room| builder.write_body(room))?)
+        let mut builder = std::mem::take(&mut self.builder);
+        builder.clear();
+        let appended = match builder.push(message) {
+            Ok(()) => self.append_batch(&builder),
+            Err(error) => Err(error.into()),
+        };
+        self.builder = builder;
+        appended
     }
 
     fn append_batch(&mut self, batch: &BatchBuilder) -> Result<Appended, PublishError> {
         if batch.is_empty() {
             return Err(PublishError::Empty);
         }
-        Ok(self
+        let fields = batch.fields();
+        self.admit(u64::from(fields.record_count))?;
+        if batch.has_ids() {
+            let mut body = std::mem::take(&mut self.body);
+            body.clear();
+            batch.write_body(&mut body);
+            let appended = self.append_unseen(&fields, &body, |appender| {
+                appender.try_append_with(&fields, |room| room.put(&body))
+            });
+            self.body = body;
+            return appended;
+        }
+        let appended = self
             .appender
-            .try_append_with(&batch.fields(), |room| batch.write_body(room))?)
+            .try_append_with(&fields, |room| batch.write_body(room))?;
+        Ok(appended.into())
+    }
+
+    /// Appends a batch with ids unless they were published before. Looking them up and appending is
+    /// one step, so of two publishers with one id only the first adds a record.
+    fn append_unseen(
+        &mut self,
+        fields: &PublisherFields,
+        body: &[u8],
+        append: impl FnOnce(&mut Appender) -> Result<millstream_storage::Appended, AppendError>,
+    ) -> Result<Appended, PublishError> {
+        let view = BatchView::check(fields.kind, fields.record_count, fields.compressed, body);
+        let Ok(view) = view else {
+            // It was made or checked by this process.
+            return Ok(append(&mut self.appender)?.into());
+        };
+        let rules = Arc::clone(&self.rules);
+        let mut seen = rules.ids();
+        if !seen.is_loaded() {
+            drop(seen);
+            self.queues.load_ids_soon(&rules, self.appender.log());
+            return Err(PublishError::Rotating);
+        }
+        let now_us = boot_us();
+        let mut duplicates = 0;
+        let mut base = None;
+        for record in view.iter() {
+            if let Some(offset) = record.id().and_then(|id| seen.find(id, now_us)) {
+                duplicates += 1;
+                base.get_or_insert(offset);
+            }
+        }
+        match base {
+            None => {}
+            Some(base) if duplicates == view.len() => {
+                return Ok(Appended {
+                    base,
+                    end: base + view.len() as u64,
+                    duplicate: true,
+                });
+            }
+            Some(_) => {
+                return Err(PublishError::PartlyDuplicate {
+                    duplicates,
+                    records: view.len(),
+                });
+            }
+        }
+        let appended = append(&mut self.appender)?;
+        for (index, record) in view.iter().enumerate() {
+            if let Some(id) = record.id() {
+                seen.note(id, appended.base + index as u64, now_us);
+            }
+        }
+        Ok(appended.into())
     }
 
     async fn append_waiting(

@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use millstream_protocol::Offset;
-use millstream_storage::{Appended, Level, LevelWait};
+use millstream_storage::{Level, LevelWait};
 
 use crate::block_on::block_on;
 use crate::error::PublishError;
+use crate::publisher::Appended;
 
 /// Where published records are, and how safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Receipt {
     pub last: Offset,
     /// What has been waited for.
     pub level: Level,
+    /// They were published before, under the same ids, and got these offsets then.
+    pub duplicate: bool,
 }
 
 impl Receipt {
@@ -26,6 +29,7 @@ impl Receipt {
             first: appended.base,
             last: Offset(appended.end.0.saturating_sub(1)),
             level,
+            duplicate: appended.duplicate,
         }
     }
 }

@@ -32,6 +32,8 @@ mod report;
 mod runs;
 mod scan;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub(crate) use consumers::RECEIVES_MAX;

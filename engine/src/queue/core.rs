@@ -1,0 +1,601 @@
+//! What the baton guards: a queue's scheduler, and the hands that carry out its effects.
+//!
+//! One round: take the inputs that wait, step the scheduler with each, write what must last as one
+//! frame of the journal, and only then hand out grants. Until a frame is in the log nothing else
+//! happens (Q2, Q3); settles are answered once it is on disk.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use millstream_protocol::Offset;
+use millstream_storage::AppendError;
+
+use super::error::{ConsumeError, SettleError};
+use super::far::FarStore;
+use super::journal::Writer;
+use super::link::{Event, Link};
+use super::rate::Rate;
+use super::scanner::Scanner;
+use super::scheduler::{
+    ConsumerId, Counts, Detached, Effect, Entry, Grant, Input, Now, Reason, Scheduler, Settle, Verb,
+};
+use super::shared::{Message, QueueShared};
+use super::topic::Gate;
+
+/// Inputs taken in one round.
+const INPUTS_PER_ROUND: u32 = 256;
+/// Pieces of the topic looked at in one round.
+const SCANS_PER_ROUND: u32 = 1024;
+/// A write that found no room is tried again after this.
+const RETRY_US: u64 = 100_000;
+/// A queue that runs so much later than it asked to was stopped with its process, or starved.
+const STALL_US: u64 = 500_000;
+/// After a stall, what waits in sockets is heard before leases end.
+const GRACE_US: u64 = 500_000;
+/// What is due by the wall clock is looked at this often at least, in case the clock is set.
+const WALL_CHECK_US: u64 = 60_000_000;
+
+/// Whether a round left something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    More,
+    Done,
+}
+
+/// A settle's answer, held until the journal is on disk up to `end`.
+#[derive(Debug)]
+struct Waiting {
+    end: Offset,
+    consumer: ConsumerId,
+    tag: u64,
+    result: Result<(), SettleError>,
+}
+
+/// How far the queue is settled, and how far that is on disk: retention goes by the latter (R1).
+#[derive(Debug, Default)]
+struct Floors {
+    synced: Offset,
+    /// Where the journal must be synced to, and the floor that holds then.
+    pending: Option<(Offset, Offset)>,
+    latest: Option<(Offset, Offset)>,
+}
+
+impl Floors {
+    fn note(&mut self, end: Offset, floor: Offset) {
+        if self.pending.is_none() {
+            self.pending = Some((end, floor));
+        } else {
+            self.latest = Some((end, floor));
+        }
+    }
+
+    /// Takes what is covered; true if the synced floor moved.
+    fn advance(&mut self, synced_end: Offset) -> bool {
+        let before = self.synced;
+        while let Some((end, floor)) = self.pending
+            && end <= synced_end
+        {
+            self.synced = self.synced.max(floor);
+            self.pending = self.latest.take();
+        }
+        self.synced > before
+    }
+}
+
+/// A queue's state.
+pub(super) struct Core {
+    pub(super) scheduler: Scheduler,
+    scanner: Scanner,
+    pub(super) writer: Writer,
+    pub(super) far: FarStore,
+    consumers: HashMap<ConsumerId, Arc<Link>>,
+    effects: Vec<Effect>,
+    entries: Vec<Entry>,
+    /// Inputs that came while the journal had no room, except requests.
+    deferred: VecDeque<Message>,
+    waiting: VecDeque<Waiting>,
+    floors: Floors,
+    gate: Arc<Gate>,
+    pub(super) rate: Rate,
+    closed: Option<ConsumeError>,
+    pub(super) paused: bool,
+    /// The boot time the keeper was asked to run this queue at.
+    armed_us: Option<u64>,
+    /// Leases do not end before this.
+    grace_us: u64,
+    /// The topic was read to its end, closed or failed.
+    scanned_out: bool,
+}
+
+/// What a core is made from.
+pub(super) struct CoreParts {
+    pub(super) scheduler: Scheduler,
+    pub(super) scanner: Scanner,
+    pub(super) writer: Writer,
+    pub(super) far: FarStore,
+    pub(super) gate: Arc<Gate>,
+    pub(super) paused: bool,
+}
+
+impl Core {
+    pub(super) fn new(parts: CoreParts) -> Self {
+        let floors = Floors {
+            // What was recovered is on disk.
+            synced: parts.scheduler.floor(),
+            ..Floors::default()
+        };
+        Self {
+            scheduler: parts.scheduler,
+            scanner: parts.scanner,
+            writer: parts.writer,
+            far: parts.far,
+            consumers: HashMap::new(),
+            effects: Vec::new(),
+            entries: Vec::new(),
+            deferred: VecDeque::new(),
+            waiting: VecDeque::new(),
+            floors,
+            gate: parts.gate,
+            rate: Rate::default(),
+            closed: None,
+            paused: parts.paused,
+            armed_us: None,
+            grace_us: 0,
+            scanned_out: false,
+        }
+    }
+
+    /// Takes what waits and does what follows from it.
+    pub(super) fn round(&mut self, queue: &Arc<QueueShared>) -> Progress {
+        let now = queue.clock().now();
+        if self.closed.is_some() {
+            while let Some(message) = queue.next_input() {
+                self.take_closed(message, now);
+            }
+            return Progress::Done;
+        }
+        if self.writer.is_due() && !self.write_out(queue, now) {
+            self.answer_requests(queue, now);
+            return Progress::Done;
+        }
+        let mut inputs = 0;
+        while inputs < INPUTS_PER_ROUND {
+            let Some(message) = self.deferred.pop_front().or_else(|| queue.next_input()) else {
+                break;
+            };
+            self.take(message, now);
+            inputs += 1;
+        }
+        self.take_due(now);
+        let scanned_all = self.scan(queue, now);
+        self.note_journal();
+        if !self.write_out(queue, now) {
+            return Progress::Done;
+        }
+        self.answer_synced(queue);
+        self.tell_gate(queue);
+        self.arm(queue, now);
+        if inputs == INPUTS_PER_ROUND || !scanned_all {
+            Progress::More
+        } else {
+            Progress::Done
+        }
+    }
+
+    pub(super) fn step(&mut self, now: Now, input: Input) {
+        self.scheduler.step(now, input, &mut self.effects);
+    }
+
+    fn take(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Attach { link, lease_us } => {
+                let consumer = link.id;
+                tracing::debug!(consumer = consumer.0, name = %link.name, "a consumer came");
+                self.consumers.insert(consumer, link);
+                self.step(now, Input::Attach { consumer, lease_us });
+            }
+            Message::Detach { consumer, cause } => {
+                self.take_settles(consumer, now);
+                self.step(now, Input::Detach { consumer, cause });
+                self.consumers.remove(&consumer);
+            }
+            Message::Window {
+                consumer,
+                messages,
+                bytes,
+            } => self.step(
+                now,
+                Input::Window {
+                    consumer,
+                    messages,
+                    bytes,
+                },
+            ),
+            Message::Receive {
+                consumer,
+                messages,
+                bytes,
+                until_boot_us,
+                lease_us,
+            } => self.step(
+                now,
+                Input::Receive {
+                    consumer,
+                    messages,
+                    bytes,
+                    until_boot_us,
+                    lease_us,
+                },
+            ),
+            Message::Settles(consumer) => self.take_settles(consumer, now),
+            Message::AllSettles => self.take_all_settles(now),
+            Message::Ask(request) => request(self, now),
+        }
+    }
+
+    fn take_settles(&mut self, consumer: ConsumerId, now: Now) {
+        let Some(link) = self.consumers.get(&consumer).map(Arc::clone) else {
+            return;
+        };
+        link.begin_settles();
+        while let Some(settle) = link.next_settle() {
+            self.step(now, Input::Settle { consumer, settle });
+        }
+    }
+
+    fn take_all_settles(&mut self, now: Now) {
+        let waiting: Vec<ConsumerId> = self
+            .consumers
+            .values()
+            .filter(|link| link.has_settles())
+            .map(|link| link.id)
+            .collect();
+        for consumer in waiting {
+            self.take_settles(consumer, now);
+        }
+    }
+
+    /// Lets leases end and delays pass, unless the whole process stood still: then what consumers
+    /// said meanwhile comes first.
+    fn take_due(&mut self, now: Now) {
+        let wake = self.scheduler.next_wake();
+        let lease_due = wake.boot_us.is_some_and(|at_us| at_us <= now.boot_us);
+        let wall_due = wake.wall_us.is_some_and(|at_us| at_us <= now.wall_us);
+        if !lease_due && !wall_due {
+            return;
+        }
+        if let Some(armed_us) = self.armed_us
+            && now.boot_us.saturating_sub(armed_us) > STALL_US
+        {
+            self.grace_us = now.boot_us + GRACE_US;
+            self.armed_us = None;
+        }
+        if now.boot_us < self.grace_us {
+            return;
+        }
+        // An acknowledgement that waits must not lose to the end of its own lease.
+        self.take_all_settles(now);
+        self.step(now, Input::Tick);
+        let wanted = self.scheduler.wants_near(now);
+        if wanted > 0 {
+            self.refill(wanted, now);
+        }
+    }
+
+    /// Brings back from disk what is due soon.
+    fn refill(&mut self, wanted: usize, now: Now) {
+        match self.far.take_near(wanted) {
+            Ok((entries, horizon_wall_us)) => self.step(
+                now,
+                Input::Near {
+                    entries,
+                    horizon_wall_us,
+                },
+            ),
+            Err(error) => self.fail(&format!("cannot read delayed records back: {error}")),
+        }
+    }
+
+    /// Looks at the topic while the scheduler wants more of it. False if it wants still more now.
+    fn scan(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
+        let mut cx = Context::from_waker(queue.waker());
+        for _ in 0..SCANS_PER_ROUND {
+            if self.scanned_out || (self.scheduler.wants() == 0 && !self.gate.is_eager()) {
+                return true;
+            }
+            self.scanner.skip_to(self.scheduler.next_scan());
+            match self.scanner.poll_next(&mut cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
+                Poll::Ready(Err(error)) => {
+                    tracing::info!(queue = %queue.name, %error, "the queue's topic gives nothing more");
+                    self.scanned_out = true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Looks at all of the topic that is visible now, for a count that is exact.
+    pub(super) fn scan_to_end(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        let mut cx = Context::from_waker(queue.waker());
+        while !self.scanned_out && self.scheduler.wants_lookahead() {
+            self.scanner.skip_to(self.scheduler.next_scan());
+            match self.scanner.poll_next(&mut cx) {
+                Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
+                Poll::Ready(Err(_)) => self.scanned_out = true,
+                Poll::Pending => break,
+            }
+        }
+    }
+
+    /// Makes one frame of what must last.
+    fn note_journal(&mut self) {
+        for effect in &mut self.effects {
+            if let Effect::Journal(entry) = effect {
+                self.entries.push(entry.clone());
+            }
+        }
+        if self.entries.is_empty() {
+            return;
+        }
+        let frame = self.writer.begin();
+        Entry::encode_all(&self.entries, frame);
+        self.entries.clear();
+    }
+
+    /// Writes the frame and carries out what waits for it. False if there is no room for it now.
+    fn write_out(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
+        let wrote = self.writer.is_due();
+        loop {
+            match self.writer.try_write() {
+                Ok(()) => break,
+                Err(AppendError::Rotating) => {
+                    let mut cx = Context::from_waker(queue.waker());
+                    if self.writer.poll_room(&mut cx).is_pending() {
+                        return false;
+                    }
+                }
+                Err(AppendError::Full { .. } | AppendError::Unprepared { .. }) => {
+                    queue.keeper().wake_at(queue, now.boot_us + RETRY_US);
+                    return false;
+                }
+                Err(error) => {
+                    self.fail(&error.to_string());
+                    return false;
+                }
+            }
+        }
+        if wrote {
+            self.floors.note(self.writer.end(), self.scheduler.floor());
+        }
+        self.carry_out(queue, now);
+        true
+    }
+
+    fn carry_out(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        let end = self.writer.end();
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut moved = false;
+        let mut unsent = Vec::new();
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Deliver(grant) => {
+                    self.rate.delivered(u64::from(grant.count), now.boot_us);
+                    unsent.extend(self.deliver(grant));
+                }
+                Effect::Settled {
+                    consumer,
+                    tag,
+                    result,
+                    ..
+                } => self.waiting.push_back(Waiting {
+                    end,
+                    consumer,
+                    tag,
+                    result: result.map_err(SettleError::from),
+                }),
+                Effect::ReceiveOver { consumer, .. } => {
+                    if let Some(link) = self.consumers.get(&consumer)
+                        && link.mailbox.push(Event::ReceiveOver).is_err()
+                    {
+                        tracing::error!(queue = %queue.name, "a consumer's mailbox is full");
+                    }
+                }
+                Effect::Journal(entry) => {
+                    moved |= matches!(entry, Entry::Moved { .. });
+                    if let Entry::Settled { count, .. } = entry {
+                        self.rate.settled(count, now.boot_us);
+                    }
+                }
+                Effect::Far { entries } => {
+                    if let Err(error) = self.far.put(entries) {
+                        self.fail(&format!("cannot keep delayed records on disk: {error}"));
+                    }
+                }
+            }
+        }
+        self.effects = effects;
+        for grant in unsent {
+            self.give_back(&grant, now);
+        }
+        if moved {
+            queue.keeper().look_after();
+        }
+    }
+
+    /// Puts a grant into its consumer's mailbox; gives it back if there is none or it is full.
+    fn deliver(&mut self, grant: Grant) -> Option<Grant> {
+        let Some(link) = self.consumers.get(&grant.consumer) else {
+            return Some(grant);
+        };
+        match link.mailbox.push(Event::Grant(grant)) {
+            Ok(()) => None,
+            Err(Event::Grant(grant)) => Some(grant),
+            Err(Event::ReceiveOver) => None,
+        }
+    }
+
+    fn give_back(&mut self, grant: &Grant, now: Now) {
+        for index in 0..u64::from(grant.count) {
+            let settle = Settle {
+                offset: grant.first + index,
+                lease: grant.lease,
+                verb: Verb::Release,
+                tag: 0,
+            };
+            let consumer = grant.consumer;
+            self.step(now, Input::Settle { consumer, settle });
+        }
+    }
+
+    /// Answers settles that are on disk, and lets retention know.
+    fn answer_synced(&mut self, queue: &Arc<QueueShared>) {
+        let last = self.waiting.back().map(|waiting| waiting.end).max(
+            self.floors
+                .latest
+                .or(self.floors.pending)
+                .map(|(end, _)| end),
+        );
+        let Some(last) = last else {
+            return;
+        };
+        let mut cx = Context::from_waker(queue.waker());
+        match self.writer.poll_synced(last, &mut cx) {
+            Poll::Ready(Err(error)) => return self.fail(&error.to_string()),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        let synced = self.writer.log().synced();
+        while let Some(waiting) = self.waiting.front()
+            && waiting.end <= synced
+        {
+            if let Some(waiting) = self.waiting.pop_front()
+                && let Some(link) = self.consumers.get(&waiting.consumer)
+            {
+                link.tell(waiting.tag, waiting.result);
+            }
+        }
+        if self.floors.advance(synced) {
+            queue.keeper().look_after();
+        }
+    }
+
+    /// All below this is settled, on disk.
+    pub(super) fn synced_floor(&self) -> Offset {
+        self.floors.synced
+    }
+
+    /// Tells publishers how far the queue's limits let them go.
+    fn tell_gate(&mut self, queue: &Arc<QueueShared>) {
+        if !self.gate.is_limited() {
+            return;
+        }
+        let counts = self.scheduler.counts();
+        let settled = self.scheduler.next_scan().0 - counts.unsettled_scanned;
+        let over = self.gate.update(&queue.topic, &counts, settled);
+        if over > 0 {
+            let now = queue.clock().now();
+            let messages = over;
+            let cause = Reason::LimitReached;
+            self.step(now, Input::DropOldest { messages, cause });
+            // What follows from it is written in the round that this asks for.
+            queue.keeper().wake_at(queue, now.boot_us);
+        }
+    }
+
+    /// Asks to be run when the next lease ends or the next delay passes.
+    fn arm(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        let wake = self.scheduler.next_wake();
+        let wall_in = wake
+            .wall_us
+            .map(|at_us| at_us.saturating_sub(now.wall_us).min(WALL_CHECK_US));
+        let due = [wake.boot_us, wall_in.map(|in_us| now.boot_us + in_us)];
+        let Some(at_us) = due.into_iter().flatten().min() else {
+            return;
+        };
+        let at_us = at_us.max(self.grace_us);
+        let armed = self
+            .armed_us
+            .is_some_and(|armed_us| armed_us <= at_us && armed_us > now.boot_us);
+        if !armed {
+            self.armed_us = Some(at_us);
+            queue.keeper().wake_at(queue, at_us);
+        }
+    }
+
+    /// While the journal has no room, answers requests and keeps the rest in order.
+    fn answer_requests(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        while self.deferred.len() < INPUTS_PER_ROUND as usize {
+            match queue.next_input() {
+                Some(Message::Ask(request)) => request(self, now),
+                Some(other) => self.deferred.push_back(other),
+                None => return,
+            }
+        }
+    }
+
+    fn take_closed(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Ask(request) => request(self, now),
+            Message::Attach { link, .. } => {
+                if let Some(error) = &self.closed {
+                    link.close(error.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing more can be promised: everybody is told.
+    fn fail(&mut self, reason: &str) {
+        tracing::error!(%reason, "a queue stopped");
+        self.close(&ConsumeError::Failed {
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Ends the queue for all its consumers.
+    pub(super) fn close(&mut self, error: &ConsumeError) {
+        if self.closed.is_some() {
+            return;
+        }
+        self.closed = Some(error.clone());
+        self.gate.open();
+        for (_, link) in self.consumers.drain() {
+            link.close(error.clone());
+        }
+        self.deferred.clear();
+        self.waiting.clear();
+    }
+
+    /// Gives back all leases and writes what is settled, before the broker closes. False if the
+    /// journal takes no more.
+    pub(super) fn wind_up(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        self.take_all_settles(now);
+        let consumers: Vec<ConsumerId> = self.consumers.keys().copied().collect();
+        for consumer in consumers {
+            let cause = Detached::Closed;
+            self.step(now, Input::Detach { consumer, cause });
+        }
+        self.note_journal();
+        if self.write_out(queue, now) {
+            self.answer_synced(queue);
+        }
+        self.close(&ConsumeError::Closed);
+    }
+
+    pub(super) fn consumers(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.consumers.values()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.scheduler.counts()
+    }
+
+    /// How many visible records were not scanned yet.
+    pub(super) fn unscanned(&self, queue: &QueueShared) -> u64 {
+        let visible = queue.topic.high_watermark();
+        visible.since(self.scheduler.next_scan()).unwrap_or(0)
+    }
+}

@@ -1,0 +1,267 @@
+//! One record leased to a consumer, and the ways to settle it.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_protocol::Offset;
+use millstream_protocol::batch::Record;
+
+use super::clock::boot_us;
+use super::consumer::{Attachment, micros};
+use super::error::SettleError;
+use super::scheduler::{Grant, LeaseNumber, Verb};
+use crate::block_on::block_on;
+
+/// A record to work on, under a lease.
+///
+/// Settle it once: [`ack`](Self::ack), [`retry`](Self::retry), [`reject`](Self::reject) or
+/// [`release`](Self::release) consume it. They do not wait: settles are handed over together, in
+/// order. Dropped unsettled, it is released: it comes again at once, uncounted.
+pub struct Delivery {
+    record: Record,
+    token: DeliveryToken,
+    attempts: u16,
+    first_us: u64,
+    until_us: u64,
+    settled: bool,
+}
+
+/// Names a delivery apart from it, to extend its lease from elsewhere.
+#[derive(Debug, Clone)]
+pub struct DeliveryToken {
+    attachment: Arc<Attachment>,
+    offset: Offset,
+    lease: LeaseNumber,
+}
+
+/// What a server sends on about a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryParts {
+    /// The record's offset.
+    pub offset: Offset,
+    /// The lease's number.
+    pub lease: u64,
+    /// How often it was delivered, this time included.
+    pub attempts: u16,
+    /// When it was first delivered, microseconds of the Unix epoch; 0: this is the first time.
+    pub first_us: u64,
+    /// What is left of the lease.
+    pub left: Duration,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("record", &self.record)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DeliveryToken {
+    /// The record's offset.
+    #[must_use]
+    pub const fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Keeps the lease for `lease` more from now; zero for its usual time.
+    pub fn extend(&self, lease: Duration) {
+        let lease_us = micros(lease);
+        self.settle(Verb::Extend { lease_us }, 0);
+    }
+
+    /// Asks for the record to be delivered again after the queue's back-off, as
+    /// [`Delivery::retry`]; what the delivery itself says later is too late.
+    pub fn retry(&self) {
+        self.settle(Verb::Retry, 0);
+    }
+
+    fn settle(&self, verb: Verb, tag: u64) {
+        let link = &self.attachment.link;
+        link.settle(self.offset, self.lease, verb, tag);
+    }
+
+    async fn confirmed(&self, verb: Verb) -> Result<(), SettleError> {
+        let link = &self.attachment.link;
+        let tag = link.new_confirmation();
+        let forget = Forget(self, tag);
+        self.settle(verb, tag);
+        link.flush();
+        let result = poll_fn(|cx| link.poll_confirmation(tag, cx)).await;
+        std::mem::forget(forget);
+        result
+    }
+}
+
+/// Forgets a confirmation whose future was dropped.
+struct Forget<'a>(&'a DeliveryToken, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.attachment.link.forget_confirmation(self.1);
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(record: Record, attachment: &Arc<Attachment>, grant: &Grant) -> Self {
+        Self {
+            record,
+            token: DeliveryToken {
+                attachment: Arc::clone(attachment),
+                offset: grant.first,
+                lease: grant.lease,
+            },
+            attempts: grant.attempts,
+            first_us: grant.first_us,
+            until_us: grant.until_boot_us,
+            settled: false,
+        }
+    }
+
+    /// The record's number in its topic.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.record.offset()
+    }
+
+    /// The payload: a slice of the mapped segment, which outlives retention and the broker.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        self.record.body()
+    }
+
+    /// The payload, borrowed.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.record.as_bytes()
+    }
+
+    /// The whole record.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The key, if it has one.
+    #[must_use]
+    pub fn key(&self) -> Option<Bytes> {
+        self.record.key()
+    }
+
+    /// The group, if it has one.
+    #[must_use]
+    pub fn group(&self) -> Option<&[u8]> {
+        self.record.options_ref()?.group()
+    }
+
+    /// The headers, name and value.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.record.headers()
+    }
+
+    /// How often it was delivered, this time included.
+    #[must_use]
+    pub const fn attempts(&self) -> u16 {
+        self.attempts
+    }
+
+    /// What was left of the lease as it was granted; extending it does not show here.
+    #[must_use]
+    pub fn lease_left(&self) -> Duration {
+        Duration::from_micros(self.until_us.saturating_sub(boot_us()))
+    }
+
+    /// Names it apart from itself.
+    #[must_use]
+    pub fn token(&self) -> DeliveryToken {
+        self.token.clone()
+    }
+
+    /// Done: it is never delivered again.
+    pub fn ack(mut self) {
+        self.settle(Verb::Ack);
+    }
+
+    /// To be delivered again after the queue's back-off; a dead letter if it had all its attempts.
+    pub fn retry(mut self) {
+        self.settle(Verb::Retry);
+    }
+
+    /// To be delivered again after `delay`.
+    pub fn retry_after(mut self, delay: Duration) {
+        let delay_us = micros(delay);
+        self.settle(Verb::RetryAfter { delay_us });
+    }
+
+    /// Never to be delivered again: a dead letter, for this reason.
+    pub fn reject(mut self, reason: impl AsRef<str>) {
+        let reason = reason.as_ref().into();
+        self.settle(Verb::Reject { reason });
+    }
+
+    /// Given back: it comes again at once, and this delivery does not count.
+    pub fn release(mut self) {
+        self.settle(Verb::Release);
+    }
+
+    /// Keeps the lease for `lease` more from now; zero for its usual time.
+    pub fn extend(&self, lease: Duration) {
+        self.token.extend(lease);
+    }
+
+    /// As [`ack`](Self::ack), and waits until that survives power loss.
+    ///
+    /// # Errors
+    ///
+    /// [`SettleError::LeaseLost`] when it came too late, and others; see there.
+    pub async fn ack_confirmed(mut self) -> Result<(), SettleError> {
+        self.settled = true;
+        self.token.confirmed(Verb::Ack).await
+    }
+
+    /// As [`ack_confirmed`](Self::ack_confirmed), blocking.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack_confirmed`](Self::ack_confirmed).
+    pub fn ack_confirmed_blocking(self) -> Result<(), SettleError> {
+        block_on(self.ack_confirmed())
+    }
+
+    /// Settles it as the mover of dead letters back to their queue.
+    pub(super) async fn redrive_confirmed(mut self) -> Result<(), SettleError> {
+        self.settled = true;
+        self.token.confirmed(Verb::Redrive).await
+    }
+
+    /// Takes it apart; it is for the caller to settle it by number from now on.
+    #[must_use]
+    pub fn into_parts(mut self) -> (Record, DeliveryParts) {
+        self.settled = true;
+        let parts = DeliveryParts {
+            offset: self.offset(),
+            lease: self.token.lease.0,
+            attempts: self.attempts,
+            first_us: self.first_us,
+            left: self.lease_left(),
+        };
+        (self.record.clone(), parts)
+    }
+
+    fn settle(&mut self, verb: Verb) {
+        self.settled = true;
+        self.token.settle(verb, 0);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.token.settle(Verb::Release, 0);
+        }
+    }
+}

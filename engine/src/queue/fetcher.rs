@@ -1,0 +1,78 @@
+//! Finds the records a consumer was granted in their topic.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use millstream_protocol::batch::{Checked, Record, RecordRun};
+use millstream_protocol::{Offset, Start};
+use millstream_storage::{Chunk, Log, LogReader};
+
+/// Bytes of frames taken at a time while grants follow each other.
+const AHEAD_BYTES: u32 = 256 << 10;
+
+/// The record can't be read: trimmed, damaged, or its topic is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unreadable;
+
+/// Reads single records by offset; cheap while the offsets rise.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    log: Arc<Log>,
+    reader: LogReader,
+    run: Option<RecordRun>,
+}
+
+impl Fetcher {
+    pub(super) fn new(log: &Arc<Log>) -> Self {
+        Self {
+            log: Arc::clone(log),
+            reader: LogReader::new(log, Start::Offset(Offset(0))),
+            run: None,
+        }
+    }
+
+    /// The record of `offset`, which is visible. Pending while its page is brought in.
+    pub(super) fn poll_fetch(
+        &mut self,
+        offset: Offset,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Record, Unreadable>> {
+        loop {
+            if let Some(run) = &mut self.run
+                && run.next_offset() <= offset
+            {
+                run.skip_to(offset);
+                match run.next() {
+                    Some(Ok(record)) if record.offset() == offset => {
+                        return Poll::Ready(Ok(record));
+                    }
+                    // What stands there is no record, or a frame that does not check out.
+                    Some(_) => {
+                        self.run = None;
+                        return Poll::Ready(Err(Unreadable));
+                    }
+                    None => {}
+                }
+            }
+            self.run = None;
+            let follows = self.reader.next_offset() == offset;
+            if !follows {
+                self.reader = LogReader::new(&self.log, Start::Offset(offset));
+            }
+            // One frame is enough where records are asked for here and there.
+            let bytes = if follows { AHEAD_BYTES } else { 1 };
+            match ready!(self.reader.poll_next(bytes, cx)) {
+                Ok(Chunk::Frames(slice)) => {
+                    let (first, place) = (slice.first_offset(), slice.place());
+                    let frames = Bytes::from_owner(slice);
+                    self.run = Some(RecordRun::new(frames, place, Checked::Yes, first));
+                    if first > offset {
+                        return Poll::Ready(Err(Unreadable));
+                    }
+                }
+                Ok(Chunk::Gap(_)) | Err(_) => return Poll::Ready(Err(Unreadable)),
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The threads behind all queues: one that never waits for the disk, one that may.
+//!
+//! | thread | does | waits for |
+//! | --- | --- | --- |
+//! | `ms-queue` | runs queues that were handed over or woken, at the times they asked for | its lists |
+//! | `ms-keep` | moves dead letters, writes checkpoints, trims topics and the journal | the disk |
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use millstream_storage::Handed;
+
+use super::clock::boot_us;
+use super::shared::QueueShared;
+
+/// Settles that nobody handed over wait this long at most.
+const NUDGE: Duration = Duration::from_millis(1);
+/// Moves, trimming and checkpoints are looked after this often at most, while there is reason to.
+const CHORES_US: u64 = 500_000;
+
+#[derive(Default)]
+struct Lists {
+    runnable: VecDeque<(Arc<QueueShared>, Handed)>,
+    nudged: Vec<Arc<QueueShared>>,
+    /// Times at which queues are to be run, by time.
+    timers: BTreeSet<(u64, u32)>,
+    /// The time each queue has in `timers`.
+    timed: HashMap<u32, (u64, Weak<QueueShared>)>,
+    stopping: bool,
+}
+
+#[derive(Default)]
+struct Chores {
+    /// Something changed that the repeated chore looks after.
+    due: bool,
+    stopping: bool,
+}
+
+/// The lists of both threads.
+#[derive(Default)]
+pub(super) struct Keeper {
+    lists: Mutex<Lists>,
+    bell: Condvar,
+    chores: Mutex<Chores>,
+    chores_bell: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    /// Starts both threads. `repeated` is called by the second when something changed, at most
+    /// every half second.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no more threads to give.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        repeated: impl Fn() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let keeper = Arc::clone(self);
+        let runner = thread::Builder::new()
+            .name("ms-queue".to_owned())
+            .spawn(move || keeper.run_queues())?;
+        self.threads().push(runner);
+        let keeper = Arc::clone(self);
+        let keep = thread::Builder::new()
+            .name("ms-keep".to_owned())
+            .spawn(move || keeper.run_chores(&repeated))?;
+        self.threads().push(keep);
+        Ok(())
+    }
+
+    /// Goes on with a queue that was handed over, in the worker.
+    pub(super) fn run_soon(&self, queue: &Arc<QueueShared>, handed: Handed) {
+        self.lists().runnable.push_back((Arc::clone(queue), handed));
+        self.bell.notify_one();
+    }
+
+    /// Has `queue` look for settles soon.
+    pub(super) fn nudge(&self, queue: &Arc<QueueShared>) {
+        self.lists().nudged.push(Arc::clone(queue));
+        self.bell.notify_one();
+    }
+
+    /// Has `queue` run at boot time `at_us`, instead of the time it asked for before.
+    pub(super) fn wake_at(&self, queue: &Arc<QueueShared>, at_us: u64) {
+        let mut lists = self.lists();
+        let weak = Arc::downgrade(queue);
+        if let Some((before_us, _)) = lists.timed.insert(queue.id, (at_us, weak)) {
+            lists.timers.remove(&(before_us, queue.id));
+        }
+        let first = lists.timers.first().is_none_or(|(first, _)| at_us < *first);
+        lists.timers.insert((at_us, queue.id));
+        if first {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Has the repeated chore look again.
+    pub(super) fn look_after(&self) {
+        let mut chores = self.chores();
+        if !chores.due {
+            chores.due = true;
+            self.chores_bell.notify_one();
+        }
+    }
+
+    /// Ends both threads once what they are at is done.
+    pub(super) fn stop(&self) {
+        self.lists().stopping = true;
+        self.bell.notify_all();
+        self.chores().stopping = true;
+        self.chores_bell.notify_all();
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("a queue thread panicked");
+            }
+        }
+        let mut lists = self.lists();
+        let left = (
+            std::mem::take(&mut lists.runnable),
+            std::mem::take(&mut lists.nudged),
+        );
+        lists.timers.clear();
+        lists.timed.clear();
+        drop(lists);
+        drop(left);
+    }
+
+    fn run_queues(&self) {
+        loop {
+            let mut lists = self.lists();
+            if lists.stopping {
+                return;
+            }
+            if let Some((queue, handed)) = lists.runnable.pop_front() {
+                drop(lists);
+                guarded(&queue, |queue| queue.resume(handed));
+                continue;
+            }
+            let now_us = boot_us();
+            if let Some(queue) = lists.due(now_us) {
+                drop(lists);
+                if let Some(queue) = queue.upgrade() {
+                    guarded(&queue, QueueShared::knock);
+                }
+                continue;
+            }
+            if !lists.nudged.is_empty() {
+                // Those who nudge meanwhile are answered with the others.
+                let (waited, _) = self
+                    .bell
+                    .wait_timeout(lists, NUDGE)
+                    .unwrap_or_else(PoisonError::into_inner);
+                lists = waited;
+                let nudged = std::mem::take(&mut lists.nudged);
+                drop(lists);
+                for queue in nudged {
+                    guarded(&queue, QueueShared::nudged);
+                }
+                continue;
+            }
+            let next = lists.timers.first().map(|(at_us, _)| *at_us);
+            match next {
+                Some(at_us) => {
+                    let left = Duration::from_micros(at_us.saturating_sub(now_us).max(1));
+                    drop(self.bell.wait_timeout(lists, left));
+                }
+                None => drop(self.bell.wait(lists)),
+            }
+        }
+    }
+
+    fn run_chores(&self, repeated: &impl Fn()) {
+        let mut repeated_us = 0;
+        loop {
+            let mut chores = self.chores();
+            if chores.stopping {
+                return;
+            }
+            let now_us = boot_us();
+            let since_us = now_us.saturating_sub(repeated_us);
+            if chores.due && since_us >= CHORES_US {
+                chores.due = false;
+                drop(chores);
+                if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
+                    tracing::error!("a queue chore panicked");
+                }
+                repeated_us = boot_us();
+                continue;
+            }
+            if chores.due {
+                let left = Duration::from_micros(CHORES_US - since_us.min(CHORES_US - 1));
+                drop(self.chores_bell.wait_timeout(chores, left));
+            } else {
+                drop(self.chores_bell.wait(chores));
+            }
+        }
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chores(&self) -> MutexGuard<'_, Chores> {
+        self.chores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lists {
+    /// Takes a queue whose time has come.
+    fn due(&mut self, now_us: u64) -> Option<Weak<QueueShared>> {
+        let first = *self.timers.first()?;
+        if first.0 > now_us {
+            return None;
+        }
+        self.timers.remove(&first);
+        let (_, queue) = self.timed.remove(&first.1)?;
+        Some(queue)
+    }
+}
+
+/// Runs a queue; a panic there stops that queue, which keeps its baton for ever, and no other.
+fn guarded(queue: &Arc<QueueShared>, run: impl FnOnce(&Arc<QueueShared>)) {
+    if catch_unwind(AssertUnwindSafe(|| run(queue))).is_err() {
+        tracing::error!(queue = %queue.name, "a queue panicked and is stopped");
+    }
+}

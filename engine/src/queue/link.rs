@@ -1,0 +1,223 @@
+//! What a consumer and its queue share: grants one way, settles the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use millstream_protocol::Offset;
+use millstream_storage::{Counter, Flag, Mailbox, Ring};
+
+use super::error::{ConsumeError, SettleError};
+use super::scheduler::{ConsumerId, Grant, LeaseNumber, Settle, Verb};
+use super::shared::{Message, QueueShared};
+
+/// Settles of one consumer are handed over when this many are waiting, or nothing else is to do.
+const SETTLES_TOGETHER: usize = 32;
+/// Tags from here on name a confirmation somebody waits for; those below are told in order.
+const CONFIRMATION: u64 = 1 << 63;
+
+/// What a consumer hears from its queue.
+#[derive(Debug)]
+pub(super) enum Event {
+    Grant(Grant),
+    /// A pull is over; its grants came before.
+    ReceiveOver,
+}
+
+/// What became of a settle that was numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The number it was given.
+    pub tag: u64,
+    /// Settled, durably; or why not.
+    pub result: Result<(), SettleError>,
+}
+
+#[derive(Debug)]
+enum Confirmation {
+    Waiting(Option<Waker>),
+    Told(Result<(), SettleError>),
+}
+
+/// One consumer's end and its queue's.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) queue: Arc<QueueShared>,
+    pub(super) id: ConsumerId,
+    /// What its user calls it, for listings.
+    pub(super) name: Box<str>,
+    pub(super) mailbox: Mailbox<Event>,
+    settles: Ring<Settle>,
+    /// A message about waiting settles is in the queue's ring.
+    announced: Flag,
+    outcomes: Mutex<VecDeque<Outcome>>,
+    confirmations: Mutex<BTreeMap<u64, Confirmation>>,
+    next_confirmation: Counter,
+    /// Settles that came too late.
+    lost: Counter,
+    closed: OnceLock<ConsumeError>,
+}
+
+impl Link {
+    /// A link that holds up to `window` grants and twice as many settles.
+    pub(super) fn new(queue: &Arc<QueueShared>, name: &str, window: u32) -> Self {
+        let window = usize::try_from(window)
+            .unwrap_or(usize::MAX)
+            .clamp(64, 8192);
+        Self {
+            id: queue.next_consumer(),
+            queue: Arc::clone(queue),
+            name: name.into(),
+            mailbox: Mailbox::new(window),
+            settles: Ring::new(2 * window),
+            announced: Flag::new(),
+            outcomes: Mutex::new(VecDeque::new()),
+            confirmations: Mutex::new(BTreeMap::new()),
+            next_confirmation: Counter::new(),
+            lost: Counter::new(),
+            closed: OnceLock::new(),
+        }
+    }
+
+    /// Hands a settle to the queue, now or together with those that follow soon.
+    pub(super) fn settle(&self, offset: Offset, lease: LeaseNumber, verb: Verb, tag: u64) {
+        let mut settle = Settle {
+            offset,
+            lease,
+            verb,
+            tag,
+        };
+        loop {
+            if let Some(error) = self.closed.get() {
+                return self.tell(tag, Err(error.for_settle()));
+            }
+            match self.settles.push(settle) {
+                Ok(()) => break,
+                Err(back) => {
+                    settle = back;
+                    self.flush();
+                    std::thread::yield_now();
+                }
+            }
+        }
+        if self.settles.len() >= SETTLES_TOGETHER || self.mailbox.is_empty() {
+            self.flush();
+        } else {
+            self.queue.nudge();
+        }
+    }
+
+    /// Hands waiting settles to the queue.
+    pub(super) fn flush(&self) {
+        if self.settles.len() > 0 && self.announced.set() {
+            self.queue.send(Message::Settles(self.id));
+        }
+    }
+
+    /// Takes the settles that wait, by the queue.
+    pub(super) fn begin_settles(&self) {
+        self.announced.clear();
+    }
+
+    pub(super) fn next_settle(&self) -> Option<Settle> {
+        self.settles.pop()
+    }
+
+    pub(super) fn has_settles(&self) -> bool {
+        self.settles.len() > 0
+    }
+
+    /// Tells what became of a settle. Those without a number are only counted when they came late.
+    pub(super) fn tell(&self, tag: u64, result: Result<(), SettleError>) {
+        if result.is_err() {
+            self.lost.add(1);
+        }
+        if tag >= CONFIRMATION {
+            let told = self.confirmations().insert(tag, Confirmation::Told(result));
+            if let Some(Confirmation::Waiting(Some(waker))) = told {
+                waker.wake();
+            }
+        } else if tag != 0 {
+            self.outcomes().push_back(Outcome { tag, result });
+            self.mailbox.wake();
+        }
+    }
+
+    /// A number for a settle whose outcome somebody will wait for.
+    pub(super) fn new_confirmation(&self) -> u64 {
+        let tag = CONFIRMATION | self.next_confirmation.add(1);
+        self.confirmations()
+            .insert(tag, Confirmation::Waiting(None));
+        tag
+    }
+
+    /// Ready with what became of the settle numbered `tag`.
+    pub(super) fn poll_confirmation(
+        &self,
+        tag: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SettleError>> {
+        let mut confirmations = self.confirmations();
+        match confirmations.get_mut(&tag) {
+            Some(Confirmation::Told(result)) => {
+                let result = *result;
+                confirmations.remove(&tag);
+                Poll::Ready(result)
+            }
+            Some(Confirmation::Waiting(waker)) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(Err(SettleError::QueueGone)),
+        }
+    }
+
+    /// Nobody waits for `tag` any more.
+    pub(super) fn forget_confirmation(&self, tag: u64) {
+        self.confirmations().remove(&tag);
+    }
+
+    pub(super) fn next_outcome(&self) -> Option<Outcome> {
+        self.outcomes().pop_front()
+    }
+
+    /// Settles that came too late so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.get()
+    }
+
+    /// Ends the link: the consumer hears of it once it has taken what came before.
+    pub(super) fn close(&self, error: ConsumeError) {
+        let settle_error = error.for_settle();
+        // The first reason stays.
+        let _ = self.closed.set(error);
+        while let Some(settle) = self.settles.pop() {
+            self.tell(settle.tag, Err(settle_error));
+        }
+        let waiting: Vec<u64> = self.confirmations().keys().copied().collect();
+        for tag in waiting {
+            let untold = matches!(
+                self.confirmations().get(&tag),
+                Some(Confirmation::Waiting(_))
+            );
+            if untold {
+                self.tell(tag, Err(settle_error));
+            }
+        }
+        self.mailbox.close();
+    }
+
+    pub(super) fn closed(&self) -> Option<&ConsumeError> {
+        self.closed.get()
+    }
+
+    fn outcomes(&self) -> MutexGuard<'_, VecDeque<Outcome>> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn confirmations(&self) -> MutexGuard<'_, BTreeMap<u64, Confirmation>> {
+        self.confirmations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

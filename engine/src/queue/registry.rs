@@ -1,0 +1,509 @@
+//! All queues and cursors of a broker: made, found, changed and ended here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use millstream_protocol::control::{QueueMode, QueueSettings};
+use millstream_protocol::{Durability, Offset, Start, TopicName};
+use millstream_storage::{CreateError, Log, Store};
+
+use super::clock::Clock;
+use super::core::{Core, CoreParts};
+use super::definition::{
+    Change, CursorState, Definition, dead_letter_queue, dead_letter_settings, policy,
+};
+use super::error::{ConsumeError, QueueError};
+use super::far::FarStore;
+use super::journal::{self, JOURNAL, Owner, Writer};
+use super::keeper::Keeper;
+use super::moves::Mover;
+use super::recovery::{Recovered, RecoveredQueue};
+use super::scanner::Scanner;
+use super::scheduler::{Durable, Input, Mode, Scheduler};
+use super::shared::{QueueParts, QueueShared};
+use super::topic::{Gate, TopicRules};
+use super::upkeep::Upkeep;
+use crate::broker::create_error;
+use crate::error::TopicError;
+
+/// One queue, as the registry has it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) definition: Definition,
+    pub(super) queue: Arc<QueueShared>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) mover: Arc<Mutex<Mover>>,
+}
+
+/// What the registry's mutex guards. Held while the journal is synced: by administration, never
+/// while records are published, delivered or settled.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) journal: Option<Arc<Log>>,
+    writer: Option<Writer>,
+    pub(super) queues: BTreeMap<TopicName, Entry>,
+    pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
+    pub(super) next_id: u32,
+    closed: bool,
+}
+
+/// The queues and cursors of one broker.
+pub(crate) struct Queues {
+    pub(super) store: Arc<Store>,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) clock: Arc<Clock>,
+    state: Mutex<State>,
+    rules: Mutex<HashMap<TopicName, Arc<TopicRules>>>,
+    pub(super) upkeep: Mutex<Upkeep>,
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues").finish_non_exhaustive()
+    }
+}
+
+impl Queues {
+    /// Brings back the queues of an open store. Nothing is made for a folder without any.
+    ///
+    /// # Errors
+    ///
+    /// When a thread can't be started.
+    pub(crate) fn open(store: &Arc<Store>) -> std::io::Result<Arc<Self>> {
+        let queues = Arc::new(Self {
+            store: Arc::clone(store),
+            keeper: Arc::default(),
+            clock: Arc::new(Clock::new()),
+            state: Mutex::default(),
+            rules: Mutex::default(),
+            upkeep: Mutex::default(),
+        });
+        if let Some(log) = journal::open(store) {
+            let recovered = Recovered::read(store, &log);
+            queues.restore(&log, recovered)?;
+        }
+        Ok(queues)
+    }
+
+    fn restore(self: &Arc<Self>, log: &Arc<Log>, recovered: Recovered) -> std::io::Result<()> {
+        let mut state = self.state();
+        self.start(&mut state, log)?;
+        state.next_id = recovered.next_id;
+        state.cursors = recovered.cursors;
+        for (_, queue) in recovered.queues {
+            let name = queue.definition.name.clone();
+            let topic = self.store.log(&queue.definition.topic);
+            let topic =
+                topic.filter(|log| log.identity().incarnation == queue.definition.incarnation);
+            match topic {
+                Some(topic) => {
+                    let entry = self.build(log, &topic, queue);
+                    state.queues.insert(name, entry);
+                }
+                None => {
+                    tracing::error!(queue = %name, topic = %queue.definition.topic, "a queue's topic is gone, and the queue with it");
+                }
+            }
+        }
+        drop(state);
+        // Moves and dead letters that a stop interrupted go on.
+        self.keeper.look_after();
+        Ok(())
+    }
+
+    /// Starts the threads, with the first queue or cursor.
+    fn start(self: &Arc<Self>, state: &mut State, log: &Arc<Log>) -> std::io::Result<()> {
+        let weak = Arc::downgrade(self);
+        self.keeper.start(move || {
+            if let Some(queues) = Weak::upgrade(&weak) {
+                queues.look_after();
+            }
+        })?;
+        state.journal = Some(Arc::clone(log));
+        state.writer = Some(Writer::new(log, Owner::Registry));
+        state.next_id = state.next_id.max(1);
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log of a topic that users may see.
+    pub(super) fn log(&self, name: &TopicName) -> Option<Arc<Log>> {
+        self.store.log(name)
+    }
+
+    /// What publishers to a topic look at.
+    pub(crate) fn rules(&self, topic: &TopicName) -> Arc<TopicRules> {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = rules
+            .entry(topic.clone())
+            .or_insert_with(|| Arc::new(TopicRules::new()));
+        Arc::clone(rules)
+    }
+
+    fn build(
+        self: &Arc<Self>,
+        journal: &Arc<Log>,
+        topic: &Arc<Log>,
+        recovered: RecoveredQueue,
+    ) -> Entry {
+        let RecoveredQueue {
+            definition,
+            durable,
+            marks,
+            ..
+        } = recovered;
+        let mode = definition.scheduler_mode();
+        let mut scheduler = Scheduler::new(mode, policy(&definition.settings), &durable);
+        if definition.paused {
+            scheduler.step(self.clock.now(), Input::Pause, &mut Vec::new());
+        }
+        let gate = Arc::new(Gate::new(&definition.name, &definition.settings));
+        self.rules(&definition.topic).add_gate(&gate);
+        let scanner = Scanner::new(
+            topic,
+            definition.name.as_str(),
+            mode == Mode::Grouped,
+            scheduler.next_scan(),
+        );
+        let core = Core::new(CoreParts {
+            scheduler,
+            scanner,
+            writer: Writer::new(journal, Owner::Queue(definition.id)),
+            far: FarStore::new(&self.store),
+            gate: Arc::clone(&gate),
+            paused: definition.paused,
+        });
+        let queue = QueueShared::new(QueueParts {
+            id: definition.id,
+            name: definition.name.clone(),
+            topic: Arc::clone(topic),
+            boot_epoch: self.store.boot_epoch(),
+            keeper: Arc::clone(&self.keeper),
+            clock: Arc::clone(&self.clock),
+            core,
+        });
+        // Limits, delays and ages are looked after from the start.
+        queue.knock();
+        let mover = Mover::new(journal, definition.id, topic, marks);
+        Entry {
+            mover: Arc::new(Mutex::new(mover)),
+            definition,
+            queue,
+            gate,
+        }
+    }
+
+    /// Writes changes to the journal; they are on disk when this returns.
+    pub(super) fn commit(
+        self: &Arc<Self>,
+        state: &mut State,
+        changes: &[Change],
+    ) -> Result<(), QueueError> {
+        if state.closed {
+            return Err(TopicError::Closed.into());
+        }
+        if state.journal.is_none() {
+            let log = journal::create(&self.store)?;
+            self.start(state, &log).map_err(|error| {
+                QueueError::Topic(TopicError::Storage {
+                    message: format!("cannot start a thread: {error}"),
+                })
+            })?;
+        }
+        let writer = state.writer.as_mut().ok_or(TopicError::Closed)?;
+        let out = writer.begin();
+        for change in changes {
+            change.encode(out);
+        }
+        writer.write_synced().map_err(|error| QueueError::Journal {
+            reason: error.to_string(),
+        })
+    }
+
+    /// The queue of this name.
+    pub(super) fn entry(&self, name: &TopicName) -> Result<Entry, QueueError> {
+        let state = self.state();
+        let entry = state.queues.get(name).cloned();
+        entry.ok_or_else(|| QueueError::NotFound { name: name.clone() })
+    }
+
+    /// All queues, by name.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.state().queues.values().cloned().collect()
+    }
+
+    /// The topic behind the queue called `name`.
+    pub(super) fn topic_of(&self, name: &str) -> Option<TopicName> {
+        let state = self.state();
+        let entry = state.queues.get(name)?;
+        Some(entry.definition.topic.clone())
+    }
+
+    /// Queues over `topic`.
+    pub(crate) fn queues_of(&self, topic: &TopicName) -> Vec<TopicName> {
+        let state = self.state();
+        let over = state
+            .queues
+            .values()
+            .filter(|entry| entry.definition.topic == *topic);
+        over.map(|entry| entry.definition.name.clone()).collect()
+    }
+
+    /// Makes a queue, its topic if it is to have its own, and the queue of its dead letters.
+    pub(super) fn create(self: &Arc<Self>, wanted: &NewQueue) -> Result<Entry, QueueError> {
+        wanted.settings.check()?;
+        let mut state = self.state();
+        if let Some(entry) = state.queues.get(&wanted.name) {
+            return wanted.same_as(entry);
+        }
+        let entry = self.create_new(&mut state, wanted)?;
+        self.create_dead_letter_queue(&mut state, &entry.definition)?;
+        Ok(entry)
+    }
+
+    fn create_new(
+        self: &Arc<Self>,
+        state: &mut State,
+        wanted: &NewQueue,
+    ) -> Result<Entry, QueueError> {
+        check_public(&wanted.name)?;
+        let (topic, own_topic) = match &wanted.topic {
+            Some(topic) => {
+                let log = self.store.log(topic).filter(|_| !is_reserved(topic));
+                let name = topic.clone();
+                (log.ok_or(TopicError::NotFound { name })?, false)
+            }
+            None => self.own_topic(state, &wanted.name)?,
+        };
+        let start = match wanted.start {
+            Start::Earliest => topic.first_offset(),
+            Start::Latest => topic.high_watermark(),
+            Start::Offset(offset) => offset.max(topic.first_offset()),
+            Start::Time(time_us) => start_at(&topic, time_us),
+        };
+        let definition = Definition {
+            id: state.next_id.max(1),
+            name: wanted.name.clone(),
+            topic: topic.identity().name.clone(),
+            incarnation: topic.identity().incarnation,
+            own_topic,
+            mode: wanted.mode,
+            start,
+            paused: false,
+            settings: wanted.settings.clone(),
+        };
+        self.commit(state, &[Change::Queue(definition.clone())])?;
+        state.next_id = definition.id + 1;
+        let journal = state.journal.clone().ok_or(TopicError::Closed)?;
+        let recovered = RecoveredQueue::new(definition, Durable::new(start));
+        let entry = self.build(&journal, &topic, recovered);
+        state.queues.insert(wanted.name.clone(), entry.clone());
+        Ok(entry)
+    }
+
+    /// A topic of the queue's own name: made, or taken over when nobody used it yet.
+    fn own_topic(&self, state: &State, name: &TopicName) -> Result<(Arc<Log>, bool), QueueError> {
+        match self.store.create_log(name, Durability::Synced) {
+            Ok(log) => Ok((log, true)),
+            Err(CreateError::Exists(log)) => {
+                let queued = state
+                    .queues
+                    .values()
+                    .any(|entry| entry.definition.topic == *name);
+                let unused = millstream_storage::claimed_end(&log).0 == Offset(0) && !queued;
+                Ok((log, unused))
+            }
+            Err(error) => Err(create_error(error).into()),
+        }
+    }
+
+    fn create_dead_letter_queue(
+        self: &Arc<Self>,
+        state: &mut State,
+        definition: &Definition,
+    ) -> Result<(), QueueError> {
+        let Some(name) = definition.dead_letter_queue() else {
+            return Ok(());
+        };
+        if state.queues.contains_key(&name) {
+            return Ok(());
+        }
+        let wanted = NewQueue {
+            name,
+            topic: None,
+            mode: QueueMode::Plain,
+            start: Start::Earliest,
+            settings: dead_letter_settings(),
+        };
+        self.create_new(state, &wanted).map(|_| ())
+    }
+
+    /// The topic that dead letters of the queue go to; its queue is made again if it was deleted.
+    pub(super) fn dead_letter_topic(
+        self: &Queues,
+        name: &TopicName,
+    ) -> Result<TopicName, QueueError> {
+        let entry = self.entry(name)?;
+        // A policy that was changed to keep none left this one to keep.
+        let letters = entry.definition.dead_letter_queue();
+        let letters = letters.or_else(|| dead_letter_queue(name, &QueueSettings::default()));
+        let letters = letters.ok_or_else(|| QueueError::NotFound { name: name.clone() })?;
+        if let Some(topic) = self.topic_of(letters.as_str()) {
+            return Ok(topic);
+        }
+        match self.store.create_log(&letters, Durability::Synced) {
+            Ok(_) | Err(CreateError::Exists(_)) => Ok(letters),
+            Err(error) => Err(create_error(error).into()),
+        }
+    }
+
+    /// Gives a queue other settings.
+    pub(super) fn set(
+        self: &Arc<Self>,
+        name: &TopicName,
+        settings: &QueueSettings,
+    ) -> Result<Entry, QueueError> {
+        settings.check()?;
+        let changed = self.change(name, |definition| {
+            definition.settings = settings.clone();
+        })?;
+        changed.gate.set(settings);
+        self.rules(&changed.definition.topic).refresh();
+        let policy = policy(settings);
+        changed
+            .queue
+            .ask(move |core, now| core.step(now, Input::SetPolicy(policy)));
+        let mut state = self.state();
+        self.create_dead_letter_queue(&mut state, &changed.definition)?;
+        Ok(changed)
+    }
+
+    /// Pauses or resumes a queue.
+    pub(super) fn pause(
+        self: &Arc<Self>,
+        name: &TopicName,
+        paused: bool,
+    ) -> Result<(), QueueError> {
+        let changed = self.change(name, |definition| definition.paused = paused)?;
+        changed.queue.ask(move |core, now| {
+            core.paused = paused;
+            core.step(now, if paused { Input::Pause } else { Input::Resume });
+        });
+        Ok(())
+    }
+
+    fn change(
+        self: &Arc<Self>,
+        name: &TopicName,
+        change: impl FnOnce(&mut Definition),
+    ) -> Result<Entry, QueueError> {
+        let mut state = self.state();
+        let entry = state.queues.get(name).cloned();
+        let mut entry = entry.ok_or_else(|| QueueError::NotFound { name: name.clone() })?;
+        change(&mut entry.definition);
+        self.commit(&mut state, &[Change::Queue(entry.definition.clone())])?;
+        state.queues.insert(name.clone(), entry.clone());
+        Ok(entry)
+    }
+
+    /// Deletes a queue, and its topic if that was made with it and no other queue is over it.
+    pub(super) fn delete(self: &Arc<Self>, name: &TopicName) -> Result<u64, QueueError> {
+        let mut state = self.state();
+        let entry = state.queues.get(name).cloned();
+        let entry = entry.ok_or_else(|| QueueError::NotFound { name: name.clone() })?;
+        self.commit(&mut state, &[Change::QueueDeleted(entry.definition.id)])?;
+        state.queues.remove(name);
+        let topic = entry.definition.topic.clone();
+        let shared = state
+            .queues
+            .values()
+            .any(|other| other.definition.topic == topic);
+        drop(state);
+        let waker = Arc::clone(&entry.queue);
+        let unsettled = entry.queue.ask(move |core, _| {
+            let unsettled = core.counts().unsettled_scanned + core.unscanned(&waker);
+            core.close(&ConsumeError::QueueGone);
+            unsettled
+        });
+        self.rules(&topic).remove_gate(&entry.gate);
+        if entry.definition.own_topic && !shared {
+            // Records go with the last queue that was to work on them.
+            if let Err(error) = self.store.delete_log(&topic) {
+                tracing::warn!(%topic, %error, "the topic of a deleted queue is left behind");
+            }
+        }
+        Ok(unsettled)
+    }
+
+    /// Gives back all leases, writes what is settled, and ends the threads.
+    pub(crate) fn close(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            if state.closed {
+                return;
+            }
+            state.closed = true;
+        }
+        for entry in self.entries() {
+            let queue = Arc::clone(&entry.queue);
+            entry.queue.ask(move |core, now| core.wind_up(&queue, now));
+        }
+        self.keeper.stop();
+        self.state().queues.clear();
+    }
+}
+
+/// A queue to be made.
+#[derive(Debug, Clone)]
+pub(super) struct NewQueue {
+    pub(super) name: TopicName,
+    pub(super) topic: Option<TopicName>,
+    pub(super) mode: QueueMode,
+    pub(super) start: Start,
+    pub(super) settings: QueueSettings,
+}
+
+impl NewQueue {
+    /// The queue that is there, if it is as wanted.
+    fn same_as(&self, entry: &Entry) -> Result<Entry, QueueError> {
+        let there = &entry.definition;
+        let topic = self.topic.as_ref();
+        let difference = if topic.is_some_and(|topic| *topic != there.topic) {
+            "topic"
+        } else if self.mode != there.mode {
+            "mode"
+        } else if self.settings != there.settings {
+            "setting; `queue set` changes them"
+        } else {
+            return Ok(entry.clone());
+        };
+        Err(QueueError::Exists {
+            name: self.name.clone(),
+            difference,
+        })
+    }
+}
+
+/// Whether the name is the broker's own.
+pub(crate) fn is_reserved(name: &TopicName) -> bool {
+    name.as_str()
+        .starts_with(|first| JOURNAL.starts_with(first))
+}
+
+/// Refuses names that are the broker's own.
+pub(crate) fn check_public(name: &TopicName) -> Result<(), TopicError> {
+    if is_reserved(name) {
+        return Err(TopicError::Reserved { name: name.clone() });
+    }
+    Ok(())
+}
+
+/// The first offset appended at `time_us` or later.
+fn start_at(topic: &Arc<Log>, time_us: u64) -> Offset {
+    let mut reader = millstream_storage::LogReader::new(topic, Start::Time(time_us));
+    millstream_storage::park_until(|cx| reader.poll_start(cx))
+}

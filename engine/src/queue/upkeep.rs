@@ -1,0 +1,216 @@
+//! What is done behind the queues' backs: moves, trimming, checkpoints, ids of before the start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millstream_protocol::{Offset, Start, TopicName};
+use millstream_storage::{Chunk, Log, LogReader, claimed_end, park_until, trim};
+
+use super::clock::boot_us;
+use super::definition::Change;
+use super::recovery::{QueueSection, encode_checkpoint};
+use super::registry::{Entry, Queues};
+use super::topic::{ID_WINDOW_US, TopicRules};
+
+/// Bytes of journal behind the last checkpoint after which the next is written, unless that was
+/// larger.
+const CHECKPOINT_BYTES: u64 = 2 << 20;
+/// Bytes of frames looked at together when ids are read.
+const LOAD_BYTES: u32 = 1 << 20;
+
+/// What the upkeep remembers from one time to the next.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// Where the journal was when the last checkpoint was begun, and how large that became.
+    last: Option<(u64, u64)>,
+    /// The lowest position that the checkpoint before the last needs: the journal is kept from there.
+    keep_from: Option<Offset>,
+    /// The same of the last.
+    next_keep_from: Option<Offset>,
+}
+
+impl Queues {
+    /// Looks after everything once. Waits for the disk.
+    pub(super) fn look_after(self: &Arc<Self>) {
+        let entries = self.entries();
+        for entry in &entries {
+            let mut mover = entry
+                .mover
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if !mover.run(self, &entry.queue) {
+                self.keeper.look_after();
+            }
+        }
+        self.trim_topics(&entries);
+        self.checkpoint_if_due();
+    }
+
+    /// Drops segments of topics that were made for their queues, once all have settled them (R1).
+    fn trim_topics(self: &Arc<Self>, entries: &[Entry]) {
+        let mut floors: BTreeMap<TopicName, (Arc<Log>, bool, Offset)> = BTreeMap::new();
+        for entry in entries {
+            let floor = entry.queue.ask(|core, _| core.synced_floor());
+            let definition = &entry.definition;
+            let known = floors
+                .entry(definition.topic.clone())
+                .or_insert_with(|| (Arc::clone(&entry.queue.topic), false, floor));
+            known.1 |= definition.own_topic;
+            known.2 = known.2.min(floor);
+        }
+        for (topic, (log, own, floor)) in floors {
+            if !own || floor <= log.first_offset() {
+                continue;
+            }
+            let rules = self.rules(&topic);
+            load_ids(&rules, &log, self.clock.now().wall_us);
+            let held = rules.ids().hold_from(boot_us());
+            let before = held.map_or(floor, |held| held.min(floor));
+            match trim(&log, before) {
+                Ok(trimmed) if trimmed.segments > 0 => {
+                    tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%topic, %error, "cannot drop settled segments");
+                }
+            }
+        }
+    }
+
+    fn checkpoint_if_due(self: &Arc<Self>) {
+        let Some(journal) = self.state().journal.clone() else {
+            return;
+        };
+        let (_, end_bytes) = claimed_end(&journal);
+        let due = {
+            let mut upkeep = self.upkeep();
+            let (begun, size) = *upkeep.last.get_or_insert((0, 0));
+            end_bytes.saturating_sub(begun) >= CHECKPOINT_BYTES.max(size)
+        };
+        if due && let Err(error) = self.checkpoint(&journal) {
+            tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
+        }
+    }
+
+    /// Writes a checkpoint of everything and trims the journal to what the one before it needs.
+    pub(super) fn checkpoint(self: &Arc<Self>, journal: &Arc<Log>) -> std::io::Result<()> {
+        let (_, begun_bytes) = claimed_end(journal);
+        // Under the lock no registry frame is written: what is behind the position is not in the
+        // changes, and what is before it is. A queue made or deleted later is told by the journal.
+        let (position, changes, entries) = {
+            let state = self.state();
+            let mut changes = vec![Change::NextId(state.next_id)];
+            let queues = state.queues.values();
+            changes.extend(queues.map(|entry| Change::Queue(entry.definition.clone())));
+            changes.extend(state.cursors.values().cloned().map(Change::Cursor));
+            let entries: Vec<Entry> = state.queues.values().cloned().collect();
+            (journal.committed(), changes, entries)
+        };
+        let mut sections = Vec::new();
+        for entry in &entries {
+            sections.push(section(journal, entry)?);
+        }
+        let bytes = encode_checkpoint(position, &changes, &sections);
+        self.store.checkpoints().write(&bytes)?;
+        let positions = sections.iter().map(|section| section.position);
+        let lowest = positions.fold(position, Offset::min);
+        let keep_from = {
+            let mut upkeep = self.upkeep();
+            upkeep.last = Some((begun_bytes, bytes.len() as u64));
+            upkeep.keep_from = upkeep.next_keep_from.replace(lowest);
+            upkeep.keep_from
+        };
+        // Two checkpoints are kept, so the journal is kept for the older.
+        if let Some(keep_from) = keep_from {
+            trim(journal, keep_from).map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn upkeep(&self) -> std::sync::MutexGuard<'_, Upkeep> {
+        self.upkeep
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Has the ids of before the start read in the background; see [`TopicRules::ids`].
+    pub(crate) fn load_ids_soon(self: &Arc<Self>, rules: &Arc<TopicRules>, log: &Arc<Log>) {
+        let (rules, log, clock) = (Arc::clone(rules), Arc::clone(log), Arc::clone(&self.clock));
+        if !rules.ids().begin_loading() {
+            return;
+        }
+        let load = move || read_ids(&rules, &log, clock.now().wall_us);
+        // The keeper's threads run only where there are queues.
+        let started = std::thread::Builder::new().name("ms-ids".to_owned());
+        if let Err(error) = started.spawn(load) {
+            tracing::error!(%error, "cannot read the ids of before the start");
+        }
+    }
+}
+
+/// One queue as it is now, under its baton.
+fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
+    let log = Arc::clone(journal);
+    let (position, durable) = entry.queue.ask(move |core, _| {
+        let mut durable = core.scheduler.durable();
+        let far = core.far.for_each(|entry| durable.add_far(entry));
+        let mut bytes = Vec::new();
+        durable.encode(&mut bytes);
+        far.map(|()| (log.committed(), bytes))
+    })?;
+    let mover = entry
+        .mover
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(QueueSection {
+        id: entry.definition.id,
+        position,
+        durable,
+        marks: mover.marks().clone(),
+    })
+}
+
+/// Reads the ids of before the start, unless that was done.
+fn load_ids(rules: &TopicRules, log: &Arc<Log>, wall_us: u64) {
+    if rules.ids().begin_loading() {
+        read_ids(rules, log, wall_us);
+    }
+}
+
+fn read_ids(rules: &TopicRules, log: &Arc<Log>, wall_us: u64) {
+    let found = ids_since(log, wall_us);
+    rules.ids().loaded(&found);
+}
+
+/// The ids of records appended within the window, with the boot time of that.
+fn ids_since(log: &Arc<Log>, wall_us: u64) -> Vec<(u64, Vec<u8>, Offset)> {
+    use millstream_protocol::batch::{Checked, RecordRun};
+    let mut found = Vec::new();
+    let now_us = boot_us();
+    let since_us = wall_us.saturating_sub(ID_WINDOW_US);
+    let mut reader = LogReader::new(log, Start::Time(since_us));
+    let end = log.high_watermark();
+    park_until(|cx| reader.poll_start(cx));
+    while reader.next_offset() < end {
+        let Ok(chunk) = park_until(|cx| reader.poll_next(LOAD_BYTES, cx)) else {
+            break;
+        };
+        let Chunk::Frames(slice) = chunk else {
+            continue;
+        };
+        let (place, first) = (slice.place(), slice.first_offset());
+        let frames = bytes::Bytes::from_owner(slice);
+        for record in RecordRun::new(frames, place, Checked::Yes, first).flatten() {
+            let Some(id) = record.options_ref().and_then(|options| options.id()) else {
+                continue;
+            };
+            let age_us = wall_us.saturating_sub(record.append_time_us());
+            if age_us <= ID_WINDOW_US {
+                let at_us = now_us.saturating_sub(age_us);
+                found.push((at_us, id.to_vec(), record.offset()));
+            }
+        }
+    }
+    found
+}
