@@ -22,8 +22,10 @@
 
 mod consumer;
 mod queues;
+mod worker;
 
 pub use consumer::Consumer;
+pub use worker::{Batch, BatchWorker, Worker};
 
 use std::pin::Pin;
 use std::sync::mpsc as std_mpsc;

@@ -72,6 +72,12 @@ impl DeliveryToken {
         self.settle(SettleVerb::Extend, arg_us, "", None);
     }
 
+    /// Asks for the record to be delivered again after the queue's back-off, as
+    /// [`Delivery::retry`]; what the delivery itself says later is too late.
+    pub fn retry(&self) {
+        self.settle(SettleVerb::Retry, 0, "", None);
+    }
+
     /// What is left of the lease, as far as this side knows; nothing once it is lost or settled.
     #[must_use]
     pub fn lease_left(&self) -> Duration {
@@ -117,6 +123,18 @@ impl Delivery {
             },
             attempts: entry.attempts,
             first_us: entry.first_us,
+            settled: false,
+        }
+    }
+
+    /// Another handle of the same lease, to settle what cannot be taken back; the first of the two
+    /// to be settled counts.
+    pub(crate) fn second(&self) -> Self {
+        Self {
+            record: self.record.clone(),
+            token: self.token.clone(),
+            attempts: self.attempts,
+            first_us: self.first_us,
             settled: false,
         }
     }

@@ -48,6 +48,7 @@ mod outcomes;
 mod publisher;
 mod queues;
 mod reader;
+mod worker;
 
 pub use address::{Address, AddressError};
 pub use client::{Client, ConnectOptions, TopicOptions};
@@ -68,6 +69,7 @@ pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
 pub use publisher::{Publisher, PublisherOptions, Receipt, Ticket};
 pub use queues::{QueueOptions, Redrive};
 pub use reader::{Reader, ReaderOptions, Records};
+pub use worker::{Failure, Report, Stop, Worker};
 
 /// The port a server listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7878;

@@ -17,3 +17,4 @@ mod queues_over_sockets;
 mod script;
 mod splitting;
 mod without_async;
+mod working;

@@ -51,13 +51,22 @@ pub(crate) struct Queue {
 pub(crate) struct Queues {
     queues: BTreeMap<String, Queue>,
     cursors: BTreeMap<(String, String), u64>,
-    leases: u64,
+    grants: Grants,
     /// Settles are taken and not answered while this is set.
     hold_answers: bool,
     /// The next receive that waits is over.
     end_receive: bool,
+
     /// Messages of settles that came.
     pub(crate) settle_messages: usize,
+}
+
+/// How leases are given.
+#[derive(Debug, Default)]
+struct Grants {
+    leases: u64,
+    /// How long they are said to last, unless it is 0.
+    lease_ms: u32,
 }
 
 /// A consumer stream of a session.
@@ -124,6 +133,11 @@ impl Fake {
 
     pub(crate) fn settle_messages(&self) -> usize {
         self.queues(|queues| queues.settle_messages)
+    }
+
+    /// Says that leases are this short; they last all the same.
+    pub(crate) fn short_leases(&self, lease_ms: u32) {
+        self.queues(|queues| queues.grants.lease_ms = lease_ms);
     }
 
     /// Ends all leases; the records are somebody else's now, and stay that.
@@ -211,15 +225,15 @@ impl Queue {
     }
 
     /// Leases up to `max` records to `holder`.
-    fn lease(&mut self, leases: &mut u64, max: u32, holder: (usize, StreamId)) -> Vec<u8> {
+    fn lease(&mut self, grants: &mut Grants, max: u32, holder: (usize, StreamId)) -> Vec<u8> {
         let mut batch = BatchBuilder::new();
         let mut entries = Vec::new();
         let ready = self.items.iter_mut().enumerate();
         let ready = ready.filter(|(_, item)| item.fate == Fate::Ready && !self.paused);
         for (offset, item) in ready.take(max as usize) {
-            *leases += 1;
+            grants.leases += 1;
             item.fate = Fate::Leased;
-            item.lease = *leases;
+            item.lease = grants.leases;
             item.holder = holder;
             item.attempts += 1;
             batch.push_body(&item.body).unwrap();
@@ -228,7 +242,10 @@ impl Queue {
                 lease: item.lease,
                 append_us: 1,
                 first_us: u64::from(item.attempts > 1),
-                left_ms: LEASE_MS,
+                left_ms: match grants.lease_ms {
+                    0 => LEASE_MS,
+                    ms => ms,
+                },
                 attempts: item.attempts,
             });
         }
@@ -442,14 +459,14 @@ impl Session {
             let held = held.filter(|item| item.holder == holder).count() as u32;
             let room = consumer.window.saturating_sub(held);
             self.out
-                .extend(queue.lease(&mut queues.leases, room, holder));
+                .extend(queue.lease(&mut queues.grants, room, holder));
             if let Some((number, receive)) = &consumer.receive {
                 let ready = queue.count(Fate::Ready) as u32;
                 let granted = ready.min(receive.messages);
                 if granted > 0 || receive.wait_ms == 0 || queues.end_receive {
                     queues.end_receive = false;
                     self.out
-                        .extend(queue.lease(&mut queues.leases, granted, holder));
+                        .extend(queue.lease(&mut queues.grants, granted, holder));
                     ReceiveOver { granted }.encode(*stream, *number, &mut self.out);
                     consumer.receive = None;
                 }
