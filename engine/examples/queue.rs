@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut publisher = broker.publisher("emails")?;
     for number in 0..1000 {
         let message = Message::new(format!("mail {number}")).group(format!("user {}", number % 50));
-        publisher.enqueue_blocking(message)?;
+        let _ticket = publisher.enqueue_blocking(message)?;
     }
     thread::scope(|scope| {
         for _ in 0..8 {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use millstream_protocol::batch::{BatchBuilder, BatchView, ColumnKind, Columns, Message};
 use millstream_protocol::frame::{PublishedFrame, PublisherFields};
@@ -91,6 +91,19 @@ pub struct Publisher {
     /// What the queues of the topic ask of publishers.
     rules: Arc<TopicRules>,
     queues: Arc<Queues>,
+    /// What the last append that was told to wait waits for.
+    awaited: Awaited,
+}
+
+/// What a publisher waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// Room in the log.
+    Room,
+    /// Room in a queue of the topic.
+    Queue,
+    /// The ids published before the start.
+    Ids,
 }
 
 impl Clone for Publisher {
@@ -103,6 +116,7 @@ impl Clone for Publisher {
             body: Vec::new(),
             rules: Arc::clone(&self.rules),
             queues: Arc::clone(&self.queues),
+            awaited: Awaited::Room,
         }
     }
 }
@@ -118,6 +132,7 @@ impl Publisher {
             appender,
             builder: BatchBuilder::new(),
             body: Vec::new(),
+            awaited: Awaited::Room,
         }
     }
 
@@ -309,12 +324,23 @@ impl Publisher {
 
     /// Ready once an append that answered [`PublishError::Rotating`] is worth another try.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PublishError>> {
-        let log = self.appender.log();
-        ready!(self.rules.poll_admitted(log, cx));
-        if !self.rules.ids().wait_loaded(cx.waker()) {
-            return Poll::Pending;
+        match std::mem::replace(&mut self.awaited, Awaited::Room) {
+            Awaited::Room => self.appender.poll_room(cx).map(Ok),
+            Awaited::Queue => {
+                let admitted = self.rules.poll_admitted(self.appender.log(), cx);
+                if admitted.is_pending() {
+                    self.awaited = Awaited::Queue;
+                }
+                admitted.map(Ok)
+            }
+            Awaited::Ids => {
+                if !self.rules.ids().wait_loaded(cx.waker()) {
+                    self.awaited = Awaited::Ids;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(()))
+            }
         }
-        self.appender.poll_room(cx).map(Ok)
     }
 
     /// Ready once everything below `end` is as durable as `level` says.
@@ -351,10 +377,13 @@ impl Publisher {
 
     /// Whether the queues of the topic let `records` more pass; one load where none has limits.
     #[inline]
-    fn admit(&self, records: u64) -> Result<(), PublishError> {
+    fn admit(&mut self, records: u64) -> Result<(), PublishError> {
         match self.rules.admit(self.appender.log(), records) {
             Admission::Granted => Ok(()),
-            Admission::Wait => Err(PublishError::Rotating),
+            Admission::Wait => {
+                self.awaited = Awaited::Queue;
+                Err(PublishError::Rotating)
+            }
             Admission::Refused(queue) => Err(PublishError::QueueFull { queue }),
         }
     }
@@ -423,6 +452,7 @@ impl Publisher {
         if !seen.is_loaded() {
             drop(seen);
             self.queues.load_ids_soon(&rules, self.appender.log());
+            self.awaited = Awaited::Ids;
             return Err(PublishError::Rotating);
         }
         let now_us = boot_us();

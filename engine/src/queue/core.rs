@@ -492,7 +492,9 @@ impl Core {
             return;
         }
         let counts = self.scheduler.counts();
-        let settled = self.scheduler.next_scan().0 - counts.unsettled_scanned;
+        // What is on its way to the dead letters no longer fills the queue.
+        let here = counts.unsettled_scanned.saturating_sub(counts.moving);
+        let settled = self.scheduler.next_scan().0.saturating_sub(here);
         let over = self.gate.update(&queue.topic, &counts, settled);
         if over > 0 {
             let now = queue.clock().now();

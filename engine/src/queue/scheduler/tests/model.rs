@@ -147,9 +147,23 @@ impl Model {
 
     /// The record that must be delivered next, or has expired in its turn.
     pub(super) fn next_ready(&self) -> Option<usize> {
-        (0..self.records.len())
-            .filter(|at| self.records[*at].at == At::Ready && self.is_head(*at))
-            .min_by_key(|at| self.rank(*at))
+        let mut groups = Vec::new();
+        let mut best = None;
+        for at in 0..self.records.len() {
+            if !self.is_open(at) {
+                continue;
+            }
+            let group = self.group(at);
+            let is_head = group == 0 || !groups.contains(&group);
+            if is_head {
+                groups.push(group);
+            }
+            if is_head && self.records[at].at == At::Ready {
+                let rank = self.rank(at);
+                best = best.filter(|best| *best < rank).or(Some(rank));
+            }
+        }
+        best.map(|(_, _, at)| at)
     }
 
     pub(super) fn is_expired(&self, now: Now, at: usize) -> bool {
@@ -191,8 +205,9 @@ impl Model {
     }
 
     pub(super) fn may_deliver(&self) -> bool {
-        let leases: std::collections::HashSet<_> =
-            self.held().map(|(_, held)| held.lease).collect();
+        let mut leases: Vec<LeaseNumber> = self.held().map(|(_, held)| held.lease).collect();
+        leases.sort_unstable();
+        leases.dedup();
         !self.paused
             && self.moving() < self.bounds.moves_max
             && leases.len() < self.bounds.leases_max
@@ -491,7 +506,7 @@ impl Model {
                 first_us: record.first_us,
                 last_us: record.last_us,
                 why,
-                text: text.into(),
+                text: text[..text.len().min(256)].into(),
             }));
         } else {
             record.at = At::Done(End::Dropped);
