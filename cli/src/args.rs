@@ -11,7 +11,14 @@ use millstream_protocol::TopicName;
 
 use crate::address::{self, DEFAULT_LISTEN};
 use crate::quantity;
-use crate::start_point::StartPoint;
+use crate::start_point::{DueTime, StartPoint};
+
+mod queue;
+
+pub(crate) use queue::{
+    CreateArgs, CursorArgs, CursorCommand, PeekArgs, QueueArgs, QueueCommand, RedriveArgs,
+    SettingsArgs, WorkArgs,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -24,7 +31,7 @@ Exit codes:
   7  conflict: it exists already, or something else uses it
   8  damaged data";
 
-/// A message broker: streams that are on disk when they are acknowledged.
+/// A message broker: streams and work queues, on disk when they are acknowledged.
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, after_help = AFTER_HELP)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
@@ -49,6 +56,12 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Create, list, show and remove topics
     Topic(TopicArgs),
+    /// Work queues: create, list, show, change and remove them, look into them, redrive
+    Queue(QueueArgs),
+    /// Take records from a queue, one command each
+    Work(WorkArgs),
+    /// Places in topics that the server keeps for readers
+    Cursor(CursorArgs),
     /// Check every byte of a data folder that no server uses; changes nothing
     Verify(VerifyArgs),
     /// Look into one segment file
@@ -141,7 +154,40 @@ pub(crate) struct PubArgs {
     pub(crate) header: Vec<(String, String)>,
 
     #[command(flatten)]
+    pub(crate) queueing: QueueingArgs,
+
+    #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+/// What queues make of a message; readers of the topic see it like any other.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "For queues over the topic")]
+pub(crate) struct QueueingArgs {
+    /// Have queues deliver no message before so much time has passed, for example 10s or 30d
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) delay: Option<Duration>,
+
+    /// Have queues deliver no message before this RFC 3339 time
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    pub(crate) at: Option<DueTime>,
+
+    /// Group of every message: a grouped queue delivers one message of a group at a time, in order
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+
+    /// Name of the message, which must be the only one of the input: published again within the
+    /// server's window it is not added, and told to be a duplicate
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+
+    /// Priority of every message, from 0 to 255: prioritised queues deliver higher ones first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) priority: u8,
+
+    /// Have queues deliver no message after so much time has passed
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) expires: Option<Duration>,
 }
 
 /// What one message of the input is.
@@ -193,6 +239,23 @@ pub(crate) struct TailArgs {
     #[arg(long)]
     pub(crate) no_follow: bool,
 
+    /// Begin at this cursor, which the server keeps, and move it behind what was printed; where
+    /// there is no such cursor yet, --from says where to begin. It is moved each second, each 1000
+    /// messages and at the end, also one by SIGINT or SIGTERM: after a crash some messages may be
+    /// printed again, none is passed over
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cursor: Option<TopicName>,
+
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
+
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// How messages are printed.
+#[derive(Debug, Args)]
+pub(crate) struct FormArgs {
     /// How to print messages [default: raw, or jsonl with --json]
     #[arg(long, short, value_enum)]
     pub(crate) output: Option<TailOutput>,
@@ -205,12 +268,9 @@ pub(crate) struct TailArgs {
     /// `pub --chunk` took
     #[arg(long, conflicts_with = "null")]
     pub(crate) bare: bool,
-
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
 }
 
-/// How `tail` prints messages.
+/// How messages are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TailOutput {
     /// The body and a newline

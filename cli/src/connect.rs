@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use millstream_client::{
-    Client, ConnectError, ConnectOptions, ErrorCode, PublishError, ReadError, TopicError,
+    Client, ConnectError, ConnectOptions, ConsumeError, ErrorCode, PublishError, QueueError,
+    QueueErrorCause, ReadError, TopicError,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -22,6 +23,11 @@ pub(crate) struct Connected {
 
 /// Connects to the server that `args` name.
 pub(crate) fn connect(args: &ConnectArgs) -> Result<Connected, Failure> {
+    connect_waiting(args, answer_time(args))
+}
+
+/// As [`connect`], with an answer to each request awaited as long as `longest`.
+pub(crate) fn connect_waiting(args: &ConnectArgs, longest: Duration) -> Result<Connected, Failure> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("mill-client")
@@ -32,7 +38,7 @@ pub(crate) fn connect(args: &ConnectArgs) -> Result<Connected, Failure> {
         })?;
     let mut options = ConnectOptions::new()
         .name(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-        .request_timeout(answer_time(args));
+        .request_timeout(longest);
     if let Some(timeout) = args.timeout {
         options = options.timeout(timeout);
     }
@@ -73,13 +79,37 @@ pub(crate) fn read_failure(error: &ReadError) -> Failure {
     Failure::new(exit_of(error.code()), error)
 }
 
+/// What the command line says of a refused request about a queue or a cursor.
+pub(crate) fn queue_failure(error: &QueueError) -> Failure {
+    let exit = match error.cause {
+        QueueErrorCause::Name(_) | QueueErrorCause::Settings(_) => Exit::Usage,
+        _ => exit_of(error.code()),
+    };
+    Failure::new(exit, error)
+}
+
+/// What the command line says of a consumer that ended.
+pub(crate) fn consume_failure(error: &ConsumeError) -> Failure {
+    Failure::new(exit_of(error.code()), error)
+}
+
 /// The exit code that tells `code` best; without one, the connection was lost.
 fn exit_of(code: Option<ErrorCode>) -> Exit {
     match code {
         None | Some(ErrorCode::ShuttingDown) => Exit::CannotConnect,
-        Some(ErrorCode::TopicNotFound | ErrorCode::OffsetOutOfRange) => Exit::NotFound,
-        Some(ErrorCode::TopicExists) => Exit::Conflict,
-        Some(ErrorCode::TopicNameInvalid) => Exit::Usage,
+        Some(
+            ErrorCode::TopicNotFound
+            | ErrorCode::OffsetOutOfRange
+            | ErrorCode::QueueNotFound
+            | ErrorCode::CursorNotFound,
+        ) => Exit::NotFound,
+        Some(
+            ErrorCode::TopicExists
+            | ErrorCode::QueueExists
+            | ErrorCode::TopicInUse
+            | ErrorCode::LeaseLost,
+        ) => Exit::Conflict,
+        Some(ErrorCode::TopicNameInvalid | ErrorCode::QueueSettings) => Exit::Usage,
         Some(ErrorCode::TimedOut) => Exit::TimedOut,
         Some(ErrorCode::BadChecksum) => Exit::Damaged,
         Some(_) => Exit::Failed,
@@ -95,6 +125,11 @@ mod tests {
         assert_eq!(exit_of(None), Exit::CannotConnect);
         assert_eq!(exit_of(Some(ErrorCode::TopicNotFound)), Exit::NotFound);
         assert_eq!(exit_of(Some(ErrorCode::TopicExists)), Exit::Conflict);
+        assert_eq!(exit_of(Some(ErrorCode::QueueNotFound)), Exit::NotFound);
+        assert_eq!(exit_of(Some(ErrorCode::CursorNotFound)), Exit::NotFound);
+        assert_eq!(exit_of(Some(ErrorCode::QueueExists)), Exit::Conflict);
+        assert_eq!(exit_of(Some(ErrorCode::TopicInUse)), Exit::Conflict);
+        assert_eq!(exit_of(Some(ErrorCode::QueueSettings)), Exit::Usage);
         assert_eq!(exit_of(Some(ErrorCode::TimedOut)), Exit::TimedOut);
         assert_eq!(exit_of(Some(ErrorCode::BadChecksum)), Exit::Damaged);
         assert_eq!(exit_of(Some(ErrorCode::StorageFull)), Exit::Failed);

@@ -1,7 +1,8 @@
 //! From the input to the publisher: which messages make up a batch, and when it is sent.
 //!
 //! A batch is sent when it is full, and before any read that may wait: nothing that was read is
-//! held back, and no timer decides.
+//! held back, and no timer decides. A message with an id is alone, which only the end of the input
+//! shows: it is sent then.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use millstream_client::{BatchBuilder, Message, Publisher, Ticket};
@@ -16,7 +18,7 @@ use millstream_protocol::limits::{BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::args::{FramingArgs, PubArgs};
+use crate::args::{FramingArgs, PubArgs, QueueingArgs};
 use crate::connect::publish_failure;
 use crate::failure::{Exit, Failure};
 use crate::splitter::{Framing, Splitter};
@@ -48,15 +50,76 @@ pub(crate) struct Template {
 struct Options {
     key: Bytes,
     headers: Vec<(String, Bytes)>,
+    due: Due,
+    group: Bytes,
+    id: Bytes,
+    priority: u8,
+    expires: Option<Duration>,
+}
+
+/// When queues deliver a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Due {
+    /// At once.
+    #[default]
+    Now,
+    /// So long after it was read.
+    After(Duration),
+    /// At this time, in microseconds of the Unix epoch.
+    At(u64),
 }
 
 impl Options {
+    fn of(args: &PubArgs) -> Self {
+        let bytes = |text: &Option<String>| text.clone().unwrap_or_default().into();
+        let QueueingArgs {
+            delay,
+            at,
+            group,
+            id,
+            priority,
+            expires,
+        } = &args.queueing;
+        let headers = args.header.iter();
+        Self {
+            key: bytes(&args.key),
+            headers: headers
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect(),
+            due: match (delay, at) {
+                (Some(delay), _) => Due::After(*delay),
+                (None, Some(at)) => Due::At(at.0),
+                (None, None) => Due::Now,
+            },
+            group: bytes(group),
+            id: bytes(id),
+            priority: *priority,
+            expires: *expires,
+        }
+    }
+
+    /// Whether a message is its body and nothing else.
     fn is_empty(&self) -> bool {
-        self.key.is_empty() && self.headers.is_empty()
+        self.expires.is_none() && self.due == Due::Now && self.message(Bytes::new()).is_plain()
+    }
+
+    /// Whether there may be one message only.
+    fn is_for_one(&self) -> bool {
+        !self.id.is_empty()
     }
 
     fn message(&self, body: Bytes) -> Message {
-        let message = Message::new(body).key(self.key.clone());
+        let message = Message::new(body)
+            .key(self.key.clone())
+            .group(self.group.clone())
+            .id(self.id.clone())
+            .priority(self.priority)
+            .due_at_us(match self.due {
+                Due::Now => 0,
+                Due::After(delay) => from_now(delay),
+                Due::At(us) => us,
+            })
+            .expires_at_us(self.expires.map_or(0, from_now));
         self.headers
             .iter()
             .cloned()
@@ -64,6 +127,14 @@ impl Options {
                 message.header(name, value)
             })
     }
+}
+
+/// The time after `duration`, in microseconds of the Unix epoch.
+fn from_now(duration: Duration) -> u64 {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.saturating_add(duration).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// One file of the input, open.
@@ -124,14 +195,7 @@ impl Template {
             let message = format!("--batch: a batch has at most {RECORDS_PER_FRAME_MAX} messages");
             return Err(Failure::new(Exit::Usage, message));
         }
-        let options = Options {
-            key: args.key.clone().unwrap_or_default().into(),
-            headers: args
-                .header
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone().into()))
-                .collect(),
-        };
+        let options = Options::of(args);
         BatchBuilder::new()
             .push(&options.message(Bytes::new()))
             .map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -239,12 +303,18 @@ impl Feed {
         };
         let mut splitter = Splitter::new(file, self.framing, BODY_BYTES_MAX);
         loop {
-            if may_wait && !splitter.is_ready() {
+            if may_wait && !splitter.is_ready() && !self.options.is_for_one() {
                 self.send()?;
             }
             let Some(message) = splitter.next_message().map_err(|error| failed(&error))? else {
                 return Ok(());
             };
+            if self.options.is_for_one() && !self.batch.is_empty() {
+                self.batch.clear();
+                let message = "--id names one message, and the input has more: publish them one \
+                               by one, or a file with --whole; nothing was published";
+                return Err(Stop::Failed(Failure::new(Exit::Usage, message)));
+            }
             if self.batch.len() >= self.batch_messages
                 || self.batch.payload_bytes() + message.len() > BATCH_BYTES
             {

@@ -3,21 +3,27 @@
 
 mod address;
 mod args;
+mod backoff;
 mod base64;
 mod connect;
+mod cursor;
 mod failure;
 mod feed;
 mod output;
+mod printer;
 mod progress;
 mod publish;
 mod quantity;
+mod queue;
 mod segment;
 mod serve;
 mod splitter;
 mod start_point;
+mod stop;
 mod tail;
 mod topic;
 mod verify;
+mod work;
 
 use std::io;
 use std::process::ExitCode;
@@ -47,6 +53,9 @@ fn run(command: &Command, output: Output) -> Result<(), Failure> {
         Command::Pub(args) => publish::run(args, output),
         Command::Tail(args) => tail::run(args, output),
         Command::Topic(args) => topic::run(args, output),
+        Command::Queue(args) => queue::run(args, output),
+        Command::Work(args) => work::run(args, output),
+        Command::Cursor(args) => cursor::run(args, output),
         Command::Verify(args) => verify::run(args, output),
         Command::Segment(args) => segment::run(args, output),
         Command::Completions(args) => completions(args),

@@ -26,6 +26,8 @@ const UNDER_WAY_MAX: usize = 4096;
 #[derive(Debug, Default)]
 struct Tally {
     published: u64,
+    /// Were there before, by their id.
+    duplicates: u64,
     first: Option<u64>,
     last: Option<u64>,
     /// Sent, and never answered.
@@ -37,6 +39,7 @@ struct Tally {
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     published: u64,
+    duplicates: u64,
     first_offset: Option<u64>,
     last_offset: Option<u64>,
     ack: String,
@@ -173,7 +176,11 @@ async fn acknowledge(
 
 impl Tally {
     fn acknowledged(&mut self, receipt: Receipt, messages: u64) {
-        self.published += messages;
+        if receipt.duplicate {
+            self.duplicates += messages;
+        } else {
+            self.published += messages;
+        }
         self.first.get_or_insert(receipt.first.0);
         self.last = Some(receipt.last.0);
         self.level = Some(receipt.level);
@@ -184,6 +191,7 @@ fn report(tally: &Tally, failure: Option<&Failure>, output: Output) -> Result<()
     let level = tally.level.unwrap_or(Durability::Synced);
     let report = Report {
         published: tally.published,
+        duplicates: tally.duplicates,
         first_offset: tally.first,
         last_offset: tally.last,
         ack: level.to_string(),
@@ -198,6 +206,10 @@ fn report(tally: &Tally, failure: Option<&Failure>, output: Output) -> Result<()
     let mut text = format!("published {} {messages}", tally.published);
     if let (Some(first), Some(last)) = (tally.first, tally.last) {
         text.push_str(&format!(", offsets {first} to {last}, {level}"));
+    }
+    if tally.duplicates > 0 {
+        let duplicates = tally.duplicates;
+        text.push_str(&format!("; {duplicates} was there already: a duplicate"));
     }
     if tally.unknown > 0 {
         text.push_str(&format!("; of {} more it is not known", tally.unknown));

@@ -1,6 +1,6 @@
 //! Sizes and durations as people write them.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
@@ -43,6 +43,75 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(wrong()),
     }
+}
+
+/// Reads a duration in milliseconds; `0` is none at all.
+pub(crate) fn parse_time_ms(text: &str) -> Result<u64, String> {
+    if matches!(text, "0" | "0s" | "0ms") {
+        return Ok(0);
+    }
+    let ms = parse_duration(text)?.as_micros().div_ceil(1000);
+    Ok(u64::try_from(ms).unwrap_or(u64::MAX))
+}
+
+/// Reads a limit on time, in milliseconds: `none` and `0` are none.
+pub(crate) fn parse_time_limit(text: &str) -> Result<u64, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    parse_time_ms(text).map_err(|error| format!("{error}, or none"))
+}
+
+/// Reads a limit on a size, in bytes: `none` and `0` are none.
+pub(crate) fn parse_bytes_limit(text: &str) -> Result<u64, String> {
+    if matches!(text, "none" | "0") {
+        return Ok(0);
+    }
+    let bytes = parse_bytes(text).map_err(|error| format!("{error}, or none"))?;
+    Ok(bytes.get() as u64)
+}
+
+/// Reads a limit on a count: `none` and `0` are none.
+pub(crate) fn parse_count_limit(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        number => number
+            .parse()
+            .map_err(|_| "a limit is a number, or none".to_owned()),
+    }
+}
+
+/// Reads a rate such as `50/s`, or `50`, in records a second.
+pub(crate) fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
+    text.strip_suffix("/s")
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "a rate is a number of records a second above 0: 50/s".to_owned())
+}
+
+/// Writes a duration as it is read: `0s`, `250ms`, `90s`, `5m`, `1h30m`.
+pub(crate) fn show_ms(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ];
+    let mut text = String::new();
+    let mut rest = ms;
+    for (unit_ms, name) in UNITS {
+        if rest >= unit_ms {
+            text.push_str(&format!("{}{name}", rest / unit_ms));
+            rest %= unit_ms;
+        }
+    }
+    if rest > 0 {
+        text.push_str(&format!("{rest}ms"));
+    }
+    if text.is_empty() {
+        text.push_str("0s");
+    }
+    text
 }
 
 /// Writes a size for people: three or four figures and a unit.
@@ -95,6 +164,49 @@ mod tests {
         assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(2 * 86_400)));
         for wrong in ["", "0s", "-5s", "5", "1 month"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn limits_may_be_none() {
+        assert_eq!(parse_time_limit("none"), Ok(0));
+        assert_eq!(parse_time_limit("0"), Ok(0));
+        assert_eq!(parse_time_limit("1d"), Ok(86_400_000));
+        assert_eq!(parse_bytes_limit("none"), Ok(0));
+        assert_eq!(parse_bytes_limit("1MiB"), Ok(1 << 20));
+        assert_eq!(parse_count_limit("none"), Ok(0));
+        assert_eq!(parse_count_limit("12"), Ok(12));
+        for wrong in ["", "no", "-1", "1x"] {
+            assert!(parse_time_limit(wrong).is_err(), "{wrong}");
+            assert!(parse_bytes_limit(wrong).is_err(), "{wrong}");
+            assert!(parse_count_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_for_a_second() {
+        let rate = |text| parse_rate(text).map(NonZeroU32::get);
+        assert_eq!(rate("50/s"), Ok(50));
+        assert_eq!(rate("50"), Ok(50));
+        for wrong in ["", "0", "0/s", "50/m", "fast"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_as_they_are_read() {
+        for (ms, shown) in [
+            (0, "0s"),
+            (10, "10ms"),
+            (1000, "1s"),
+            (1500, "1s500ms"),
+            (90_000, "1m30s"),
+            (300_000, "5m"),
+            (5_400_000, "1h30m"),
+            (604_800_000, "7d"),
+        ] {
+            assert_eq!(show_ms(ms), shown);
+            assert_eq!(parse_time_ms(shown), Ok(ms));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where `tail` begins, as given on the command line.
+//! Places in a topic and times to come, as given on the command line.
 
 use std::str::FromStr;
 
@@ -48,6 +48,21 @@ fn before(now: Timestamp, age: &str) -> Option<Timestamp> {
     now.checked_sub(age).ok()
 }
 
+/// An RFC 3339 time before which a message is not due, in microseconds of the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DueTime(pub(crate) u64);
+
+impl FromStr for DueTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| "give an RFC 3339 time, such as 2030-01-31T09:00:00Z".to_owned();
+        let time: Timestamp = text.parse().map_err(wrong)?;
+        // What was due before 1970 is due.
+        Ok(Self(u64::try_from(time.as_microsecond()).unwrap_or(0)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +110,17 @@ mod tests {
     fn all_else_is_refused() {
         for wrong in ["", "begin", "-", "-15", "--15m", "1970-01-01", "15m", "-3"] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_has_its_zone() {
+        let due = |text: &str| text.parse().map(|DueTime(us)| us);
+        assert_eq!(due("1970-01-01T00:00:01.5Z"), Ok(1_500_000));
+        assert_eq!(due("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(due("1969-01-01T00:00:00Z"), Ok(0));
+        for wrong in ["", "tomorrow", "2030-01-31", "2030-01-31T09:00:00", "10s"] {
+            assert!(due(wrong).is_err(), "{wrong}");
         }
     }
 }
