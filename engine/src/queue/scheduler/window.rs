@@ -17,9 +17,9 @@ use std::collections::VecDeque;
 
 use super::policy::ATTEMPTS_MAX;
 
-/// Records of a page.
-const PAGE: u64 = 4096;
-const PAGE_CELLS: usize = 4096;
+/// Records of a page. Small in tests, so that few records make many.
+const PAGE_CELLS: usize = if cfg!(test) { 64 } else { 4096 };
+const PAGE: u64 = PAGE_CELLS as u64;
 /// Empty pages kept for the next ones.
 const SPARES_MAX: usize = 4;
 
