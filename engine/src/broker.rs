@@ -204,6 +204,9 @@ impl Broker {
         if !queues.is_empty() {
             return Err(TopicError::InUse { name, queues });
         }
+        if let Some(log) = self.inner.store.log(&name) {
+            self.inner.queues.forget_rules(&log);
+        }
         match self.inner.store.delete_log(&name) {
             Ok(()) => Ok(()),
             Err(DeleteError::NotFound) => Err(TopicError::NotFound { name }),

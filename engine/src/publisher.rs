@@ -125,7 +125,7 @@ impl Publisher {
     pub(crate) fn new(level: Level, appender: Appender, queues: &Arc<Queues>) -> Self {
         let topic = appender.log().identity().name.clone();
         Self {
-            rules: queues.rules(&topic),
+            rules: queues.rules(appender.log()),
             queues: Arc::clone(queues),
             topic,
             level,

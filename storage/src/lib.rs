@@ -70,7 +70,7 @@ pub use retention::{TrimError, Trimmed, claimed_end, set_segment_sizes, trim};
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
-pub use sync::{Baton, Counter, Flag, Handed, Held, Mailbox, Ring};
+pub use sync::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
 pub use verify::{
     Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
     verify,

@@ -267,7 +267,7 @@ impl Broker {
     ) -> Result<Vec<PeekedRecord>, QueueError> {
         let entry = self.queues_of_broker().entry(&queue_name(name.as_ref())?)?;
         let queue = Arc::clone(&entry.queue);
-        let peeked = entry.queue.ask(move |core, now| {
+        let peeked = entry.queue.look(move |core, now| {
             core.scan_to_end(&queue, now);
             core.scheduler.peek(from, max as usize)
         });
@@ -295,7 +295,7 @@ impl Broker {
     /// See [`QueueError`].
     pub fn leases(&self, name: impl AsRef<str>, max: u32) -> Result<Vec<LeaseInfo>, QueueError> {
         let entry = self.queues_of_broker().entry(&queue_name(name.as_ref())?)?;
-        Ok(entry.queue.ask(move |core, now| {
+        Ok(entry.queue.look(move |core, now| {
             let leases = core.scheduler.leases(max as usize);
             let leases = leases.into_iter().map(|lease| LeaseInfo {
                 offset: lease.offset,
@@ -375,7 +375,7 @@ impl Queues {
     fn info(&self, entry: &Entry) -> QueueInfo {
         let queue = Arc::clone(&entry.queue);
         let (counts, floor, unscanned, consumers, rates, paused) =
-            entry.queue.ask(move |core, now| {
+            entry.queue.look(move |core, now| {
                 core.scan_to_end(&queue, now);
                 (
                     core.counts(),
@@ -421,7 +421,7 @@ impl Queues {
 /// Records of a queue that are not settled.
 fn unsettled(entry: &Entry) -> u64 {
     let queue = Arc::clone(&entry.queue);
-    entry.queue.ask(move |core, now| {
+    entry.queue.look(move |core, now| {
         core.scan_to_end(&queue, now);
         core.counts().unsettled_scanned + core.unscanned(&queue)
     })

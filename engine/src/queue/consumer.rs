@@ -120,7 +120,7 @@ pub struct Consumer {
 
 impl Consumer {
     pub(super) fn open(queue: &Arc<QueueShared>, options: &ConsumerOptions) -> Self {
-        let link = Arc::new(Link::new(queue, &options.name, options.prefetch));
+        let link = Arc::new(Link::new(queue, &options.name));
         let consumer = Self {
             attachment: Arc::new(Attachment {
                 link: Arc::clone(&link),

@@ -18,13 +18,15 @@ use super::link::{Event, Link};
 use super::rate::Rate;
 use super::scanner::Scanner;
 use super::scheduler::{
-    ConsumerId, Counts, Detached, Effect, Entry, Grant, Input, Now, Reason, Scheduler, Settle, Verb,
+    ConsumerId, Counts, Detached, Effect, Entry, Input, Now, Reason, Scheduler,
 };
 use super::shared::{Message, QueueShared};
 use super::topic::Gate;
 
 /// Inputs taken in one round.
 const INPUTS_PER_ROUND: u32 = 256;
+/// Inputs kept while the journal has no room; those behind stay in the ring.
+const DEFERRED_MAX: usize = 65_536;
 /// Pieces of the topic looked at in one round.
 const SCANS_PER_ROUND: u32 = 1024;
 /// A write that found no room is tried again after this.
@@ -176,7 +178,7 @@ impl Core {
         self.answer_synced(queue);
         self.tell_gate(queue);
         self.arm(queue, now);
-        if inputs == INPUTS_PER_ROUND || !scanned_all {
+        if inputs == INPUTS_PER_ROUND || !scanned_all || !self.effects.is_empty() {
             Progress::More
         } else {
             Progress::Done
@@ -230,7 +232,7 @@ impl Core {
             ),
             Message::Settles(consumer) => self.take_settles(consumer, now),
             Message::AllSettles => self.take_all_settles(now),
-            Message::Ask(request) => request(self, now),
+            Message::Ask(request) | Message::Look(request) => request(self, now),
         }
     }
 
@@ -259,17 +261,15 @@ impl Core {
     /// Lets leases end and delays pass, unless the whole process stood still: then what consumers
     /// said meanwhile comes first.
     fn take_due(&mut self, now: Now) {
+        let late_us = self.take_armed(now).unwrap_or(0);
+        if late_us > STALL_US {
+            self.grace_us = now.boot_us + GRACE_US;
+        }
         let wake = self.scheduler.next_wake();
         let lease_due = wake.boot_us.is_some_and(|at_us| at_us <= now.boot_us);
         let wall_due = wake.wall_us.is_some_and(|at_us| at_us <= now.wall_us);
         if !lease_due && !wall_due {
             return;
-        }
-        if let Some(armed_us) = self.armed_us
-            && now.boot_us.saturating_sub(armed_us) > STALL_US
-        {
-            self.grace_us = now.boot_us + GRACE_US;
-            self.armed_us = None;
         }
         if now.boot_us < self.grace_us {
             return;
@@ -281,6 +281,13 @@ impl Core {
         if wanted > 0 {
             self.refill(wanted, now);
         }
+    }
+
+    /// How late it is after the time the queue asked to be run at, if that has come.
+    fn take_armed(&mut self, now: Now) -> Option<u64> {
+        let late_us = now.boot_us.checked_sub(self.armed_us?)?;
+        self.armed_us = None;
+        Some(late_us)
     }
 
     /// Brings back from disk what is due soon.
@@ -320,7 +327,8 @@ impl Core {
     /// Looks at all of the topic that is visible now, for a count that is exact.
     pub(super) fn scan_to_end(&mut self, queue: &Arc<QueueShared>, now: Now) {
         let mut cx = Context::from_waker(queue.waker());
-        while !self.scanned_out && self.scheduler.wants_lookahead() {
+        // While a frame waits for room no step may be taken (Q2).
+        while !self.writer.is_due() && !self.scanned_out && self.scheduler.wants_lookahead() {
             self.scanner.skip_to(self.scheduler.next_scan());
             match self.scanner.poll_next(&mut cx) {
                 Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
@@ -378,12 +386,14 @@ impl Core {
         let end = self.writer.end();
         let mut effects = std::mem::take(&mut self.effects);
         let mut moved = false;
-        let mut unsent = Vec::new();
         for effect in effects.drain(..) {
             match effect {
                 Effect::Deliver(grant) => {
                     self.rate.delivered(u64::from(grant.count), now.boot_us);
-                    unsent.extend(self.deliver(grant));
+                    // Whom the scheduler delivers to is attached, so the link is there.
+                    if let Some(link) = self.consumers.get(&grant.consumer) {
+                        link.mailbox.push(Event::Grant(grant));
+                    }
                 }
                 Effect::Settled {
                     consumer,
@@ -397,10 +407,8 @@ impl Core {
                     result: result.map_err(SettleError::from),
                 }),
                 Effect::ReceiveOver { consumer, .. } => {
-                    if let Some(link) = self.consumers.get(&consumer)
-                        && link.mailbox.push(Event::ReceiveOver).is_err()
-                    {
-                        tracing::error!(queue = %queue.name, "a consumer's mailbox is full");
+                    if let Some(link) = self.consumers.get(&consumer) {
+                        link.mailbox.push(Event::ReceiveOver);
                     }
                 }
                 Effect::Journal(entry) => {
@@ -417,36 +425,8 @@ impl Core {
             }
         }
         self.effects = effects;
-        for grant in unsent {
-            self.give_back(&grant, now);
-        }
         if moved {
             queue.keeper().look_after();
-        }
-    }
-
-    /// Puts a grant into its consumer's mailbox; gives it back if there is none or it is full.
-    fn deliver(&mut self, grant: Grant) -> Option<Grant> {
-        let Some(link) = self.consumers.get(&grant.consumer) else {
-            return Some(grant);
-        };
-        match link.mailbox.push(Event::Grant(grant)) {
-            Ok(()) => None,
-            Err(Event::Grant(grant)) => Some(grant),
-            Err(Event::ReceiveOver) => None,
-        }
-    }
-
-    fn give_back(&mut self, grant: &Grant, now: Now) {
-        for index in 0..u64::from(grant.count) {
-            let settle = Settle {
-                offset: grant.first + index,
-                lease: grant.lease,
-                verb: Verb::Release,
-                tag: 0,
-            };
-            let consumer = grant.consumer;
-            self.step(now, Input::Settle { consumer, settle });
         }
     }
 
@@ -500,9 +480,8 @@ impl Core {
             let now = queue.clock().now();
             let messages = over;
             let cause = Reason::LimitReached;
+            // What follows from it is written in the next round.
             self.step(now, Input::DropOldest { messages, cause });
-            // What follows from it is written in the round that this asks for.
-            queue.keeper().wake_at(queue, now.boot_us);
         }
     }
 
@@ -526,11 +505,11 @@ impl Core {
         }
     }
 
-    /// While the journal has no room, answers requests and keeps the rest in order.
+    /// While the journal has no room, answers those who only look, and keeps the rest in order.
     fn answer_requests(&mut self, queue: &Arc<QueueShared>, now: Now) {
-        while self.deferred.len() < INPUTS_PER_ROUND as usize {
+        while self.deferred.len() < DEFERRED_MAX {
             match queue.next_input() {
-                Some(Message::Ask(request)) => request(self, now),
+                Some(Message::Look(request)) => request(self, now),
                 Some(other) => self.deferred.push_back(other),
                 None => return,
             }
@@ -539,7 +518,7 @@ impl Core {
 
     fn take_closed(&mut self, message: Message, now: Now) {
         match message {
-            Message::Ask(request) => request(self, now),
+            Message::Ask(request) | Message::Look(request) => request(self, now),
             Message::Attach { link, .. } => {
                 if let Some(error) = &self.closed {
                     link.close(error.clone());

@@ -27,6 +27,13 @@ pub enum QueueError {
     },
     /// Settings that contradict themselves or a limit.
     Settings(SettingsError),
+    /// Dead letters of the queue can't go where the settings say.
+    DeadLetterQueue {
+        /// The queue.
+        name: TopicName,
+        /// Why not.
+        problem: &'static str,
+    },
     /// There is no cursor of this name on the topic.
     CursorNotFound {
         /// The topic.
@@ -50,7 +57,7 @@ impl QueueError {
         match self {
             Self::NotFound { .. } => ErrorCode::QueueNotFound,
             Self::Exists { .. } => ErrorCode::QueueExists,
-            Self::Settings(_) => ErrorCode::QueueSettings,
+            Self::Settings(_) | Self::DeadLetterQueue { .. } => ErrorCode::QueueSettings,
             Self::CursorNotFound { .. } => ErrorCode::CursorNotFound,
             Self::Topic(error) => error.code(),
             Self::Journal { .. } => ErrorCode::JournalFailed,
@@ -87,6 +94,9 @@ impl fmt::Display for QueueError {
                 name.as_str()
             ),
             Self::Settings(error) => error.fmt(f),
+            Self::DeadLetterQueue { name, problem } => {
+                write!(f, "dead-letter queue of {:?}: {problem}", name.as_str())
+            }
             Self::CursorNotFound { topic, name } => write!(
                 f,
                 "topic {:?} has no cursor {:?}",

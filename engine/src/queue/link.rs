@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::Offset;
-use millstream_storage::{Counter, Flag, Mailbox, Ring};
+use millstream_storage::{Counter, Flag, Lane, Mailbox};
 
 use super::error::{ConsumeError, SettleError};
 use super::scheduler::{ConsumerId, Grant, LeaseNumber, Settle, Verb};
@@ -46,8 +46,10 @@ pub(super) struct Link {
     pub(super) id: ConsumerId,
     /// What its user calls it, for listings.
     pub(super) name: Box<str>,
+    /// Bounded by the consumer's window and its pull.
     pub(super) mailbox: Mailbox<Event>,
-    settles: Ring<Settle>,
+    /// Bounded by what was delivered and not settled.
+    settles: Lane<Settle>,
     /// A message about waiting settles is in the queue's ring.
     announced: Flag,
     outcomes: Mutex<VecDeque<Outcome>>,
@@ -59,17 +61,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link that holds up to `window` grants and twice as many settles.
-    pub(super) fn new(queue: &Arc<QueueShared>, name: &str, window: u32) -> Self {
-        let window = usize::try_from(window)
-            .unwrap_or(usize::MAX)
-            .clamp(64, 8192);
+    pub(super) fn new(queue: &Arc<QueueShared>, name: &str) -> Self {
         Self {
             id: queue.next_consumer(),
             queue: Arc::clone(queue),
             name: name.into(),
-            mailbox: Mailbox::new(window),
-            settles: Ring::new(2 * window),
+            mailbox: Mailbox::new(),
+            settles: Lane::new(),
             announced: Flag::new(),
             outcomes: Mutex::new(VecDeque::new()),
             confirmations: Mutex::new(BTreeMap::new()),
@@ -81,25 +79,15 @@ impl Link {
 
     /// Hands a settle to the queue, now or together with those that follow soon.
     pub(super) fn settle(&self, offset: Offset, lease: LeaseNumber, verb: Verb, tag: u64) {
-        let mut settle = Settle {
+        if let Some(error) = self.closed.get() {
+            return self.tell(tag, Err(error.for_settle()));
+        }
+        self.settles.push(Settle {
             offset,
             lease,
             verb,
             tag,
-        };
-        loop {
-            if let Some(error) = self.closed.get() {
-                return self.tell(tag, Err(error.for_settle()));
-            }
-            match self.settles.push(settle) {
-                Ok(()) => break,
-                Err(back) => {
-                    settle = back;
-                    self.flush();
-                    std::thread::yield_now();
-                }
-            }
-        }
+        });
         if self.settles.len() >= SETTLES_TOGETHER || self.mailbox.is_empty() {
             self.flush();
         } else {
@@ -109,7 +97,7 @@ impl Link {
 
     /// Hands waiting settles to the queue.
     pub(super) fn flush(&self) {
-        if self.settles.len() > 0 && self.announced.set() {
+        if !self.settles.is_empty() && self.announced.set() {
             self.queue.send(Message::Settles(self.id));
         }
     }
@@ -124,7 +112,7 @@ impl Link {
     }
 
     pub(super) fn has_settles(&self) -> bool {
-        self.settles.len() > 0
+        !self.settles.is_empty()
     }
 
     /// Tells what became of a settle. Those without a number are only counted when they came late.

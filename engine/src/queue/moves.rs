@@ -73,7 +73,7 @@ impl Mover {
     /// Carries out the moves that wait, some at a time; true if all were.
     pub(super) fn run(&mut self, queues: &Queues, queue: &Arc<QueueShared>) -> bool {
         loop {
-            let (moves, journal_end) = queue.ask(|core, _| {
+            let (moves, journal_end) = queue.look(|core, _| {
                 let moves: Vec<PendingMove> = core
                     .scheduler
                     .pending_moves(0)

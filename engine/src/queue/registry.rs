@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use millstream_protocol::control::{QueueMode, QueueSettings};
+use millstream_protocol::control::{DeadLetter, QueueMode, QueueSettings};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 use millstream_storage::{CreateError, Log, Store};
 
@@ -54,7 +54,8 @@ pub(crate) struct Queues {
     pub(super) keeper: Arc<Keeper>,
     pub(super) clock: Arc<Clock>,
     state: Mutex<State>,
-    rules: Mutex<HashMap<TopicName, Arc<TopicRules>>>,
+    /// By the topic's incarnation: one made again under the name begins anew.
+    rules: Mutex<HashMap<[u8; 16], Arc<TopicRules>>>,
     pub(super) upkeep: Mutex<Upkeep>,
 }
 
@@ -136,12 +137,18 @@ impl Queues {
     }
 
     /// What publishers to a topic look at.
-    pub(crate) fn rules(&self, topic: &TopicName) -> Arc<TopicRules> {
+    pub(crate) fn rules(&self, topic: &Log) -> Arc<TopicRules> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = rules
-            .entry(topic.clone())
+            .entry(topic.identity().incarnation)
             .or_insert_with(|| Arc::new(TopicRules::new()));
         Arc::clone(rules)
+    }
+
+    /// Forgets what publishers to a topic that is deleted looked at.
+    pub(crate) fn forget_rules(&self, topic: &Log) {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        rules.remove(&topic.identity().incarnation);
     }
 
     fn build(
@@ -162,7 +169,7 @@ impl Queues {
             scheduler.step(self.clock.now(), Input::Pause, &mut Vec::new());
         }
         let gate = Arc::new(Gate::new(&definition.name, &definition.settings));
-        self.rules(&definition.topic).add_gate(&gate);
+        self.rules(topic).add_gate(&gate);
         let scanner = Scanner::new(
             topic,
             definition.name.as_str(),
@@ -255,7 +262,7 @@ impl Queues {
 
     /// Makes a queue, its topic if it is to have its own, and the queue of its dead letters.
     pub(super) fn create(self: &Arc<Self>, wanted: &NewQueue) -> Result<Entry, QueueError> {
-        wanted.settings.check()?;
+        check_settings(&wanted.name, &wanted.settings)?;
         let mut state = self.state();
         if let Some(entry) = state.queues.get(&wanted.name) {
             return wanted.same_as(entry);
@@ -367,12 +374,12 @@ impl Queues {
         name: &TopicName,
         settings: &QueueSettings,
     ) -> Result<Entry, QueueError> {
-        settings.check()?;
+        check_settings(name, settings)?;
         let changed = self.change(name, |definition| {
             definition.settings = settings.clone();
         })?;
         changed.gate.set(settings);
-        self.rules(&changed.definition.topic).refresh();
+        self.rules(&changed.queue.topic).refresh();
         let policy = policy(settings);
         changed
             .queue
@@ -429,9 +436,10 @@ impl Queues {
             core.close(&ConsumeError::QueueGone);
             unsettled
         });
-        self.rules(&topic).remove_gate(&entry.gate);
+        self.rules(&entry.queue.topic).remove_gate(&entry.gate);
         if entry.definition.own_topic && !shared {
             // Records go with the last queue that was to work on them.
+            self.forget_rules(&entry.queue.topic);
             if let Err(error) = self.store.delete_log(&topic) {
                 tracing::warn!(%topic, %error, "the topic of a deleted queue is left behind");
             }
@@ -485,6 +493,24 @@ impl NewQueue {
             name: self.name.clone(),
             difference,
         })
+    }
+}
+
+/// Refuses settings that contradict themselves or the queue's name.
+fn check_settings(name: &TopicName, settings: &QueueSettings) -> Result<(), QueueError> {
+    settings.check()?;
+    match &settings.dead_letter {
+        DeadLetter::Own if dead_letter_queue(name, settings).is_none() => {
+            Err(QueueError::DeadLetterQueue {
+                name: name.clone(),
+                problem: "the name of its own would be too long; name another",
+            })
+        }
+        DeadLetter::Queue(queue) if queue == name => Err(QueueError::DeadLetterQueue {
+            name: name.clone(),
+            problem: "it can't be the queue itself",
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -50,7 +50,10 @@ pub(super) enum Message {
     Settles(ConsumerId),
     /// Any consumer may have.
     AllSettles,
+    /// Changes something.
     Ask(Request),
+    /// Only looks: answered also while the journal has no room.
+    Look(Request),
 }
 
 impl fmt::Debug for Message {
@@ -63,6 +66,7 @@ impl fmt::Debug for Message {
             Self::Settles(_) => "Settles",
             Self::AllSettles => "AllSettles",
             Self::Ask(_) => "Ask",
+            Self::Look(_) => "Look",
         })
     }
 }
@@ -233,9 +237,25 @@ impl QueueShared {
         self: &Arc<Self>,
         request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> T {
+        self.answer(Message::Ask, request)
+    }
+
+    /// As [`ask`](Self::ask), for a request that takes no step: it need not wait for the journal.
+    pub(super) fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
+    ) -> T {
+        self.answer(Message::Look, request)
+    }
+
+    fn answer<T: Send + 'static>(
+        self: &Arc<Self>,
+        message: fn(Request) -> Message,
+        request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
+    ) -> T {
         let answer = Arc::new(Answer::default());
         let slot = Arc::clone(&answer);
-        self.send(Message::Ask(Box::new(move |core, now| {
+        self.send(message(Box::new(move |core, now| {
             slot.give(request(core, now));
         })));
         park_until(|cx| answer.poll(cx))

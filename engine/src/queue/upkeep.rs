@@ -50,7 +50,7 @@ impl Queues {
     fn trim_topics(self: &Arc<Self>, entries: &[Entry]) {
         let mut floors: BTreeMap<TopicName, (Arc<Log>, bool, Offset)> = BTreeMap::new();
         for entry in entries {
-            let floor = entry.queue.ask(|core, _| core.synced_floor());
+            let floor = entry.queue.look(|core, _| core.synced_floor());
             let definition = &entry.definition;
             let known = floors
                 .entry(definition.topic.clone())
@@ -62,8 +62,13 @@ impl Queues {
             if !own || floor <= log.first_offset() {
                 continue;
             }
-            let rules = self.rules(&topic);
-            load_ids(&rules, &log, self.clock.now().wall_us);
+            let rules = self.rules(&log);
+            if !rules.ids().is_loaded() {
+                // Which ids must not be forgotten is not known yet.
+                self.load_ids_soon(&rules, &log);
+                self.keeper.look_after();
+                continue;
+            }
             let held = rules.ids().hold_from(boot_us());
             let before = held.map_or(floor, |held| held.min(floor));
             match trim(&log, before) {
@@ -169,13 +174,6 @@ fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
         durable,
         marks: mover.marks().clone(),
     })
-}
-
-/// Reads the ids of before the start, unless that was done.
-fn load_ids(rules: &TopicRules, log: &Arc<Log>, wall_us: u64) {
-    if rules.ids().begin_loading() {
-        read_ids(rules, log, wall_us);
-    }
 }
 
 fn read_ids(rules: &TopicRules, log: &Arc<Log>, wall_us: u64) {

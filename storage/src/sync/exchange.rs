@@ -261,9 +261,92 @@ impl<T> Ring<T> {
     }
 }
 
-/// A ring with one reader, who can sleep until something comes.
+/// A queue without a bound of its own: whoever pushes keeps one. Allocates for some dozens at a time.
+pub struct Lane<T> {
+    #[cfg(not(loom))]
+    items: crossbeam_queue::SegQueue<T>,
+    #[cfg(loom)]
+    items: Mutex<std::collections::VecDeque<T>>,
+}
+
+impl<T> fmt::Debug for Lane<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> Lane<T> {
+    /// An empty lane; costs nothing until something is pushed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            items: crossbeam_queue::SegQueue::new(),
+        }
+    }
+
+    /// Puts `value` behind the others.
+    pub fn push(&self, value: T) {
+        self.items.push(value);
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&self) -> Option<T> {
+        self.items.pop()
+    }
+
+    /// How many are in it; others may push and pop meanwhile.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether none is in it; others may push meanwhile.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+#[cfg(loom)]
+impl<T> Lane<T> {
+    /// An empty lane.
+    pub fn new() -> Self {
+        Self {
+            items: Mutex::new(std::collections::VecDeque::new()),
+        }
+    }
+
+    /// Puts `value` behind the others.
+    pub fn push(&self, value: T) {
+        lock(&self.items).push_back(value);
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&self) -> Option<T> {
+        lock(&self.items).pop_front()
+    }
+
+    /// How many are in it.
+    pub fn len(&self) -> usize {
+        lock(&self.items).len()
+    }
+
+    /// Whether none is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A lane with one reader, who can sleep until something comes.
 pub struct Mailbox<T> {
-    ring: Ring<T>,
+    lane: Lane<T>,
     /// A waker is stored.
     sleeping: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -276,12 +359,18 @@ impl<T> fmt::Debug for Mailbox<T> {
     }
 }
 
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Mailbox<T> {
-    /// A mailbox of room for `capacity`.
+    /// An empty mailbox.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new() -> Self {
         Self {
-            ring: Ring::new(capacity),
+            lane: Lane::new(),
             sleeping: AtomicBool::new(false),
             waker: Mutex::new(None),
             closed: AtomicBool::new(false),
@@ -289,25 +378,20 @@ impl<T> Mailbox<T> {
     }
 
     /// Puts `value` in and wakes the reader.
-    ///
-    /// # Errors
-    ///
-    /// Gives `value` back when there is no room.
-    pub fn push(&self, value: T) -> Result<(), T> {
-        self.ring.push(value)?;
+    pub fn push(&self, value: T) {
+        self.lane.push(value);
         self.wake();
-        Ok(())
     }
 
     /// Takes the oldest, if there is one now.
     pub fn pop(&self) -> Option<T> {
-        self.ring.pop()
+        self.lane.pop()
     }
 
     /// Whether nothing is there now.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.lane.is_empty()
     }
 
     /// Has the reader look again, if it sleeps.
@@ -336,7 +420,7 @@ impl<T> Mailbox<T> {
 
     /// Ready with the oldest, or with `None` once the mailbox is closed and empty.
     pub fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        if let Some(value) = self.ring.pop() {
+        if let Some(value) = self.lane.pop() {
             return Poll::Ready(Some(value));
         }
         {
@@ -350,7 +434,7 @@ impl<T> Mailbox<T> {
         // SeqCst: the mark above is stored before the ring is looked at again (WAKE-2).
         fence(Ordering::SeqCst);
         let closed = self.closed.load(Ordering::Acquire); // CLOSE-1
-        match self.ring.pop() {
+        match self.lane.pop() {
             Some(value) => Poll::Ready(Some(value)),
             None if closed => Poll::Ready(None),
             None => Poll::Pending,

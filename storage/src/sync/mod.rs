@@ -31,7 +31,7 @@ mod tail;
 mod waiters;
 
 pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
-pub use exchange::{Baton, Counter, Flag, Handed, Held, Mailbox, Ring};
+pub use exchange::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
 pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,

@@ -27,18 +27,20 @@ impl Scheduler {
         let consumers = &self.consumers;
         self.leases
             .tidy_timers(pulls, |id, number| consumers.waits(id, number));
+        let (mut turns, mut share) = (0, 1);
         while self.may_deliver() {
-            let hungry = self.consumers.hungry() as u64;
-            let share = (self.ready.len() / hungry.max(1)).max(1);
+            if turns == 0 {
+                // Everybody in line has a turn before it is shared anew.
+                turns = self.consumers.hungry() as u64;
+                share = (self.ready.len() / turns.max(1)).max(1);
+            }
+            turns -= 1;
             let Some(seat) = self.consumers.next_hungry() else {
                 return;
             };
             if self.serve(now, seat, share, effects) == 0 {
-                // Nothing was left but what expired.
+                // Nothing was left but what expired, or a bound was met.
                 self.consumers.keep_turn(seat);
-                if self.ready.len() > 0 && self.may_deliver() {
-                    continue;
-                }
                 return;
             }
             self.consumers.feed(seat);
