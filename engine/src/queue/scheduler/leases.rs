@@ -220,10 +220,11 @@ impl Leases {
         };
         lease.held &= !bit;
         let (done, extended) = (lease.held == 0, lease.extended > 0);
-        if extended && self.extended.remove(&offset).is_some() {
-            if let Some(lease) = self.get_mut(number) {
-                lease.extended -= 1;
-            }
+        if extended
+            && self.extended.remove(&offset).is_some()
+            && let Some(lease) = self.get_mut(number)
+        {
+            lease.extended -= 1;
         }
         if done {
             self.remove(number, head);
@@ -313,6 +314,11 @@ impl Leases {
             // Whose it was knows.
             Timer::Receive(..) => true,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     pub(super) fn next_time(&self) -> Option<u64> {

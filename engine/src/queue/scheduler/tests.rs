@@ -7,6 +7,8 @@
 
 use super::*;
 
+mod cases;
 mod chance;
 mod model;
 mod pair;
+mod table;

@@ -101,10 +101,7 @@ fn operate(pair: &mut Pair, (what, a, b): Operation) {
                 to: Offset(to as u64),
             });
         }
-        216..221 => pair.step(Input::DropOldest {
-            messages: u64::from(a % 5),
-            cause: Reason::LimitReached,
-        }),
+        216..221 => drop_oldest(pair, u64::from(a % 5)),
         221..232 => {
             let back = u64::from(a % 4);
             let through = (pair.model.next_move - 1).saturating_sub(back);
@@ -113,6 +110,21 @@ fn operate(pair: &mut Pair, (what, a, b): Operation) {
         232..240 => pair.near(usize::from(a % 5)),
         240..246 => damage(pair, a),
         246.. => pair.restart((a % 2 == 0).then_some(())),
+    }
+}
+
+/// In a grouped queue one at a time: whether the next of a group is ready once the one before it was
+/// dropped depends on where that stood, which the model does not know.
+fn drop_oldest(pair: &mut Pair, messages: u64) {
+    let together = match pair.model.mode {
+        Mode::Grouped => messages.min(1),
+        Mode::Plain | Mode::Prioritised => messages,
+    };
+    for _ in 0..messages / together.max(1) {
+        pair.step(Input::DropOldest {
+            messages: together,
+            cause: Reason::LimitReached,
+        });
     }
 }
 

@@ -1,0 +1,481 @@
+//! What the scheduler promises, by name.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: Policy = Policy {
+    lease_us: 1_000,
+    deliveries_max: 3,
+    backoff: Backoff {
+        first_us: 0,
+        cap_us: 0,
+        multiplier_milli: 1_000,
+        jitter_percent: 0,
+    },
+    expired: OnExpiry::DeadLetter,
+    age_max_us: 0,
+    dead_letters: DeadLetters::Kept,
+};
+
+struct Queue {
+    scheduler: Scheduler,
+    now: Now,
+    effects: Vec<Effect>,
+}
+
+impl Queue {
+    fn bounded(mode: Mode, policy: Policy, bounds: Bounds) -> Self {
+        let durable = Durable::new(Offset(0));
+        Self {
+            scheduler: Scheduler::bounded(mode, policy, &durable, bounds),
+            now: Now {
+                boot_us: 1,
+                wall_us: 1,
+            },
+            effects: Vec::new(),
+        }
+    }
+
+    fn new(mode: Mode) -> Self {
+        Self::bounded(mode, POLICY, Bounds::of(mode))
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        self.effects.clear();
+        self.scheduler.step(self.now, input, &mut self.effects);
+        self.effects.clone()
+    }
+
+    fn grants(&mut self, input: Input) -> Vec<Grant> {
+        let effects = self.step(input).into_iter();
+        let grants = effects.filter_map(|effect| match effect {
+            Effect::Deliver(grant) => Some(grant),
+            _ => None,
+        });
+        grants.collect()
+    }
+
+    fn publish(&mut self, count: u32) -> Vec<Grant> {
+        let first = self.scheduler.next_scan();
+        self.grants(Input::Scanned(Scanned::Run {
+            first,
+            count,
+            bytes_each: 10,
+            append_us: 1,
+        }))
+    }
+
+    fn publish_one(&mut self, group: u64, priority: u8, due_us: u64) -> Vec<Grant> {
+        let offset = self.scheduler.next_scan();
+        self.grants(Input::Scanned(Scanned::One {
+            offset,
+            bytes: 10,
+            append_us: 1,
+            group,
+            priority,
+            due_us,
+            expires_us: 0,
+        }))
+    }
+
+    fn attach(&mut self, number: u64, messages: u32) -> Vec<Grant> {
+        let consumer = ConsumerId(number);
+        self.step(Input::Attach {
+            consumer,
+            lease_us: 0,
+        });
+        self.window(number, messages, 1 << 30)
+    }
+
+    fn window(&mut self, number: u64, messages: u32, bytes: u64) -> Vec<Grant> {
+        self.grants(Input::Window {
+            consumer: ConsumerId(number),
+            messages,
+            bytes,
+        })
+    }
+
+    fn receive(&mut self, number: u64, messages: u32) -> Vec<Effect> {
+        self.step(Input::Receive {
+            consumer: ConsumerId(number),
+            messages,
+            bytes: 1 << 30,
+            until_boot_us: self.now.boot_us + 500,
+            lease_us: 0,
+        })
+    }
+
+    fn settle(&mut self, grant: Grant, offset: u64, verb: Verb) -> Vec<Effect> {
+        self.step(Input::Settle {
+            consumer: grant.consumer,
+            settle: Settle {
+                offset: Offset(offset),
+                lease: grant.lease,
+                verb,
+                tag: 0,
+            },
+        })
+    }
+}
+
+fn records(grants: &[Grant], consumer: u64) -> u32 {
+    let mine = grants.iter().filter(|grant| grant.consumer.0 == consumer);
+    mine.map(|grant| grant.count).sum()
+}
+
+#[test]
+fn consumers_share_what_is_ready() {
+    let mut queue = Queue::new(Mode::Plain);
+    for number in 1..=3 {
+        queue.attach(number, 100);
+    }
+    let grants = queue.publish(60);
+    assert_eq!([1, 2, 3].map(|number| records(&grants, number)), [20; 3]);
+}
+
+#[test]
+fn one_record_wakes_one_pull_and_the_next_record_the_next() {
+    let mut queue = Queue::new(Mode::Plain);
+    for number in 1..=2 {
+        queue.attach(number, 0);
+        assert_eq!(queue.receive(number, 5), []);
+    }
+    assert_eq!(records(&queue.publish(1), 1), 1);
+    assert_eq!(records(&queue.publish(1), 2), 1);
+    assert_eq!(queue.publish(1), []);
+}
+
+#[test]
+fn a_pull_takes_all_there_is_in_one_step() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 0);
+    queue.publish(150);
+    let effects = queue.receive(1, 1_000);
+    let over = Effect::ReceiveOver {
+        consumer: ConsumerId(1),
+        granted: 150,
+    };
+    // 64, 64, 22.
+    assert_eq!(effects.len(), 4);
+    assert_eq!(effects.last(), Some(&over));
+}
+
+#[test]
+fn a_pull_that_finds_nothing_is_over_when_its_time_comes() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 0);
+    queue.receive(1, 5);
+    assert_eq!(queue.scheduler.next_wake().boot_us, Some(501));
+    queue.now.boot_us = 501;
+    let over = Effect::ReceiveOver {
+        consumer: ConsumerId(1),
+        granted: 0,
+    };
+    assert_eq!(queue.step(Input::Tick), [over]);
+    assert_eq!(queue.publish(1), []);
+}
+
+#[test]
+fn extending_one_record_of_a_run_leaves_the_others() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 10);
+    let run = queue.publish(10)[0];
+    queue.now.boot_us = 600;
+    queue.settle(run, 4, Verb::Extend { lease_us: 0 });
+    queue.now.boot_us = 1_001;
+    let again = queue.grants(Input::Tick);
+    assert_eq!(records(&again, 1), 9);
+    assert!(
+        again
+            .iter()
+            .all(|grant| grant.first.0 != 4 && grant.attempts == 2)
+    );
+    assert_eq!(queue.settle(run, 4, Verb::Ack).len(), 1, "still leased");
+}
+
+#[test]
+fn a_slot_used_again_has_another_number() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 1);
+    let mut seen = std::collections::HashSet::new();
+    let mut grants = queue.publish(100);
+    for _ in 0..99 {
+        let grant = grants[0];
+        assert!(seen.insert(grant.lease));
+        queue.settle(grant, grant.first.0, Verb::Ack);
+        let effects = std::mem::take(&mut queue.effects);
+        grants = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Deliver(grant) => Some(*grant),
+                _ => None,
+            })
+            .collect();
+        let late = queue.settle(grant, grant.first.0, Verb::Ack);
+        assert!(matches!(late[..], [Effect::Settled { result: Err(_), .. }]));
+    }
+    assert_eq!(queue.scheduler.leases.slots(), 1);
+}
+
+#[test]
+fn the_last_record_may_go_over_the_bytes() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 0);
+    queue.publish(10);
+    assert_eq!(records(&queue.window(1, 10, 25), 1), 3);
+    assert_eq!(queue.window(1, 10, 30), []);
+}
+
+#[test]
+fn a_blocked_group_holds_up_no_other() {
+    let mut queue = Queue::new(Mode::Grouped);
+    queue.attach(1, 100);
+    let head = queue.publish_one(1, 0, 0)[0];
+    for _ in 0..50 {
+        assert_eq!(queue.publish_one(1, 0, 0), []);
+    }
+    assert_eq!(records(&queue.publish_one(2, 0, 0), 1), 1);
+    queue.settle(head, 0, Verb::RetryAfter { delay_us: 100 });
+    assert_eq!(records(&queue.publish_one(3, 0, 0), 1), 1);
+    assert_eq!(queue.scheduler.counts().delayed, 1);
+    queue.now.wall_us += 100;
+    let again = queue.grants(Input::Tick);
+    assert_eq!(
+        (again[0].first.0, again[0].attempts, again.len()),
+        (0, 2, 1)
+    );
+}
+
+#[test]
+fn higher_priority_comes_first_then_redeliveries() {
+    let mut queue = Queue::new(Mode::Prioritised);
+    queue.publish(2);
+    for priority in [1, 5, 5] {
+        queue.publish_one(0, priority, 0);
+    }
+    let order: Vec<u64> = queue
+        .attach(1, 9)
+        .iter()
+        .map(|grant| grant.first.0)
+        .collect();
+    assert_eq!(order, [3, 4, 2, 0]);
+}
+
+#[test]
+fn records_too_old_are_dropped_in_runs() {
+    let policy = Policy {
+        age_max_us: 100,
+        expired: OnExpiry::Drop,
+        ..POLICY
+    };
+    let mut queue = Queue::bounded(Mode::Plain, policy, Bounds::of(Mode::Plain));
+    queue.publish(1_000);
+    queue.now.wall_us = 101;
+    queue.attach(1, 10);
+    let expected = Entry::Settled {
+        first: Offset(0),
+        count: 1_000,
+    };
+    assert_eq!(queue.effects, [Effect::Journal(expected)]);
+    let totals = queue.scheduler.counts().totals;
+    assert_eq!((totals.expired, totals.dropped), (1_000, 1_000));
+}
+
+#[test]
+fn delayed_records_take_bounded_memory_and_come_back_in_order() {
+    let bounds = Bounds {
+        delayed_max: 1_000,
+        ..Bounds::of(Mode::Plain)
+    };
+    let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
+    let mut far: Vec<FarEntry> = Vec::new();
+    let keep = |far: &mut Vec<FarEntry>, effects: Vec<Effect>| {
+        for effect in effects {
+            if let Effect::Far { entries } = effect {
+                far.extend(entries);
+            }
+        }
+    };
+    for offset in 0..20_000u64 {
+        queue.publish_one(0, 0, 100 + offset * 7_919 % 20_000);
+        keep(&mut far, queue.effects.clone());
+        assert!(queue.scheduler.delayed.len() <= 1_000);
+        assert!(queue.scheduler.wants() > 0);
+    }
+    assert_eq!(queue.scheduler.counts().delayed, 20_000);
+    queue.attach(1, 1);
+    let (mut last_us, mut done) = (0, 0);
+    while done < 20_000 {
+        let wanted = queue.scheduler.wants_near(queue.now);
+        if wanted > 0 && !far.is_empty() {
+            far.sort_by_key(|entry| entry.due_us);
+            let entries: Vec<FarEntry> = far.drain(..wanted.min(far.len())).collect();
+            let horizon_wall_us = far.first().map_or(u64::MAX, |entry| entry.due_us);
+            let effects = queue.step(Input::Near {
+                entries,
+                horizon_wall_us,
+            });
+            keep(&mut far, effects);
+        }
+        assert!(queue.scheduler.delayed.len() <= 1_000);
+        queue.now.wall_us = queue
+            .scheduler
+            .next_wake()
+            .wall_us
+            .unwrap()
+            .max(queue.now.wall_us);
+        for grant in queue.grants(Input::Tick) {
+            let due_us = 100 + grant.first.0 * 7_919 % 20_000;
+            assert!(due_us >= last_us && due_us <= queue.now.wall_us);
+            last_us = due_us;
+            done += 1;
+            queue.settle(grant, grant.first.0, Verb::Ack);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_delivered_while_too_many_moves_are_under_way() {
+    let bounds = Bounds {
+        moves_max: 2,
+        ..Bounds::of(Mode::Plain)
+    };
+    let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
+    queue.publish(10);
+    let run = queue.attach(1, 2)[0];
+    for offset in 0..2 {
+        queue.settle(run, offset, Verb::Reject { reason: "".into() });
+    }
+    assert_eq!(queue.scheduler.counts().moving, 2);
+    assert_eq!(queue.scheduler.counts().leased, 1);
+    assert_eq!(queue.scheduler.floor(), Offset(0));
+    let grants = queue.grants(Input::Applied { through: 1 });
+    assert_eq!(records(&grants, 1), 1);
+    assert_eq!(queue.scheduler.floor(), Offset(1));
+}
+
+#[test]
+fn what_was_dropped_from_the_middle_does_not_stay_in_memory() {
+    let policy = Policy {
+        dead_letters: DeadLetters::Dropped,
+        ..POLICY
+    };
+    for mode in [Mode::Prioritised, Mode::Grouped] {
+        let mut queue = Queue::bounded(mode, policy, Bounds::of(mode));
+        for offset in 0..5_000 {
+            queue.publish_one(1 + offset % 7, (offset % 5) as u8, 0);
+            if offset >= 10 {
+                queue.step(Input::DropOldest {
+                    messages: 1,
+                    cause: Reason::LimitReached,
+                });
+            }
+        }
+        assert_eq!(queue.scheduler.counts().ready, 10);
+        let kept = queue.scheduler.ready.singles() as u64 + queue.scheduler.groups.waiting();
+        assert!(kept < 200, "{kept} records in memory for 10");
+        assert_eq!(
+            queue.attach(1, 100).len(),
+            if mode == Mode::Grouped { 7 } else { 10 }
+        );
+    }
+}
+
+#[test]
+fn times_of_leases_that_are_over_do_not_stay_in_memory() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 0);
+    queue.publish(1_000);
+    for offset in 0..1_000 {
+        let effects = queue.receive(1, 1);
+        let Some(Effect::Deliver(grant)) = effects.first() else {
+            panic!("{effects:?}");
+        };
+        queue.settle(*grant, offset, Verb::Extend { lease_us: 5 });
+        queue.settle(*grant, offset, Verb::Ack);
+    }
+    assert!(queue.scheduler.leases.timers() < 100);
+}
+
+#[test]
+#[should_panic(expected = "scanned from 5, but 3 comes next")]
+fn a_hole_in_the_scan_is_a_defect() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.publish(3);
+    queue.step(Input::Scanned(Scanned::Void {
+        first: Offset(5),
+        next: Offset(6),
+    }));
+}
+
+#[test]
+fn runs_that_follow_each_other_are_one_entry() {
+    let settled = |first, count| Entry::Settled {
+        first: Offset(first),
+        count,
+    };
+    let applied = Entry::Applied { through: 3 };
+    let entries = [
+        settled(5, 1),
+        settled(6, 4),
+        settled(2, 1),
+        applied.clone(),
+        settled(3, 1),
+    ];
+    let mut bytes = Vec::new();
+    Entry::encode_all(&entries, &mut bytes);
+    let mut read = Vec::new();
+    Entry::decode_all(&bytes, |entry| read.push(entry)).unwrap();
+    assert_eq!(read, [settled(5, 5), settled(2, 1), applied, settled(3, 1)]);
+    assert_eq!(bytes.len(), 11);
+}
+
+proptest! {
+    #[test]
+    fn any_entry_is_read_as_it_was_written(
+        numbers in any::<[u64; 5]>(), attempts in any::<u16>(), kind in 0..5, why in 1..6u64,
+        text in ".{0,80}",
+    ) {
+        let [first, second, third, fourth, fifth] = numbers;
+        let first = first.min(u64::MAX - 1);
+        let entry = match kind {
+            0 => Entry::Settled { first: Offset(first), count: second.min(u64::MAX - first) },
+            1 => Entry::Attempted {
+                offset: Offset(first), attempts, due_us: third, first_us: fourth, last_us: fifth,
+            },
+            2 => Entry::Moved {
+                number: second.min(u64::MAX - 1), offset: Offset(first), attempts,
+                first_us: fourth, last_us: fifth, why: Reason::from_code(why).unwrap(),
+                text: entry::cut(&text).into(),
+            },
+            3 => Entry::Applied { through: third },
+            _ => Entry::Purged { to: Offset(third) },
+        };
+        let mut bytes = Vec::new();
+        Entry::encode_all([&entry], &mut bytes);
+        let mut read = Vec::new();
+        Entry::decode_all(&bytes, |entry| read.push(entry)).unwrap();
+        prop_assert_eq!(read, [entry]);
+        for end in 1..bytes.len() {
+            let cut = Entry::decode_all(&bytes[..end], |_| ());
+            prop_assert!(cut.is_err(), "{} of {} bytes", end, bytes.len());
+        }
+    }
+
+    #[test]
+    fn bytes_of_strangers_are_refused_or_read_without_harm(bytes in proptest::collection::vec(
+        prop_oneof![0..8u8, any::<u8>()], 0..120,
+    )) {
+        let mut durable = Durable::new(Offset(3));
+        let _ = Entry::decode_all(&bytes, |entry| durable.apply(&entry));
+        let mut again = Vec::new();
+        durable.encode(&mut again);
+        prop_assert_eq!(Durable::decode(&again), Ok(durable));
+        if let Ok(read) = Durable::decode(&bytes) {
+            let mut again = Vec::new();
+            read.encode(&mut again);
+            prop_assert_eq!(Durable::decode(&again), Ok(read));
+        }
+    }
+}
