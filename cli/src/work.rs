@@ -6,6 +6,7 @@
 //! on disk.
 
 mod command;
+mod notices;
 mod tally;
 
 use std::future::pending;
@@ -30,6 +31,7 @@ use crate::output::Output;
 use crate::printer::{Form, Printer};
 use crate::stop::Stop;
 use command::{Finished, Job, Orders, Verdict};
+use notices::Notices;
 use tally::Tally;
 
 /// Records that are printed before they are acknowledged, at most.
@@ -66,6 +68,7 @@ pub(crate) fn run(args: &WorkArgs, output: Output) -> Result<(), Failure> {
 struct Shift<'a> {
     args: &'a WorkArgs,
     output: Output,
+    notices: Notices,
     client: Client,
     consumer: Consumer,
     stop: Stop,
@@ -86,6 +89,7 @@ type Stdout = Printer<std::io::BufWriter<std::io::StdoutLock<'static>>>;
 impl<'a> Shift<'a> {
     async fn begin(args: &'a WorkArgs, client: Client, output: Output) -> Result<Self, Failure> {
         let stop = Stop::new()?;
+        let notices = Notices::begin(output);
         let mut options = ConsumerOptions::new()
             .prefetch(window(args, 0))
             .name(format!("millstream work, process {}", std::process::id()));
@@ -107,6 +111,7 @@ impl<'a> Shift<'a> {
         Ok(Self {
             args,
             output,
+            notices,
             client,
             consumer,
             stop,
@@ -227,29 +232,23 @@ impl<'a> Shift<'a> {
 
     fn settle(&mut self, delivery: Delivery, verdict: Verdict) {
         let offset = delivery.offset();
-        // What is known to be lost is sent all the same: the server has the last word.
-        let lost = delivery.token().is_over();
         match verdict {
             Verdict::Ack => {
                 self.settling
                     .spawn(async move { (offset, delivery.ack_confirmed().await) });
-                return;
             }
             Verdict::Release => {
                 self.tally.released += 1;
-                return delivery.release();
+                delivery.release();
             }
             Verdict::Retry => {
-                self.tally.retried += u64::from(!lost);
+                self.tally.retried += 1;
                 delivery.retry();
             }
             Verdict::Reject(reason) => {
-                self.tally.rejected += u64::from(!lost);
+                self.tally.rejected += 1;
                 delivery.reject(reason);
             }
-        }
-        if lost {
-            self.lost(offset);
         }
     }
 
@@ -370,20 +369,19 @@ impl<'a> Shift<'a> {
         let Self {
             args,
             output,
+            notices,
             client,
             consumer,
             mut tally,
             ..
         } = self;
+        // Answered after all that was sent before it.
+        let _ = timeout(longest, client.queue(&args.queue)).await;
+        let late = *notices.late();
         let counts = consumer.counts();
-        let unnamed = counts.lost.saturating_sub(tally.lost);
-        if unnamed > 0 {
-            output.remark(format_args!(
-                "{}: {unnamed} retries or rejections came too late, which changed nothing",
-                args.queue
-            ));
-        }
-        tally.lost += unnamed;
+        tally.retried = tally.retried.saturating_sub(late.retries);
+        tally.rejected = tally.rejected.saturating_sub(late.rejections);
+        tally.lost = counts.lost.max(tally.lost);
         tally.reconnects = counts.reconnects;
         drop(consumer);
         // Answered after all that was sent before it.

@@ -148,9 +148,7 @@ impl Job {
                     return Ok((status, killed));
                 }
                 // A lease that is lost stays lost; settling says so.
-                _ = extend.tick() => if !token.is_over() {
-                    token.extend(Duration::ZERO);
-                },
+                _ = extend.tick() => token.extend(Duration::ZERO),
                 () = until(deadline) => {
                     deadline = None;
                     killed = killed.or(Some(Killed::ForTime));

@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -27,6 +28,9 @@ pub(crate) const BECOME_SERVER: &str = "become_a_server_without_io_uring";
 pub(crate) const REFUSE_URING: &str = "MILLSTREAM_TEST_REFUSE_URING";
 /// Variable with the server's arguments.
 pub(crate) const SERVE_ARGUMENTS: &str = "MILLSTREAM_TEST_SERVE_ARGUMENTS";
+
+/// How long a condition may take to come true before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How servers of a suite are started.
 #[derive(Debug, Clone, Copy)]
@@ -212,6 +216,32 @@ impl Server {
         run(&mut self.command(args), input)
     }
 
+    /// Starts a command that talks to this server and runs beside the test.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Running {
+        Running::of(&mut self.command(args))
+    }
+
+    /// What `queue show` tells of a queue.
+    #[track_caller]
+    pub(crate) fn queue(&self, queue: &str) -> Value {
+        self.run(&["queue", "show", queue, "--json"])
+            .expect(0)
+            .json()
+    }
+
+    /// Waits until what `queue show` tells of a queue is as `wanted`; gives it.
+    #[track_caller]
+    pub(crate) fn queue_until(&self, queue: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("queue {queue}"), || {
+            let shown = self.queue(queue);
+            if wanted(&shown) {
+                Ok(shown)
+            } else {
+                Err(shown)
+            }
+        })
+    }
+
     /// Sends `signal`.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().unwrap());
@@ -258,6 +288,83 @@ impl Drop for Server {
     }
 }
 
+/// A command that runs beside the test, without input. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Option<Child>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Running {
+    /// Starts `command`.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = collect_bytes(child.stdout.take().unwrap());
+        let stderr = collect_bytes(child.stderr.take().unwrap());
+        Self {
+            child: Some(child),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+        }
+    }
+
+    /// Sends `signal` to this process and no other.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().unwrap());
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Kills it where it stands.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Ended {
+        let code = self.child.take().unwrap().wait().unwrap().code();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        Ended {
+            code,
+            stdout: self.stdout.take().unwrap().join().unwrap(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Asks again and again until the answer is one; what it was instead is told when it never is.
+#[track_caller]
+pub(crate) fn until<T, E: std::fmt::Debug>(what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(instead) => assert!(Instant::now() < given_up, "{what}: {instead:?}"),
+        }
+    }
+}
+
 /// Runs `command` to its end with `input`.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ended {
     command
@@ -295,11 +402,16 @@ pub(crate) fn millstream(args: &[&str]) -> Ended {
     )
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+fn collect(pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    let bytes = collect_bytes(pipe);
+    thread::spawn(move || String::from_utf8_lossy(&bytes.join().unwrap()).into_owned())
+}
+
+fn collect_bytes(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         pipe.read_to_end(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes
     })
 }
 

@@ -1,5 +1,7 @@
 //! What a user does with the binary, end to end; the same for every way of doing I/O.
 
+mod queues;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,21 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub(crate) use queues::{
+    a_command_over_its_time_is_killed_and_retried, a_cursor_is_where_tail_left_it,
+    a_full_queue_refuses_and_takes_again, a_late_ack_of_a_stopped_worker_is_refused,
+    a_message_published_twice_is_told_to_be_a_duplicate,
+    a_paused_queue_delivers_nothing_and_a_purged_one_has_nothing,
+    a_record_has_its_story_in_the_environment,
+    a_second_signal_kills_commands_and_gives_their_records_back,
+    a_tail_that_is_interrupted_leaves_its_cursor, a_worker_keeps_its_lease_while_its_command_runs,
+    a_worker_told_to_stop_finishes_and_gives_back_the_rest,
+    files_are_acked_retried_and_rejected_by_commands, higher_priorities_are_delivered_first,
+    printed_records_are_acked_once_they_are_written,
+    queues_are_created_listed_shown_changed_and_removed,
+    queues_over_one_topic_each_see_every_record, what_is_delayed_is_delivered_when_it_is_due,
+};
 
 use crate::harness::{Ended, Numbers, Server, Setup, files_under, millstream, run};
 
@@ -36,6 +53,23 @@ macro_rules! suite {
             a_reader_that_closes_its_pipe_ends_tail_quietly,
             a_stored_topic_is_served_and_kept,
             a_unix_socket_serves_as_well,
+            queues_are_created_listed_shown_changed_and_removed,
+            a_paused_queue_delivers_nothing_and_a_purged_one_has_nothing,
+            files_are_acked_retried_and_rejected_by_commands,
+            a_record_has_its_story_in_the_environment,
+            printed_records_are_acked_once_they_are_written,
+            a_late_ack_of_a_stopped_worker_is_refused,
+            a_worker_keeps_its_lease_while_its_command_runs,
+            a_worker_told_to_stop_finishes_and_gives_back_the_rest,
+            a_second_signal_kills_commands_and_gives_their_records_back,
+            a_command_over_its_time_is_killed_and_retried,
+            what_is_delayed_is_delivered_when_it_is_due,
+            a_message_published_twice_is_told_to_be_a_duplicate,
+            higher_priorities_are_delivered_first,
+            a_full_queue_refuses_and_takes_again,
+            queues_over_one_topic_each_see_every_record,
+            a_cursor_is_where_tail_left_it,
+            a_tail_that_is_interrupted_leaves_its_cursor,
         }
     };
 }
