@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use millstream_protocol::limits::{
     CONTROL_BYTES_MAX, DELIVERY_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, HELLO_BYTES_MAX,
-    PRE_HELLO_BYTES_MAX, SESSION_OUT_BYTES_MAX, WIRE_HEADER_BYTES,
+    PRE_HELLO_BYTES_MAX, SESSION_OUT_BYTES_MAX, SETTLE_BYTES_MAX, WIRE_HEADER_BYTES,
+    WORK_BYTES_MAX,
 };
 
 /// Bytes of the buffer an idle connection may hold, and of the only one before its hello.
@@ -52,6 +53,9 @@ pub(crate) const REQUESTS_WAITING_MAX: usize = 64;
 /// Streams ended by the server whose late messages a session still recognises.
 pub(crate) const STREAMS_ENDED_MAX: usize = 256;
 
+/// Jobs under way beside the others of an I/O thread because they may take long.
+pub(crate) const LONG_JOBS_MAX: usize = 4;
+
 /// Most I/O threads.
 pub(crate) const IO_THREADS_MAX: usize = 256;
 /// Descriptors left to the broker's files and the runtimes, or half of all where that is less.
@@ -95,6 +99,14 @@ const _: () = {
     assert!(
         CONTROL_BYTES_MAX + WIRE_HEADER_BYTES <= INPUT_LARGE_BYTES,
         "control messages fit"
+    );
+    assert!(
+        SETTLE_BYTES_MAX + WIRE_HEADER_BYTES <= INPUT_LARGE_BYTES,
+        "settles fit"
+    );
+    assert!(
+        WORK_BYTES_MAX <= DELIVERIES_OUT_BYTES_MAX,
+        "there is room for a message of work"
     );
     assert!(
         FRAME_BYTES_MAX + WIRE_HEADER_BYTES <= INPUT_FRAME_BYTES,

@@ -12,7 +12,7 @@ use crate::limits::{
 /// One piece of output. Pieces are sent whole and in order.
 #[derive(Debug)]
 pub enum Out {
-    /// Control messages, and the header of the delivery that follows.
+    /// Control messages, work, and the header of the delivery that follows.
     Bytes(Vec<u8>),
     /// Stored frames, sent from the segment's pages without a copy.
     Frames(FrameSlice),
@@ -32,9 +32,12 @@ impl Out {
 /// Output in order; control messages that follow each other share a buffer.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
-    sealed: VecDeque<Out>,
+    /// Each with its bytes of control messages.
+    sealed: VecDeque<(Out, usize)>,
     /// Control messages behind everything sealed.
     gathering: Vec<u8>,
+    /// Bytes of work among them.
+    gathering_work: usize,
     bytes: usize,
     control_bytes: usize,
     spare: Vec<Vec<u8>>,
@@ -72,18 +75,28 @@ impl OutQueue {
         self.control_bytes += added;
     }
 
+    /// Appends work that `encode` writes: like control output, but it is a delivery, whose room is
+    /// looked at before.
+    pub(crate) fn work(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.control_bytes;
+        self.control(encode);
+        self.gathering_work += self.control_bytes - before;
+        self.control_bytes = before;
+    }
+
     /// Appends `frames`, whose header was the last control output.
     pub(crate) fn frames(&mut self, frames: FrameSlice) {
         self.seal();
         self.bytes += frames.as_ref().len();
-        self.sealed.push_back(Out::Frames(frames));
+        self.sealed.push_back((Out::Frames(frames), 0));
     }
 
     fn seal(&mut self) {
         if !self.gathering.is_empty() {
             let next = self.spare.pop().unwrap_or_default();
             let full = std::mem::replace(&mut self.gathering, next);
-            self.sealed.push_back(Out::Bytes(full));
+            let control = full.len() - std::mem::take(&mut self.gathering_work);
+            self.sealed.push_back((Out::Bytes(full), control));
         }
     }
 
@@ -92,12 +105,9 @@ impl OutQueue {
         if self.sealed.is_empty() {
             self.seal();
         }
-        let out = self.sealed.pop_front()?;
-        let taken = out.as_bytes().len();
-        self.bytes -= taken;
-        if let Out::Bytes(_) = out {
-            self.control_bytes -= taken;
-        }
+        let (out, control) = self.sealed.pop_front()?;
+        self.bytes -= out.as_bytes().len();
+        self.control_bytes -= control;
         Some(out)
     }
 

@@ -5,9 +5,11 @@
 //! there into the log. What can not go on at this moment holds the input back: the rest is left
 //! with the caller until [`Session::poll`] says otherwise.
 
+mod consuming;
 mod intake;
 mod job;
 mod publishing;
+mod queueing;
 mod reading;
 mod streams;
 mod vitals;
@@ -26,6 +28,7 @@ pub use job::{Job, JobDone};
 use crate::limits::REQUESTS_WAITING_MAX;
 use crate::output::{Out, OutQueue};
 use crate::refusal::refused;
+use consuming::Parting;
 use publishing::Farewell;
 use reading::Delivered;
 use streams::{Stream, Streams};
@@ -85,6 +88,8 @@ enum Hold {
     Rotating(StreamId),
     /// The stream it is about is being opened.
     Opening(StreamId),
+    /// The queue of this consumer has much to do already.
+    Busy(StreamId),
     /// Too many requests wait already.
     Requests,
 }
@@ -214,6 +219,7 @@ impl Session {
         let mut moved = self.poll_hold(cx);
         moved |= self.poll_acks(cx);
         moved |= self.poll_deliveries(cx);
+        moved |= self.poll_answers();
         if self.draining && self.is_settled() {
             self.say_goodbye();
             moved = true;
@@ -230,6 +236,14 @@ impl Session {
             None => return false,
             Some(Hold::Requests) => self.waiting.len() < REQUESTS_WAITING_MAX,
             Some(Hold::Opening(id)) => !matches!(self.streams.get(id), Some(Stream::Opening)),
+            Some(Hold::Busy(id)) => match self.streams.get(id) {
+                Some(Stream::Consumer(consumer)) if consumer.is_busy() => {
+                    // Whoever runs the queue is at it this moment: the others first, then again.
+                    cx.waker().wake_by_ref();
+                    false
+                }
+                _ => true,
+            },
             Some(Hold::Rotating(id)) => match self.streams.get(id) {
                 Some(Stream::Publisher(publisher)) => match publisher.poll_ready(cx) {
                     Poll::Pending => false,
@@ -285,7 +299,49 @@ impl Session {
         self.bare(MessageKind::StreamClosed, id, correlation);
     }
 
-    /// Queues deliveries, one a reader in turn, until none has any or the queue is full.
+    /// Answers what consumers settled, and ends their streams that are over.
+    fn poll_answers(&mut self) -> bool {
+        let mut moved = false;
+        let mut index = 0;
+        while let Some((id, stream)) = self.streams.at(index) {
+            index += 1;
+            let Stream::Consumer(consumer) = stream else {
+                continue;
+            };
+            moved |= consumer.answer(id, &mut self.out);
+            if let Some(parting) = consumer.parting() {
+                consumer.part();
+                self.part(id, parting);
+                moved = true;
+                // Another stream is in its place now.
+                index -= 1;
+            }
+        }
+        moved
+    }
+
+    /// Says that a consumer's stream has ended, and why, and forgets it.
+    fn part(&mut self, id: StreamId, parting: Parting) {
+        let correlation = match parting {
+            Parting::Silent => return self.streams.remove(id),
+            Parting::Closed { correlation } => {
+                self.streams.remove(id);
+                correlation
+            }
+            Parting::Refused { number, error } => {
+                self.error(id, number, &error);
+                self.streams.end(id);
+                0
+            }
+            Parting::Failed => {
+                self.streams.end(id);
+                0
+            }
+        };
+        self.bare(MessageKind::StreamClosed, id, correlation);
+    }
+
+    /// Queues deliveries, one a reader or consumer in turn, until none has any or the queue is full.
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         loop {
@@ -293,10 +349,17 @@ impl Session {
             let mut again = false;
             for turn in 0..streams {
                 let index = (self.first_reader + turn) % streams;
-                let Some((id, Stream::Reader(reader))) = self.streams.at(index) else {
-                    continue;
+                let delivered = match self.streams.at(index) {
+                    Some((id, Stream::Reader(reader))) => {
+                        (id, reader.poll_deliver(id, cx, &mut self.out))
+                    }
+                    Some((id, Stream::Consumer(consumer))) => {
+                        (id, consumer.poll_work(id, cx, &mut self.out))
+                    }
+                    _ => continue,
                 };
-                match reader.poll_deliver(id, cx, &mut self.out) {
+                let (id, delivered) = delivered;
+                match delivered {
                     Delivered::Nothing => {}
                     Delivered::Some => again = true,
                     Delivered::Failed(message) => {
@@ -361,6 +424,7 @@ impl Session {
             Stream::Opening => false,
             Stream::Publisher(publisher) => publisher.is_open() && !publisher.has_unacked(),
             Stream::Reader(_) => true,
+            Stream::Consumer(consumer) => consumer.is_open() && consumer.is_answered(),
         };
         !self.job_is_out && self.waiting.is_empty() && self.streams.iter().all(acked)
     }
@@ -371,6 +435,21 @@ impl Session {
         self.ended = true;
         self.hold = None;
         self.streams.drop_readers();
+        for (_, stream) in self.streams.iter_mut() {
+            if let Stream::Consumer(consumer) = stream {
+                consumer.lose();
+            }
+        }
+    }
+
+    /// The client said that it sends nothing more: its consumers leave in good order.
+    fn goodbye(&mut self) {
+        for (_, stream) in self.streams.iter_mut() {
+            if let Stream::Consumer(consumer) = stream {
+                consumer.leave();
+            }
+        }
+        self.input_ended();
     }
 
     /// Takes note that the server stops. Streams are ended with an error that says from which
@@ -437,8 +516,10 @@ impl Session {
         self.out.shrink();
         self.runs = Vec::new();
         for (_, stream) in self.streams.iter_mut() {
-            if let Stream::Publisher(publisher) = stream {
-                publisher.shrink();
+            match stream {
+                Stream::Publisher(publisher) => publisher.shrink(),
+                Stream::Consumer(consumer) => consumer.shrink(),
+                Stream::Opening | Stream::Reader(_) => {}
             }
         }
     }

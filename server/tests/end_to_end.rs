@@ -8,7 +8,8 @@
 use millstream::Broker;
 use millstream_client::blocking::Client;
 use millstream_client::{
-    AckLevel, BatchBuilder, Durability, Effect, Message, PublisherOptions, Start, TopicOptions,
+    AckLevel, BatchBuilder, Durability, Effect, Message, Offset, PublisherOptions, QueueOptions,
+    Start, TopicOptions,
 };
 use millstream_server::{BindError, IoChoice, Listen, Server, ServerOptions, Shutdown};
 
@@ -255,5 +256,95 @@ fn a_shutdown_under_load_leaves_no_ticket_in_doubt() {
                 assert_eq!(record.as_bytes(), number.to_le_bytes());
             }
         }
+    });
+}
+
+#[test]
+fn work_is_shared_and_settled_once_also_across_a_restart() {
+    const RECORDS: u64 = 3000;
+    on_each_backend(|io| {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::start(folder.path(), io);
+        let client = site.client();
+        client.create_queue("jobs", QueueOptions::new()).unwrap();
+        let mut publisher = client.publisher("jobs").unwrap();
+        let mut last = None;
+        for number in 0..RECORDS {
+            let message = Message::new(number.to_le_bytes().to_vec()).key(number.to_string());
+            last = Some(publisher.enqueue(message).unwrap());
+        }
+        last.unwrap().wait().unwrap();
+        drop(publisher);
+        // Each takes a third; what it was given ahead and did not take goes back uncounted.
+        let taken: Vec<u64> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..3)
+                .map(|_| {
+                    let client = site.client();
+                    scope.spawn(move || {
+                        let mut jobs = client.consumer("jobs").unwrap();
+                        let mut taken = Vec::new();
+                        while taken.len() < RECORDS as usize / 3 {
+                            let delivery = jobs.next().unwrap().unwrap();
+                            assert_eq!(delivery.attempts(), 1);
+                            let offset = delivery.offset().0;
+                            assert_eq!(delivery.as_bytes(), offset.to_le_bytes());
+                            assert_eq!(delivery.key().unwrap(), offset.to_string());
+                            taken.push(offset);
+                            if taken.len() % 100 == 0 {
+                                delivery.ack_confirmed_blocking().unwrap();
+                            } else {
+                                delivery.ack();
+                            }
+                        }
+                        assert_eq!(jobs.lost(), 0);
+                        taken
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap())
+                .collect()
+        });
+        let mut sorted = taken.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..RECORDS).collect::<Vec<_>>());
+        let mut publisher = client.publisher("jobs").unwrap();
+        publisher.publish("after").unwrap();
+        drop((client, publisher));
+        site.stop();
+
+        let site = Site::start(folder.path(), io);
+        let client = site.client();
+        let mut jobs = client.consumer("jobs").unwrap();
+        let delivery = jobs.next().unwrap().unwrap();
+        assert_eq!((delivery.offset().0, delivery.attempts()), (RECORDS, 1));
+        delivery.ack_confirmed_blocking().unwrap();
+        let info = client.queue("jobs").unwrap();
+        assert_eq!((info.floor.0, info.ready, info.leased), (RECORDS + 1, 0, 0));
+        drop((client, jobs));
+        site.stop();
+    });
+}
+
+#[test]
+fn cursors_are_where_they_were_after_a_restart() {
+    on_each_backend(|io| {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::start(folder.path(), io);
+        let client = site.client();
+        let mut publisher = client.publisher("t").unwrap();
+        for number in 0..10u8 {
+            publisher.publish(vec![number]).unwrap();
+        }
+        client.set_cursor("t", "audit", Offset(7)).unwrap();
+        drop((client, publisher));
+        site.stop();
+        let site = Site::start(folder.path(), io);
+        let client = site.client();
+        let cursor = client.cursor_info("t", "audit").unwrap();
+        assert_eq!((cursor.offset, cursor.end_offset), (Offset(7), Offset(10)));
+        drop(client);
+        site.stop();
     });
 }

@@ -90,7 +90,7 @@ fn what_is_no_hello_is_refused_and_ends_the_connection() {
     };
     magic[..32].copy_from_slice(&header.encode());
     for (bytes, code) in [
-        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), ErrorCode::UnknownKind),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), ErrorCode::HelloRequired),
         (Script::default().ping(1).0, ErrorCode::HelloRequired),
         (
             Script::default().and_hello(2, 9).0,

@@ -14,12 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use millstream::Broker;
+use millstream_protocol::control::{Backoff, Leaser, QueueSettings, SettleVerb};
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::READ_CREDIT_BYTES_MAX;
 use millstream_protocol::{AckLevel, Durability, Start};
 use millstream_server::{Backend, BindError, IoChoice, Listen, Server, ServerOptions, Shutdown};
 
-use peer::{Ear, Said, Script};
+use peer::{Ear, Said, Script, Worked};
 
 /// A client on a socket; it blocks.
 struct Caller<S> {
@@ -280,7 +281,7 @@ fn junk_is_answered_with_an_error_and_the_end() {
             matches!(
                 said,
                 [Said::Error {
-                    code: ErrorCode::UnknownKind,
+                    code: ErrorCode::HelloRequired,
                     ..
                 }]
             ),
@@ -533,4 +534,112 @@ fn a_server_without_a_place_is_refused() {
     let broker = Broker::open(folder.path()).unwrap();
     let error = Server::bind(&ServerOptions::new(), &broker).unwrap_err();
     assert!(matches!(error, BindError::NowhereToListen));
+}
+
+/// The work that came, by offset.
+fn worked(said: &[Said]) -> Vec<Worked> {
+    let work = said.iter().filter_map(|said| match said {
+        Said::Work { work, .. } => Some(work.clone()),
+        _ => None,
+    });
+    let mut work: Vec<Worked> = work.collect();
+    work.sort_by_key(|work| work.offset);
+    work
+}
+
+#[test]
+fn work_of_a_connection_that_breaks_goes_to_another_and_counts() {
+    on_each_backend(|options| {
+        let site = site(&options);
+        let mut caller = site.call();
+        let settings = QueueSettings {
+            backoff: Backoff {
+                first_ms: 0,
+                cap_ms: 0,
+                ..Backoff::default()
+            },
+            ..QueueSettings::default()
+        };
+        let mut script =
+            Script::default()
+                .queue(1, "jobs", settings)
+                .publisher(1, "jobs", AckLevel::Topic);
+        for number in 1..=100u64 {
+            // Of every size: some travel as handles to the segment, some are gathered.
+            let body = vec![number as u8; number as usize * 997 % 20_000];
+            script = script.publish(1, number, &body);
+        }
+        caller.say(&script);
+        caller.until_acked(1, 100);
+
+        let mut broken = site.call();
+        broken.say(&Script::default().consumer(1, "jobs", 100));
+        let work = worked(broken.until(|said| worked(said).len() == 100));
+        let opened = broken.until_any(|said| matches!(said, Said::ConsumerOpened { .. }));
+        let Said::ConsumerOpened { opened, .. } = opened else {
+            panic!("{opened:?}")
+        };
+        let leaser = Leaser {
+            queue_id: opened.queue_id,
+            boot_epoch: opened.boot_epoch,
+        };
+        let acks: Vec<_> = work[..40]
+            .iter()
+            .map(|work| work.entry(SettleVerb::Ack))
+            .collect();
+        broken.say(&Script::default().settle(1, leaser, 1, &acks));
+        broken.until_any(|said| {
+            matches!(
+                said,
+                Said::Settled {
+                    number: 40,
+                    fault: None,
+                    ..
+                }
+            )
+        });
+        drop(broken);
+
+        caller.say(&Script::default().consumer(2, "jobs", 100));
+        let again = worked(caller.until(|said| worked(said).len() == 60));
+        for (work, number) in again.iter().zip(41u64..) {
+            assert_eq!((work.offset, work.attempts), (number - 1, 2));
+            assert_eq!(
+                work.body,
+                vec![number as u8; number as usize * 997 % 20_000]
+            );
+        }
+    });
+}
+
+#[test]
+fn a_server_that_stops_gives_work_back_uncounted() {
+    on_each_backend(|options| {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Broker::open(folder.path()).unwrap();
+        let server = Server::bind(&options, &broker).unwrap();
+        let mut caller = Caller::tcp(server.local_addr().unwrap()).greet();
+        let script = Script::default()
+            .queue(1, "jobs", QueueSettings::default())
+            .publisher(1, "jobs", AckLevel::Topic)
+            .publish(1, 1, b"work");
+        caller.say(&script);
+        caller.until_acked(1, 1);
+        caller.say(&Script::default().consumer(2, "jobs", 1));
+        caller.until(|said| worked(said).len() == 1);
+        let handle = server.handle();
+        handle.shutdown(Shutdown::Graceful);
+        let said = caller.until_hung_up();
+        assert!(
+            said.iter()
+                .any(|said| said.is_error(ErrorCode::ShuttingDown))
+        );
+        assert!(matches!(said.last(), Some(Said::Goodbye(_))), "{said:?}");
+        server.stop(Shutdown::Graceful);
+        let server = Server::bind(&options, &broker).unwrap();
+        let mut caller = Caller::tcp(server.local_addr().unwrap()).greet();
+        caller.say(&Script::default().consumer(2, "jobs", 1));
+        let work = worked(caller.until(|said| worked(said).len() == 1));
+        assert_eq!(work[0].attempts, 1);
+    });
 }

@@ -1,7 +1,7 @@
 //! What a session does with each message, and with the outcome of each request.
 
 use millstream_protocol::control::{
-    CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Hello, ListTopics,
+    CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Hello, ListTopics, OpenConsumer,
     OpenPublisher, OpenReader, Welcome,
 };
 use millstream_protocol::error::ErrorCode;
@@ -11,8 +11,10 @@ use millstream_protocol::limits::{
 };
 use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
 
+use super::consuming::Settled;
 use super::job::{Job, JobDone, Outcome, Request};
 use super::publishing::Published;
+use super::queueing::{QueueRequest, check_open};
 use super::reading::check_credit;
 use super::streams::Stream;
 use super::{Hold, SHUTTING_DOWN, Session, Stage, Taken};
@@ -25,18 +27,35 @@ impl Session {
         match header.kind {
             MessageKind::Publish => return self.take_publish(header, body),
             MessageKind::Credit => return self.take_credit(header, body),
+            MessageKind::Settle | MessageKind::Window | MessageKind::Receive => {
+                return self.take_consuming(header, body);
+            }
             MessageKind::CloseStream => return self.take_close(header),
             MessageKind::Hello => self.take_hello(body),
             MessageKind::Ping => {
                 self.bare(MessageKind::Pong, StreamId::CONNECTION, header.correlation);
             }
-            MessageKind::Goodbye => self.input_ended(),
+            MessageKind::Goodbye => self.goodbye(),
             MessageKind::CreateTopic
             | MessageKind::DeleteTopic
             | MessageKind::DescribeTopic
             | MessageKind::ListTopics
             | MessageKind::OpenPublisher
-            | MessageKind::OpenReader => return self.take_request(header, body),
+            | MessageKind::OpenReader
+            | MessageKind::CreateQueue
+            | MessageKind::SetQueue
+            | MessageKind::DeleteQueue
+            | MessageKind::DescribeQueue
+            | MessageKind::ListQueues
+            | MessageKind::ControlQueue
+            | MessageKind::RedriveQueue
+            | MessageKind::PeekQueue
+            | MessageKind::ListLeases
+            | MessageKind::OpenConsumer
+            | MessageKind::SetCursor
+            | MessageKind::DescribeCursor
+            | MessageKind::ListCursors
+            | MessageKind::DeleteCursor => return self.take_request(header, body),
             // A pong has done its work by arriving; the splitter lets nothing else pass.
             _ => {}
         }
@@ -83,10 +102,10 @@ impl Session {
                     Published::Closed => self.unknown(header),
                 }
             }
-            Some(Stream::Reader(_)) => {
+            Some(Stream::Reader(_) | Stream::Consumer(_)) => {
                 let error = refused(
                     ErrorCode::Malformed,
-                    "stream: a reader's takes no publishes",
+                    "stream: only a publisher's takes publishes",
                 );
                 self.refuse_stream(id, &error);
             }
@@ -102,9 +121,9 @@ impl Session {
             Some(Stream::Reader(reader)) => Credit::decode(body)
                 .map_err(|error| bad_body(&error))
                 .and_then(|credit| reader.credit(credit.bytes)),
-            Some(Stream::Publisher(_)) => Err(refused(
+            Some(Stream::Publisher(_) | Stream::Consumer(_)) => Err(refused(
                 ErrorCode::Malformed,
-                "stream: a publisher's takes no credit",
+                "stream: only a reader's takes credit",
             )),
             None => {
                 self.unknown(header);
@@ -117,6 +136,31 @@ impl Session {
         Taken::Done
     }
 
+    /// Takes what is for a consumer.
+    fn take_consuming(&mut self, header: &WireHeader, body: &[u8]) -> Taken {
+        let id = header.stream;
+        let settled = match self.streams.get(id) {
+            Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
+            Some(Stream::Consumer(consumer)) => match header.kind {
+                MessageKind::Window => consumer.window(body),
+                MessageKind::Receive => consumer.receive(header.correlation, body),
+                _ if consumer.is_busy() => return Taken::Held(Hold::Busy(id)),
+                _ => consumer.settle(header.correlation, body),
+            },
+            Some(Stream::Publisher(_) | Stream::Reader(_)) => Settled::Refused(refused(
+                ErrorCode::Malformed,
+                "stream: only a consumer's takes windows, receives and settles",
+            )),
+            None => Settled::Closed,
+        };
+        match settled {
+            Settled::Accepted | Settled::Ignored => {}
+            Settled::Refused(error) => self.refuse_stream(id, &error),
+            Settled::Closed => self.unknown(header),
+        }
+        Taken::Done
+    }
+
     fn take_close(&mut self, header: &WireHeader) -> Taken {
         let id = header.stream;
         match self.streams.get(id) {
@@ -125,6 +169,7 @@ impl Session {
             Some(Stream::Publisher(publisher)) => {
                 publisher.close(header.correlation);
             }
+            Some(Stream::Consumer(consumer)) => consumer.close(header.correlation),
             Some(Stream::Reader(_)) => {
                 self.streams.remove(id);
                 self.bare(MessageKind::StreamClosed, id, header.correlation);
@@ -152,7 +197,7 @@ impl Session {
         let opens = id != StreamId::CONNECTION;
         match self.streams.get(id) {
             Some(Stream::Opening) => return Taken::Held(Hold::Opening(id)),
-            Some(Stream::Publisher(_) | Stream::Reader(_)) => {
+            Some(Stream::Publisher(_) | Stream::Reader(_) | Stream::Consumer(_)) => {
                 self.refuse_stream(id, &refused(ErrorCode::StreamInUse, "stream: open already"));
                 return Taken::Done;
             }
@@ -198,6 +243,7 @@ impl Session {
     pub(super) fn refuse_stream(&mut self, id: StreamId, error: &ErrorMessage) {
         match self.streams.get(id) {
             Some(Stream::Publisher(publisher)) => publisher.refuse(error),
+            Some(Stream::Consumer(consumer)) => consumer.refuse(error),
             Some(Stream::Reader(_)) => {
                 self.error(id, 0, error);
                 self.bare(MessageKind::StreamClosed, id, 0);
@@ -225,7 +271,18 @@ impl Session {
                     .control(|out| list.encode(stream, correlation, out));
             }
             Outcome::Deleted => self.bare(MessageKind::TopicDeleted, stream, correlation),
+            Outcome::Queue(answer) => self.out.control(|out| answer.encode(correlation, out)),
             Outcome::Refused(error) => self.refuse_request(stream, correlation, &error),
+            Outcome::Consumer(consumer, _) if self.draining || self.ended => {
+                consumer.forget();
+                let error = refused(ErrorCode::ShuttingDown, SHUTTING_DOWN);
+                self.refuse_request(stream, correlation, &error);
+            }
+            Outcome::Consumer(consumer, opened) => {
+                self.out
+                    .control(|out| opened.encode(stream, correlation, out));
+                self.streams.insert(stream, Stream::Consumer(consumer));
+            }
             Outcome::Publisher(..) | Outcome::Reader(_) if self.draining => {
                 let error = refused(ErrorCode::ShuttingDown, SHUTTING_DOWN);
                 self.refuse_request(stream, correlation, &error);
@@ -250,11 +307,21 @@ fn request(kind: MessageKind, body: &[u8]) -> Result<Request, ErrorMessage> {
         MessageKind::DescribeTopic => DescribeTopic::decode(body).map(Request::Describe),
         MessageKind::ListTopics => ListTopics::decode(body).map(Request::List),
         MessageKind::OpenPublisher => OpenPublisher::decode(body).map(Request::OpenPublisher),
-        _ => OpenReader::decode(body).map(Request::OpenReader),
+        MessageKind::OpenReader => OpenReader::decode(body).map(Request::OpenReader),
+        MessageKind::OpenConsumer => OpenConsumer::decode(body).map(Request::OpenConsumer),
+        kind => match QueueRequest::decode(kind, body) {
+            Some(request) => request.map(Request::Queue),
+            None => {
+                let sentence = format!("message kind: {kind:?} asks for nothing");
+                return Err(refused(ErrorCode::UnknownKind, sentence));
+            }
+        },
     };
     let request = request.map_err(|error| bad_body(&error))?;
-    if let Request::OpenReader(open) = &request {
-        check_credit(i64::from(open.credit_bytes))?;
+    match &request {
+        Request::OpenReader(open) => check_credit(i64::from(open.credit_bytes))?,
+        Request::OpenConsumer(open) => check_open(open)?,
+        _ => {}
     }
     Ok(request)
 }

@@ -3,13 +3,16 @@
 use millstream::{Broker, PublisherOptions, TopicError, TopicOptions};
 use millstream_protocol::TopicName;
 use millstream_protocol::control::{
-    CreateTopic, DeleteTopic, DescribeTopic, ErrorMessage, ListTopics, OpenPublisher, OpenReader,
-    PublisherOpened, TopicInfo, TopicList,
+    ConsumerOpened, CreateTopic, DeleteTopic, DescribeTopic, ErrorMessage, ListTopics,
+    OpenConsumer, OpenPublisher, OpenReader, PublisherOpened, TopicInfo, TopicList,
 };
+use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::TOPICS_PER_LIST_MAX;
 use millstream_protocol::wire::StreamId;
 
+use super::consuming::ConsumerStream;
 use super::publishing::PublisherStream;
+use super::queueing::{QueueAnswer, QueueRequest, open_consumer, queue_refusal};
 use super::reading::{Opening, ReaderStream};
 use crate::refusal::refused;
 
@@ -22,6 +25,8 @@ pub(crate) enum Request {
     List(ListTopics),
     OpenPublisher(OpenPublisher),
     OpenReader(OpenReader),
+    OpenConsumer(OpenConsumer),
+    Queue(QueueRequest),
 }
 
 /// A request to be carried out where waiting for the disk hurts nobody.
@@ -49,10 +54,27 @@ pub(crate) enum Outcome {
     Topics(TopicList),
     Publisher(Box<PublisherStream>, PublisherOpened),
     Reader(Box<ReaderStream>),
+    Consumer(Box<ConsumerStream>, ConsumerOpened),
+    Queue(QueueAnswer),
     Refused(ErrorMessage),
 }
 
 impl Job {
+    /// Whether it may take long after all that is on disk, so that it gets a thread of its own.
+    pub(crate) const fn may_take_long(&self) -> bool {
+        matches!(&self.request, Request::Queue(request) if request.may_take_long())
+    }
+
+    /// What comes of a job that there is no thread for.
+    pub(crate) fn turned_away(self) -> JobDone {
+        let sentence = "redrives: too many are under way on this server";
+        JobDone {
+            outcome: Outcome::Refused(refused(ErrorCode::Limit, sentence)),
+            stream: self.stream,
+            correlation: self.correlation,
+        }
+    }
+
     /// Carries the request out. May block for as long as the disk takes.
     #[must_use]
     pub fn run(self) -> JobDone {
@@ -74,6 +96,14 @@ impl Job {
             Request::List(list) => Ok(list_topics(&broker, list.after.as_ref())),
             Request::OpenPublisher(open) => open_publisher(&broker, &open),
             Request::OpenReader(open) => open_reader(&broker, &open, correlation),
+            Request::OpenConsumer(open) => Ok(open_consumer(&broker, open).map_or_else(
+                |error| Outcome::Refused(queue_refusal(&error)),
+                |(consumer, opened)| Outcome::Consumer(consumer, opened),
+            )),
+            Request::Queue(request) => Ok(request.run(&broker).map_or_else(
+                |error| Outcome::Refused(queue_refusal(&error)),
+                Outcome::Queue,
+            )),
         };
         let outcome = outcome.unwrap_or_else(|error| Outcome::Refused(refusal(&error)));
         JobDone {

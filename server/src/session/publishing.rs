@@ -25,14 +25,11 @@ use crate::refusal::refused;
 #[derive(Debug, Clone, Copy)]
 struct Unacked {
     base: Offset,
-    records: u32,
+    /// Behind its last record.
+    end: Offset,
+    /// It was there before: nothing was added.
+    duplicate: bool,
     frame_bytes: u32,
-}
-
-impl Unacked {
-    const fn end(self) -> Offset {
-        Offset(self.base.0 + self.records as u64)
-    }
 }
 
 /// What became of a publish.
@@ -129,12 +126,11 @@ impl PublisherStream {
         }
         match self.publisher.try_publish_frame(&frame) {
             Ok(appended) => {
-                let records = u32::from(frame.fields().record_count);
-                debug_assert_eq!(appended.end.0 - appended.base.0, u64::from(records));
                 let frame_bytes = bytes.len() as u32;
                 self.unacked.push_back(Unacked {
                     base: appended.base,
-                    records,
+                    end: appended.end,
+                    duplicate: appended.duplicate,
                     frame_bytes,
                 });
                 self.unacked_bytes += u64::from(frame_bytes);
@@ -236,13 +232,13 @@ impl PublisherStream {
         if let Some(last) = self.unacked.back().copied()
             && self.all_stored(last, cx)
         {
-            self.collect(last.end(), runs);
+            self.collect(last.end, runs);
         }
         while let Some(first) = self.unacked.front() {
-            match self.publisher.poll_reached(self.level, first.end(), cx) {
+            match self.publisher.poll_reached(self.level, first.end, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) => {
-                    let reached = self.publisher.reached(self.level).max(first.end());
+                    let reached = self.publisher.reached(self.level).max(first.end);
                     self.collect(reached, runs);
                 }
                 Poll::Ready(Err(error)) => {
@@ -262,24 +258,28 @@ impl PublisherStream {
     /// look for all of them.
     fn all_stored(&mut self, last: Unacked, cx: &mut Context<'_>) -> bool {
         self.level == AckLevel::Stored
-            && self.publisher.poll_reached(self.level, last.end(), cx) == Poll::Ready(Ok(()))
+            && self.publisher.poll_reached(self.level, last.end, cx) == Poll::Ready(Ok(()))
     }
 
     /// Moves all publishes up to `reached` into `runs`.
     fn collect(&mut self, reached: Offset, runs: &mut Vec<AckRun>) {
         while let Some(publish) = self.unacked.front().copied() {
-            if publish.end() > reached {
+            if publish.end > reached {
                 break;
             }
             match runs.last_mut() {
-                Some(run) if self.run_end == publish.base => run.publishes += 1,
+                Some(run)
+                    if self.run_end == publish.base && !publish.duplicate && !run.duplicates =>
+                {
+                    run.publishes += 1;
+                }
                 _ => runs.push(AckRun {
                     publishes: 1,
-                    duplicates: false,
+                    duplicates: publish.duplicate,
                     base_offset: publish.base,
                 }),
             }
-            self.run_end = publish.end();
+            self.run_end = publish.end;
             self.unacked.pop_front();
             self.unacked_bytes -= u64::from(publish.frame_bytes);
         }

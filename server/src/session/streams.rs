@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use millstream_protocol::limits::STREAMS_PER_CONNECTION_MAX;
 use millstream_protocol::wire::StreamId;
 
+use super::consuming::ConsumerStream;
 use super::publishing::PublisherStream;
 use super::reading::ReaderStream;
 use crate::limits::STREAMS_ENDED_MAX;
@@ -16,6 +17,7 @@ pub(crate) enum Stream {
     Opening,
     Publisher(Box<PublisherStream>),
     Reader(Box<ReaderStream>),
+    Consumer(Box<ConsumerStream>),
 }
 
 /// Streams by rising number: found by binary search, or at once when it is the one of last time.

@@ -18,9 +18,9 @@ use std::time::Instant;
 use millstream::Broker;
 use millstream_protocol::batch::{Checked, RecordRun};
 use millstream_protocol::control::{
-    CreateTopic, Credit, DeleteTopic, Delivery, DescribeTopic, ErrorMessage, Gap, Goodbye, Hello,
-    ListTopics, Magic, OpenPublisher, OpenReader, PublishAck, PublisherOpened, ReaderOpened,
-    TopicInfo, TopicList, Welcome,
+    ConsumerOpened, CreateTopic, Credit, DeleteTopic, Delivery, DescribeTopic, ErrorMessage, Gap,
+    Goodbye, Hello, ListTopics, Magic, OpenPublisher, OpenReader, PublishAck, PublisherOpened,
+    ReaderOpened, SettleFault, TopicInfo, TopicList, Welcome,
 };
 use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::frame::{PublisherFields, publish_header};
@@ -28,6 +28,10 @@ use millstream_protocol::limits::{FRAME_HEADER_BYTES, WIRE_VERSION};
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
 use millstream_server::{Session, SessionOptions};
+
+mod work;
+
+pub use work::{Answer, Worked};
 
 pub fn name(text: &str) -> TopicName {
     TopicName::parse(text).unwrap()
@@ -195,6 +199,29 @@ pub enum Said {
         stream: u32,
         gap: Gap,
     },
+    Queue {
+        correlation: u64,
+        answer: Answer,
+    },
+    ConsumerOpened {
+        stream: u32,
+        opened: ConsumerOpened,
+    },
+    Work {
+        stream: u32,
+        work: Worked,
+    },
+    /// One for each settle.
+    Settled {
+        stream: u32,
+        number: u64,
+        fault: Option<SettleFault>,
+    },
+    ReceiveOver {
+        stream: u32,
+        correlation: u64,
+        granted: u32,
+    },
 }
 
 impl Said {
@@ -209,6 +236,8 @@ pub struct Ear {
     waiting: Vec<u8>,
     welcomed: bool,
     acked: std::collections::BTreeMap<u32, (u64, Vec<u16>)>,
+    /// Settles answered on each stream.
+    settled: std::collections::BTreeMap<u32, u64>,
     /// Where each reader is: frames may begin before that.
     from: std::collections::BTreeMap<u32, Offset>,
     pub said: Vec<Said>,
@@ -298,7 +327,9 @@ impl Ear {
             },
             MessageKind::PublishAck => return self.acked(stream, correlation, body),
             MessageKind::Frames => return self.frames(stream, body),
-            kind => panic!("a server does not say {kind:?}"),
+            MessageKind::Work => return self.work(stream, body),
+            MessageKind::SettleAck => return self.settled(stream, body),
+            _ => work::said(header, body),
         };
         self.said.push(said);
     }
@@ -382,6 +413,18 @@ impl Wire {
     pub fn turn(&mut self) -> bool {
         let mut moved = false;
         loop {
+            let again = self.turn_deaf() | self.take_output();
+            if !again {
+                return moved;
+            }
+            moved = true;
+        }
+    }
+
+    /// Does all that can be done now without taking output; whether anything was.
+    pub fn turn_deaf(&mut self) -> bool {
+        let mut moved = false;
+        loop {
             let mut again = false;
             if !self.closed && !self.input.is_empty() && !self.session.is_held() {
                 match self.session.receive(&self.input) {
@@ -397,7 +440,6 @@ impl Wire {
                 again = true;
             }
             again |= self.session.poll(&mut Context::from_waker(&self.waker));
-            again |= self.take_output();
             if !again {
                 return moved;
             }

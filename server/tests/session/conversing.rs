@@ -4,7 +4,7 @@ use super::*;
 
 /// What may be asked in any order, by number.
 fn step(script: Script, kind: u8, index: u64, topic: &str) -> Script {
-    match kind % 8 {
+    match kind % 16 {
         0 => script.ping(index),
         1 => script.describe(1000 + index, topic),
         2 => script.describe(1000 + index, "absent"),
@@ -12,6 +12,14 @@ fn step(script: Script, kind: u8, index: u64, topic: &str) -> Script {
         4 => script.create(1000 + index, topic, Durability::Synced),
         5 => script.list(1000 + index, Some("zzz")),
         6 => script.close(78, index),
+        7 => script.window(79, 1),
+        8 => script.receive(79, index, 1, 1),
+        9 => script.describe_queue(1000 + index, "absent"),
+        10 => script.list_queues(1000 + index, None),
+        11 => script.peek(1000 + index, "absent", index, 1),
+        12 => script.list_cursors(1000 + index, Some(("absent", "absent"))),
+        13 => script.set_cursor(1000 + index, "absent", "absent", index),
+        14 => script.consumer(1000 + index as u32, "absent", 1),
         _ => script.credit(2, 1 + index as u32),
     }
 }

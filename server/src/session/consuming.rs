@@ -1,0 +1,575 @@
+//! A consumer's stream: a window in, work out; settles in, cumulative answers out.
+//!
+//! ```text
+//!         ┌──closed by the client───▶ Closing ──all answered──▶ StreamClosed
+//!         ├──goodbye────────────────▶ Leaving ──all answered──▶
+//!  Open ──┤──hung up────────────────▶ Lost    ──all answered──▶
+//!         ├──a settle refused, drain▶ Refused ──all answered──▶ Error, StreamClosed
+//!         └──the queue ended: Error─▶ Failed  ────────────────▶ StreamClosed
+//! ```
+//! What is not settled when a stream ends goes back to the queue: counted as a delivery in vain when
+//! the client was lost, uncounted otherwise. Settles are answered in order; the queue may tell their
+//! outcomes in another.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use millstream::{BatchBuilder, Consumer, DeliveryParts, Record, SettleError, Settling, Worked};
+use millstream_protocol::control::{
+    ControlError, ErrorMessage, FaultEntry, Leaser, Receive, ReceiveOver, Settle, SettleAck,
+    SettleEntry, SettleFault, SettleVerb, Window, Work, WorkEntry,
+};
+use millstream_protocol::error::{Effect, ErrorCode};
+use millstream_protocol::limits::{
+    SETTLE_FAULTS_MAX, SETTLES_UNANSWERED_MAX, WORK_BYTES_MAX, WORK_RECORDS_MAX,
+    WORK_WINDOW_BYTES_MAX,
+};
+use millstream_protocol::wire::StreamId;
+
+use super::reading::Delivered;
+use crate::output::OutQueue;
+use crate::refusal::{bad_body, refused};
+
+/// See the drawing above.
+#[derive(Debug)]
+enum State {
+    Open,
+    /// The request to close it had this correlation.
+    Closing {
+        correlation: u64,
+    },
+    Leaving,
+    Lost,
+    Refused(Box<ErrorMessage>),
+    Failed,
+}
+
+/// What is known of a settle that was taken and not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Waiting,
+    Done,
+    Fault(SettleFault),
+}
+
+/// What became of a message on the stream.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// It was taken.
+    Accepted,
+    /// It is refused, and with it all that follow on the stream.
+    Refused(ErrorMessage),
+    /// The stream had ended before it, which the client could not know: it means nothing.
+    Ignored,
+    /// The client itself had closed the stream before it.
+    Closed,
+}
+
+/// The last thing to say on a stream.
+#[derive(Debug)]
+pub(crate) enum Parting {
+    /// The client closed it, by a request of this correlation.
+    Closed { correlation: u64 },
+    /// Settles from `number` on were refused, or the stream was ended.
+    Refused { number: u64, error: ErrorMessage },
+    /// It was said already.
+    Failed,
+    /// Nobody listens.
+    Silent,
+}
+
+/// A receive that is under way.
+#[derive(Debug, Clone, Copy)]
+struct Receiving {
+    correlation: u64,
+    messages: u32,
+    granted: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct ConsumerStream {
+    /// `None` once it has left its queue.
+    consumer: Option<Consumer>,
+    leaser: Leaser,
+    receiving: Option<Receiving>,
+    /// A record that did not fit the last message of work.
+    kept: Option<(Record, DeliveryParts)>,
+    /// Messages of work so far, their correlation.
+    works: u64,
+    /// The number of the last settle answered.
+    answered: u64,
+    /// The settles behind it, in order.
+    unanswered: VecDeque<Slot>,
+    state: State,
+    /// Kept for their capacity.
+    batch: BatchBuilder,
+    entries: Vec<WorkEntry>,
+    faults: Vec<FaultEntry>,
+}
+
+impl ConsumerStream {
+    /// A stream that says of itself what `leaser` says.
+    pub(crate) fn new(consumer: Consumer, leaser: Leaser) -> Self {
+        Self {
+            consumer: Some(consumer),
+            leaser,
+            receiving: None,
+            kept: None,
+            works: 0,
+            answered: 0,
+            unanswered: VecDeque::new(),
+            state: State::Open,
+            batch: BatchBuilder::new(),
+            entries: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// What becomes of a message in the state the stream is in; `None` when it is to be taken.
+    const fn turned_away(&self) -> Option<Settled> {
+        match self.state {
+            State::Open => None,
+            State::Closing { .. } | State::Leaving | State::Lost => Some(Settled::Closed),
+            State::Refused(_) | State::Failed => Some(Settled::Ignored),
+        }
+    }
+
+    /// Takes a message of settles, the first of them numbered `first`.
+    pub(crate) fn settle(&mut self, first: u64, body: &[u8]) -> Settled {
+        if let Some(away) = self.turned_away() {
+            return away;
+        }
+        let settle = match Settle::decode(body) {
+            Ok(settle) => settle,
+            Err(error) => return Settled::Refused(bad_body(&error)),
+        };
+        let next = self.answered + self.unanswered.len() as u64 + 1;
+        if first != next {
+            let sentence = format!("correlation: settle {first} came where {next} was next");
+            return Settled::Refused(refused(ErrorCode::OutOfSequence, sentence));
+        }
+        let unanswered = self.unanswered.len() + settle.count() as usize;
+        if unanswered > SETTLES_UNANSWERED_MAX {
+            let sentence =
+                format!("settles: {unanswered} unanswered, over {SETTLES_UNANSWERED_MAX}");
+            return Settled::Refused(refused(ErrorCode::WindowExceeded, sentence));
+        }
+        let Some(consumer) = &self.consumer else {
+            return Settled::Ignored;
+        };
+        // Leases of another queue of the name, or of another run of the broker, are over.
+        let ours = settle.leaser == self.leaser;
+        for (entry, number) in settle.entries().zip(first..) {
+            if ours {
+                self.unanswered.push_back(Slot::Waiting);
+                consumer.settle(entry.offset, entry.lease, settling(&entry), number);
+            } else {
+                let lost = Slot::Fault(SettleFault::LeaseLost);
+                self.unanswered.push_back(lost);
+            }
+        }
+        consumer.flush_settles();
+        Settled::Accepted
+    }
+
+    /// Whether the queue has so much to do that settles had better wait.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.consumer.as_ref().is_some_and(Consumer::is_busy)
+    }
+
+    /// Takes another window.
+    pub(crate) fn window(&mut self, body: &[u8]) -> Settled {
+        if let Some(away) = self.turned_away() {
+            return away;
+        }
+        match Window::decode(body) {
+            Err(error) => Settled::Refused(window_error(&error)),
+            Ok(window) => {
+                if let Some(consumer) = &self.consumer {
+                    consumer.set_window(window.messages, bytes_max(window.bytes));
+                }
+                Settled::Accepted
+            }
+        }
+    }
+
+    /// Begins a receive.
+    pub(crate) fn receive(&mut self, correlation: u64, body: &[u8]) -> Settled {
+        if let Some(away) = self.turned_away() {
+            return away;
+        }
+        let receive = match Receive::decode(body) {
+            Ok(receive) => receive,
+            Err(error) => return Settled::Refused(window_error(&error)),
+        };
+        if self.receiving.is_some() {
+            let sentence = "receive: another one is under way on the stream";
+            return Settled::Refused(refused(ErrorCode::WindowExceeded, sentence));
+        }
+        if let Some(consumer) = &mut self.consumer {
+            consumer.begin_receive(
+                receive.messages,
+                bytes_max(receive.bytes),
+                Duration::from_millis(receive.wait_ms.into()),
+                Duration::from_millis(receive.lease_ms.into()),
+            );
+            self.receiving = Some(Receiving {
+                correlation,
+                messages: receive.messages,
+                granted: 0,
+            });
+        }
+        Settled::Accepted
+    }
+
+    /// The client closed the stream with a request of this correlation.
+    pub(crate) fn close(&mut self, correlation: u64) {
+        self.stop(State::Closing { correlation });
+    }
+
+    /// The client said goodbye.
+    pub(crate) fn leave(&mut self) {
+        self.stop(State::Leaving);
+    }
+
+    /// The client hung up.
+    pub(crate) fn lose(&mut self) {
+        self.stop(State::Lost);
+    }
+
+    /// Ends the stream, because of `error`.
+    pub(crate) fn refuse(&mut self, error: &ErrorMessage) {
+        self.stop(State::Refused(Box::new(error.clone())));
+    }
+
+    /// Has nothing more delivered.
+    fn stop(&mut self, state: State) {
+        if !self.is_open() {
+            return;
+        }
+        self.state = state;
+        if let Some(consumer) = &self.consumer {
+            consumer.set_window(0, 0);
+        }
+        self.release_kept();
+    }
+
+    /// Gives back a record that was never sent.
+    fn release_kept(&mut self) {
+        if let (Some((_, parts)), Some(consumer)) = (self.kept.take(), &self.consumer) {
+            consumer.settle(parts.offset, parts.lease, Settling::Release, 0);
+        }
+    }
+
+    /// Whether the stream is neither over nor about to be.
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// Whether every settle that was taken is answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// What is still to be said, once that is all there is.
+    pub(crate) fn parting(&self) -> Option<Parting> {
+        match &self.state {
+            State::Open => None,
+            _ if !self.is_answered() => None,
+            State::Closing { correlation } => Some(Parting::Closed {
+                correlation: *correlation,
+            }),
+            State::Leaving | State::Lost => Some(Parting::Silent),
+            State::Refused(error) => Some(Parting::Refused {
+                number: self.answered + 1,
+                error: ErrorMessage::clone(error),
+            }),
+            State::Failed => Some(Parting::Failed),
+        }
+    }
+
+    /// Queues one message of work, if there is any and room allows; with the last of a receive, its
+    /// end. Has the task woken for more, and for outcomes of settles.
+    pub(crate) fn poll_work(
+        &mut self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+        out: &mut OutQueue,
+    ) -> Delivered {
+        if !self.is_open() {
+            if let Some(error) = self.poll_dismissed(cx) {
+                self.end(id, error, out);
+            }
+            return Delivered::Nothing;
+        }
+        if !out.takes_delivery() {
+            return Delivered::Nothing;
+        }
+        let gathered = self.gather(cx);
+        let any = self.send_work(id, out);
+        match gathered {
+            Gathered::Failed(error) => {
+                self.end(id, error, out);
+                Delivered::Some
+            }
+            Gathered::ReceiveOver => {
+                if let Some(receiving) = self.receiving.take() {
+                    let granted = receiving.granted.min(receiving.messages);
+                    let over = ReceiveOver { granted };
+                    out.control(|out| over.encode(id, receiving.correlation, out));
+                }
+                Delivered::Some
+            }
+            Gathered::Full => Delivered::Some,
+            Gathered::Dry if any => Delivered::Some,
+            Gathered::Dry => Delivered::Nothing,
+        }
+    }
+
+    /// Fills the batch with what there is.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Gathered {
+        let Some(consumer) = &mut self.consumer else {
+            return Gathered::Dry;
+        };
+        if let Some((record, parts)) = self.kept.take() {
+            // It fits an empty batch: it came from one that held it.
+            if self.batch.push_record(&record).is_ok() {
+                self.entries.push(entry(&record, &parts));
+            } else {
+                let reason = "the record fits no message".to_owned();
+                consumer.settle(parts.offset, parts.lease, Settling::Reject(reason), 0);
+            }
+        }
+        while self.entries.len() < WORK_RECORDS_MAX && self.batch.payload_bytes() < WORK_BYTES_MAX {
+            match consumer.poll_work(cx) {
+                Poll::Pending => return Gathered::Dry,
+                Poll::Ready(Some(Ok(Worked::ReceiveOver))) => return Gathered::ReceiveOver,
+                Poll::Ready(Some(Ok(Worked::Delivery(delivery)))) => {
+                    if let Some(receiving) = &mut self.receiving {
+                        receiving.granted += 1;
+                    }
+                    let (record, parts) = delivery.into_parts();
+                    if self.batch.push_record(&record).is_err() {
+                        self.kept = Some((record, parts));
+                        return Gathered::Full;
+                    }
+                    self.entries.push(entry(&record, &parts));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Gathered::Failed(refused(error.code(), error.to_string()));
+                }
+                Poll::Ready(None) => return Gathered::Failed(deleted()),
+            }
+        }
+        Gathered::Full
+    }
+
+    /// Queues what was gathered; says whether there was any.
+    fn send_work(&mut self, id: StreamId, out: &mut OutQueue) -> bool {
+        if self.entries.is_empty() {
+            return false;
+        }
+        self.works += 1;
+        out.work(|out| Work::encode(&self.entries, &self.batch, id, self.works, out));
+        self.entries.clear();
+        self.batch.clear();
+        true
+    }
+
+    /// Gives back what still comes on a stream that is ending; an error when its queue has ended.
+    fn poll_dismissed(&mut self, cx: &mut Context<'_>) -> Option<ErrorMessage> {
+        let consumer = self.consumer.as_mut()?;
+        loop {
+            match consumer.poll_work(cx) {
+                // A delivery that is dropped is released. The window is closed: they have an end.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => {
+                    return Some(refused(error.code(), error.to_string()));
+                }
+                Poll::Ready(None) => return Some(deleted()),
+                Poll::Pending => return None,
+            }
+        }
+    }
+
+    /// Answers the settles whose outcome is known, in order; says whether there were any.
+    pub(crate) fn answer(&mut self, id: StreamId, out: &mut OutQueue) -> bool {
+        let failed = self.note_outcomes();
+        let mut moved = false;
+        while self.answer_some() {
+            let Self {
+                answered, faults, ..
+            } = self;
+            out.control(|out| SettleAck::encode(*answered, faults, id, out));
+            moved = true;
+        }
+        if let Some(error) = failed {
+            self.fail(id, &error, out);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Notes what the queue tells of settles; an error when it can tell nothing more.
+    fn note_outcomes(&mut self) -> Option<ErrorMessage> {
+        let consumer = self.consumer.as_ref()?;
+        let mut failed = None;
+        while let Some(outcome) = consumer.next_outcome() {
+            let slot = match outcome.result {
+                Ok(()) => Slot::Done,
+                Err(SettleError::LeaseLost) => Slot::Fault(SettleFault::LeaseLost),
+                Err(SettleError::QueueGone) => Slot::Fault(SettleFault::QueueGone),
+                Err(error) => {
+                    let effect = error.effect();
+                    let message = refused(error.code(), error.to_string());
+                    failed = Some(ErrorMessage { effect, ..message });
+                    continue;
+                }
+            };
+            // Those before the first unanswered were told when the stream failed.
+            let place = outcome.tag.checked_sub(self.answered + 1);
+            let place = place.and_then(|place| usize::try_from(place).ok());
+            if let Some(told) = place.and_then(|place| self.unanswered.get_mut(place)) {
+                *told = slot;
+            }
+        }
+        failed
+    }
+
+    /// Counts settles as answered up to the first whose outcome is not known, or as many as one
+    /// answer has faults for.
+    fn answer_some(&mut self) -> bool {
+        self.faults.clear();
+        let before = self.answered;
+        while let Some(slot) = self.unanswered.front().copied() {
+            match slot {
+                Slot::Waiting => break,
+                Slot::Done => {}
+                Slot::Fault(_) if self.faults.len() == SETTLE_FAULTS_MAX => break,
+                Slot::Fault(fault) => self.faults.push(FaultEntry {
+                    number: self.answered + 1,
+                    fault,
+                }),
+            }
+            self.unanswered.pop_front();
+            self.answered += 1;
+        }
+        self.answered != before
+    }
+
+    /// The queue ended under the stream: answers what can be, and fails with the rest.
+    fn end(&mut self, id: StreamId, error: ErrorMessage, out: &mut OutQueue) {
+        self.answer(id, out);
+        if self.is_open() || !self.is_answered() {
+            let effect = match self.is_answered() {
+                true => error.effect,
+                false => Effect::Unknown,
+            };
+            self.fail(id, &ErrorMessage { effect, ..error }, out);
+        }
+    }
+
+    /// What is not answered will not be.
+    fn fail(&mut self, id: StreamId, error: &ErrorMessage, out: &mut OutQueue) {
+        self.unanswered.clear();
+        self.release_kept();
+        if !matches!(self.state, State::Failed | State::Leaving | State::Lost) {
+            let number = self.answered + 1;
+            out.control(|out| error.encode(id, number, out));
+            self.state = State::Failed;
+        }
+    }
+
+    /// Leaves the queue: what is not settled goes back, uncounted unless the client was lost.
+    pub(crate) fn part(&mut self) {
+        self.release_kept();
+        let Some(consumer) = self.consumer.take() else {
+            return;
+        };
+        consumer.flush_settles();
+        match self.state {
+            State::Open | State::Lost => consumer.lose(),
+            _ => consumer.close(),
+        }
+    }
+
+    /// Leaves the queue as if it had never been opened.
+    pub(crate) fn forget(mut self) {
+        self.leave();
+        self.part();
+    }
+
+    /// Gives back what was only needed for a burst.
+    pub(crate) fn shrink(&mut self) {
+        if self.unanswered.is_empty() {
+            self.unanswered = VecDeque::new();
+        }
+        self.batch = BatchBuilder::new();
+        self.entries = Vec::new();
+        self.faults = Vec::new();
+    }
+}
+
+impl Drop for ConsumerStream {
+    /// A stream that nobody ended is one whose connection was lost.
+    fn drop(&mut self) {
+        self.part();
+    }
+}
+
+/// Why gathering stopped.
+enum Gathered {
+    /// The message is full.
+    Full,
+    /// There is nothing more now.
+    Dry,
+    ReceiveOver,
+    Failed(ErrorMessage),
+}
+
+fn deleted() -> ErrorMessage {
+    refused(ErrorCode::QueueNotFound, "the queue was deleted")
+}
+
+/// What a window or a receive of 0 bytes means.
+pub(crate) const fn bytes_max(bytes: u64) -> u64 {
+    if bytes == 0 {
+        WORK_WINDOW_BYTES_MAX
+    } else {
+        bytes
+    }
+}
+
+/// A window or a receive that is not one, or is over its limit.
+fn window_error(error: &ControlError) -> ErrorMessage {
+    match error {
+        ControlError::Number { found, .. } if *found > 0 => {
+            refused(ErrorCode::WindowExceeded, error.to_string())
+        }
+        _ => bad_body(error),
+    }
+}
+
+fn entry(record: &Record, parts: &DeliveryParts) -> WorkEntry {
+    WorkEntry {
+        offset: parts.offset,
+        lease: parts.lease,
+        append_us: record.append_time_us(),
+        first_us: parts.first_us,
+        left_ms: u32::try_from(parts.left.as_millis()).unwrap_or(u32::MAX),
+        attempts: parts.attempts.max(1),
+    }
+}
+
+fn settling(entry: &SettleEntry<'_>) -> Settling {
+    let argument = Duration::from_micros(entry.arg_us);
+    match entry.verb {
+        SettleVerb::Ack => Settling::Ack,
+        SettleVerb::Retry => Settling::Retry,
+        SettleVerb::RetryAfter => Settling::RetryAfter(argument),
+        SettleVerb::Reject => Settling::Reject(entry.text.to_owned()),
+        SettleVerb::Release => Settling::Release,
+        SettleVerb::Extend => Settling::Extend(argument),
+    }
+}
