@@ -240,6 +240,7 @@ impl Scheduler {
         if let Some(number) = number {
             let timer = Timer::Receive(consumer, number);
             self.leases.add_timer(until_boot_us, timer);
+            self.tidy_timers();
         } else {
             effects.push(Effect::ReceiveOver {
                 consumer,

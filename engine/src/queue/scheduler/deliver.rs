@@ -23,10 +23,6 @@ struct Allowance {
 impl Scheduler {
     /// Gives out records while there are any, somebody has room, and the bounds allow it.
     pub(super) fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let pulls = self.consumers.waiting_receives();
-        let consumers = &self.consumers;
-        self.leases
-            .tidy_timers(pulls, |id, number| consumers.waits(id, number));
         let (mut turns, mut share) = (0, 1);
         while self.may_deliver() {
             if turns == 0 {
@@ -45,6 +41,14 @@ impl Scheduler {
             }
             self.consumers.feed(seat);
         }
+    }
+
+    /// Clears out times of what is gone; after each that is added.
+    pub(super) fn tidy_timers(&mut self) {
+        let pulls = self.consumers.waiting_receives();
+        let consumers = &self.consumers;
+        self.leases
+            .tidy_timers(pulls, |id, number| consumers.waits(id, number));
     }
 
     fn may_deliver(&self) -> bool {
@@ -210,13 +214,15 @@ impl Scheduler {
         };
         consumer.held_messages += count;
         consumer.held_bytes += u64::from(first.bytes) * u64::from(count);
+        let id = consumer.id;
+        self.tidy_timers();
         let cell = Cell::new(State::Leased, first.attempts.saturating_add(1));
         let records = u64::from(count);
         self.window
             .fill(first.offset.0, records, State::Ready, cell);
         self.totals.delivered += records;
         effects.push(Effect::Deliver(Grant {
-            consumer: consumer.id,
+            consumer: id,
             first: first.offset,
             count,
             attempts: cell.attempts(),

@@ -49,6 +49,21 @@ impl Lease {
         (self.held & bit != 0).then_some(bit)
     }
 
+    /// Whether the record at `offset` is held by `consumer`.
+    pub(super) fn holds(&self, consumer: ConsumerId, offset: u64) -> bool {
+        self.consumer == consumer && self.bit(offset).is_some()
+    }
+
+    /// Lets go of the record at `offset`, which is held.
+    pub(super) fn let_go(&mut self, offset: u64) -> LetGo {
+        self.held &= !self.bit(offset).unwrap_or(0);
+        if self.held == 0 || self.extended > 0 {
+            LetGo::Tidy
+        } else {
+            LetGo::More
+        }
+    }
+
     /// The offsets still held, rising.
     pub(super) fn offsets(&self) -> impl Iterator<Item = u64> + use<> {
         let (first, mut left) = (self.first.offset.0, self.held);
@@ -69,6 +84,15 @@ impl Lease {
             ..self.first
         }
     }
+}
+
+/// What is to do about a lease that let go of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LetGo {
+    /// Nothing: it holds others.
+    More,
+    /// [`Leases::tidy`]: it holds none, or some have a time of their own.
+    Tidy,
 }
 
 /// What a new lease is made from.
@@ -210,23 +234,14 @@ impl Leases {
         slot.lease.as_ref().map(|lease| lease.number)
     }
 
-    /// Lets go of one record; of the lease, too, when it was the last. The caller knows it is held.
-    pub(super) fn let_go(&mut self, number: LeaseNumber, offset: u64, head: &mut ListHead) {
+    /// Clears up behind a record that was let go of; the lease, too, when it holds none.
+    pub(super) fn tidy(&mut self, number: LeaseNumber, offset: u64, head: &mut ListHead) {
+        let own_time = self.extended.remove(&offset).is_some();
         let Some(lease) = self.get_mut(number) else {
             return;
         };
-        let Some(bit) = lease.bit(offset) else {
-            return;
-        };
-        lease.held &= !bit;
-        let (done, extended) = (lease.held == 0, lease.extended > 0);
-        if extended
-            && self.extended.remove(&offset).is_some()
-            && let Some(lease) = self.get_mut(number)
-        {
-            lease.extended -= 1;
-        }
-        if done {
+        lease.extended -= u32::from(own_time);
+        if lease.held == 0 {
             self.remove(number, head);
         }
     }

@@ -74,7 +74,7 @@ pub(super) struct FreshRun {
 pub(super) enum Next {
     /// One record from the heap. It may have been settled meanwhile.
     Single(FarEntry),
-    /// So many records of the first run may be taken before the heap has its turn.
+    /// Records of the first run, at most a lease's.
     Fresh(FreshRun),
 }
 
@@ -121,14 +121,12 @@ impl Ready {
         let Some(mut run) = self.fresh.front().copied() else {
             return single.map(|single| Next::Single(single.record));
         };
-        if let Some(single) = single {
-            if single.rank < Rank::plain(run.first) {
-                return Some(Next::Single(single.record));
-            }
-            if single.rank < Rank::plain(run.first + run.count) {
-                run.count = single.rank.offset - run.first;
-            }
+        if let Some(single) = single
+            && single.rank < Rank::plain(run.first)
+        {
+            return Some(Next::Single(single.record));
         }
+        // No single record lies within a run: it would have parted it.
         run.count = run.count.min(u64::from(RUN_MAX));
         Some(Next::Fresh(run))
     }

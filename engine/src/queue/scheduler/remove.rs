@@ -1,5 +1,6 @@
 //! Taking records out of the queue that nobody was given.
 
+use super::leases::LetGo;
 use super::window::{Cell, State};
 use super::{Effect, Entry, FarEntry, LeaseNumber, Now, Reason, Scheduler};
 use millstream_protocol::Offset;
@@ -59,8 +60,12 @@ impl Scheduler {
             };
             let bytes = lease.first.bytes;
             for offset in lease.offsets().take_while(|offset| *offset < to) {
-                if let Some(consumer) = self.consumers.get_mut(seat) {
-                    self.leases.let_go(number, offset, &mut consumer.leases);
+                if let Some(consumer) = self.consumers.get_mut(seat)
+                    && let Some(lease) = self.leases.get_mut(number)
+                {
+                    if lease.let_go(offset) == LetGo::Tidy {
+                        self.leases.tidy(number, offset, &mut consumer.leases);
+                    }
                     self.consumers.give_room(seat, bytes);
                 }
             }

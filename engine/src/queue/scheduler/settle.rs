@@ -2,6 +2,7 @@
 
 use super::durable::PendingMove;
 use super::entry::cut;
+use super::leases::LetGo;
 use super::policy::ATTEMPTS_MAX;
 use super::scan::push_settled;
 use super::window::State;
@@ -76,11 +77,10 @@ impl Scheduler {
     ) {
         match verb {
             Verb::Ack => {
-                let Some(taken) = self.take(number, offset) else {
-                    return;
-                };
-                self.totals.ack(taken.record.attempts.saturating_add(1));
-                self.finish(now, taken.record, effects);
+                if let Some(taken) = self.take(number, offset) {
+                    self.totals.ack(taken.record.attempts.saturating_add(1));
+                    self.finish(now, &taken.record, effects);
+                }
             }
             Verb::Extend { lease_us } => self.extend(now, number, offset, lease_us),
             Verb::Retry => self.retry(now, number, offset, None, effects),
@@ -102,7 +102,7 @@ impl Scheduler {
             Verb::Gone => {
                 if let Some(taken) = self.take(number, offset) {
                     self.totals.damaged += 1;
-                    self.finish(now, taken.record, effects);
+                    self.finish(now, &taken.record, effects);
                 }
             }
         }
@@ -117,25 +117,30 @@ impl Scheduler {
             };
             let until_boot_us = now.boot_us.saturating_add(lease_us);
             self.leases.extend(number, offset, until_boot_us);
+            self.tidy_timers();
         }
     }
 
     /// Takes a record from its consumer, which holds it. It stays `Leased` in the window.
     fn take(&mut self, number: LeaseNumber, offset: u64) -> Option<Taken> {
-        let lease = self.leases.get(number)?;
+        let lease = self.leases.get_mut(number)?;
         let taken = Taken {
             record: lease.record(offset),
             delivered_us: lease.delivered_us,
         };
         let seat = lease.seat;
+        if lease.let_go(offset) == LetGo::More {
+            self.consumers.give_room(seat, taken.record.bytes);
+            return Some(taken);
+        }
         let consumer = self.consumers.get_mut(seat)?;
-        self.leases.let_go(number, offset, &mut consumer.leases);
+        self.leases.tidy(number, offset, &mut consumer.leases);
         self.consumers.give_room(seat, taken.record.bytes);
         Some(taken)
     }
 
     /// A record that was with a consumer is done with.
-    fn finish(&mut self, now: Now, record: FarEntry, effects: &mut Vec<Effect>) {
+    fn finish(&mut self, now: Now, record: &FarEntry, effects: &mut Vec<Effect>) {
         let offset = record.offset.0;
         self.window.settle(offset, State::Leased);
         self.raise_floor(offset);

@@ -90,6 +90,7 @@ pub(super) struct Window {
     /// By index, rising.
     pages: VecDeque<Page>,
     /// All zero.
+    #[allow(clippy::vec_box, reason = "a page is small in tests only")]
     spares: Vec<Box<[u16; PAGE_CELLS]>>,
     by_state: [u64; State::COUNT],
     /// No record below this is `Ready`.

@@ -336,6 +336,47 @@ fn delayed_records_take_bounded_memory_and_come_back_in_order() {
 }
 
 #[test]
+fn what_is_far_is_asked_for_ten_seconds_before_it_is_due() {
+    let bounds = Bounds {
+        delayed_max: 2,
+        ..Bounds::of(Mode::Plain)
+    };
+    let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
+    for _ in 0..3 {
+        queue.publish_one(0, 0, 60_000_000);
+    }
+    queue.step(Input::Purge { to: Offset(1) });
+    assert_eq!(queue.scheduler.counts().delayed, 2, "one more, far");
+    assert_eq!(queue.scheduler.next_wake().wall_us, Some(50_000_000));
+    assert_eq!(queue.scheduler.wants_near(queue.now), 0);
+    queue.now.wall_us = 50_000_000;
+    assert_eq!(queue.scheduler.wants_near(queue.now), 2);
+}
+
+#[test]
+fn a_group_goes_on_behind_a_record_dropped_out_of_turn() {
+    let mut queue = Queue::new(Mode::Grouped);
+    for group in [1, 1, 2] {
+        queue.publish_one(group, 0, 0);
+    }
+    let grants = queue.attach(1, 2);
+    assert_eq!((grants[0].first.0, grants[1].first.0), (0, 2));
+    queue.window(1, 0, 1);
+    queue.settle(grants[0], 0, Verb::Release);
+    queue.settle(grants[1], 2, Verb::Retry);
+    queue.step(Input::DropOldest {
+        messages: 1,
+        cause: Reason::LimitReached,
+    });
+    let order: Vec<u64> = queue
+        .window(1, 9, 1 << 30)
+        .iter()
+        .map(|grant| grant.first.0)
+        .collect();
+    assert_eq!(order, [2, 1]);
+}
+
+#[test]
 fn nothing_is_delivered_while_too_many_moves_are_under_way() {
     let bounds = Bounds {
         moves_max: 2,
@@ -429,6 +470,24 @@ fn runs_that_follow_each_other_are_one_entry() {
     Entry::decode_all(&bytes, |entry| read.push(entry)).unwrap();
     assert_eq!(read, [settled(5, 5), settled(2, 1), applied, settled(3, 1)]);
     assert_eq!(bytes.len(), 11);
+}
+
+#[test]
+fn a_long_text_is_cut_where_a_character_ends() {
+    let moved = |text: &str| Entry::Moved {
+        number: 1,
+        offset: Offset(1),
+        attempts: 1,
+        first_us: 1,
+        last_us: 1,
+        why: Reason::Rejected,
+        text: text.into(),
+    };
+    let mut bytes = Vec::new();
+    Entry::encode_all([&moved(&"\u{20ac}".repeat(100))], &mut bytes);
+    let mut read = Vec::new();
+    Entry::decode_all(&bytes, |entry| read.push(entry)).unwrap();
+    assert_eq!(read, [moved(&"\u{20ac}".repeat(85))]);
 }
 
 proptest! {

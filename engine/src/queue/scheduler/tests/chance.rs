@@ -129,7 +129,7 @@ fn drop_oldest(pair: &mut Pair, messages: u64) {
 }
 
 fn publish(pair: &mut Pair, a: u16, b: u16) {
-    let special = b % 3 == 0;
+    let special = b.is_multiple_of(3);
     let wall_us = pair.now.wall_us;
     let record = Record {
         kind: match b % 16 {
