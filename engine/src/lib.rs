@@ -27,6 +27,7 @@ mod publisher;
 mod queue;
 mod reader;
 mod ticket;
+mod worker;
 
 pub use broker::{Broker, BrokerOptions, TopicOptions};
 pub use error::{PublishError, ReadError, TopicError};
@@ -46,3 +47,4 @@ pub use queue::{
 };
 pub use reader::Reader;
 pub use ticket::{Receipt, Ticket};
+pub use worker::{Batch, BatchWorker, Failure, Report, Stop, Worker};

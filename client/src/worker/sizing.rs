@@ -42,7 +42,8 @@ impl Sizing {
         }
         let full = records >= self.size;
         let target_ns = self.target.as_nanos();
-        let fitting = target_ns * u128::from(records) / took.as_nanos().max(1);
+        // Rounded up, or else one record that takes most of the target would stay alone for ever.
+        let fitting = (target_ns * u128::from(records)).div_ceil(took.as_nanos().max(1));
         let fitting = u32::try_from(fitting).unwrap_or(u32::MAX);
         let most = match full {
             true => self.size.saturating_mul(STEP_MAX),
