@@ -22,7 +22,7 @@ struct Allowance {
 
 impl Scheduler {
     /// Gives out records while there are any, somebody has room, and the bounds allow it.
-    pub(super) fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    pub(crate) fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let (mut turns, mut share) = (0, 1);
         while self.may_deliver() {
             if turns == 0 {
@@ -32,14 +32,18 @@ impl Scheduler {
             }
             turns -= 1;
             let Some(seat) = self.consumers.next_hungry() else {
-                return;
+                break;
             };
             if self.serve(now, seat, share, effects) == 0 {
                 // Nothing was left but what expired, or a bound was met.
                 self.consumers.keep_turn(seat);
-                return;
+                break;
             }
             self.consumers.feed(seat);
+        }
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+            assert!(!self.may_deliver(), "ready, and somebody has room");
         }
     }
 

@@ -112,6 +112,7 @@ impl Window {
         self.by_state.iter().sum()
     }
 
+    #[inline]
     pub(super) fn get(&self, offset: u64) -> Cell {
         let cell = self
             .page_at(offset / PAGE)
@@ -120,6 +121,7 @@ impl Window {
         cell.map_or(Cell::SETTLED, |bits| Cell(*bits))
     }
 
+    #[inline]
     pub(super) fn state(&self, offset: u64) -> State {
         self.get(offset).state()
     }
@@ -179,6 +181,7 @@ impl Window {
     }
 
     /// Settles one record that is in `from`.
+    #[inline]
     pub(super) fn settle(&mut self, offset: u64, from: State) {
         self.recount(from, State::Settled, 1);
         let Some(at) = self.page_at(offset / PAGE) else {
@@ -252,6 +255,7 @@ impl Window {
     }
 
     /// Where the page of that index is in the list. Without settled pages between it is a subtraction.
+    #[inline]
     fn page_at(&self, index: u64) -> Option<usize> {
         let first = self.pages.front()?.index;
         let guess = usize::try_from(index.checked_sub(first)?).ok()?;

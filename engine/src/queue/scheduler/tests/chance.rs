@@ -209,10 +209,13 @@ fn settle(pair: &mut Pair, what: u8, a: u16, b: u16) {
         verb: verb(what, b),
         tag: u64::from(b % 2),
     };
-    pair.step(Input::Settle {
-        consumer: held.consumer,
-        settle,
-    });
+    let consumer = held.consumer;
+    let input = Input::Settle { consumer, settle };
+    if b & 256 == 0 {
+        pair.step(input);
+    } else {
+        pair.absorb(input);
+    }
 }
 
 /// With a lease of former times, another's, or for another record.
