@@ -14,8 +14,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millstream_protocol::Offset;
-
 mod consumers;
 mod delayed;
 mod deliver;
@@ -36,14 +34,12 @@ mod settle;
 mod tests;
 mod window;
 
-pub(crate) use consumers::RECEIVES_MAX;
 pub(crate) use durable::{Durable, PendingMove};
 pub(crate) use effect::{Effect, FarEntry, Grant, SettleRefusal, Wake};
-pub(crate) use entry::{Entry, EntryError, Reason};
+pub(crate) use entry::{Entry, Reason};
 pub(crate) use input::{ConsumerId, Detached, Input, LeaseNumber, Scanned, Settle, Verb};
-pub(crate) use leases::RUN_MAX;
 pub(crate) use policy::{Backoff, DeadLetters, Mode, Now, OnExpiry, Policy};
-pub(crate) use report::{Counts, LeaseInfo, PeekedRecord, Totals};
+pub(crate) use report::{Counts, Totals};
 pub(crate) use window::State;
 
 use consumers::Consumers;

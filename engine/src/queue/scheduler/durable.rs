@@ -4,7 +4,6 @@
 //! by looking at the topic from the floor on.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use millstream_protocol::Offset;
 
@@ -57,16 +56,6 @@ impl Durable {
             moves: BTreeMap::new(),
             next_move: 1,
         }
-    }
-
-    /// All below is settled.
-    pub(crate) const fn floor(&self) -> Offset {
-        Offset(self.floor)
-    }
-
-    /// The first offset from `offset` on that is not settled.
-    pub(crate) fn settled_from(&self, offset: Offset) -> Offset {
-        Offset(self.settled.next_outside(offset.0.max(self.floor)))
     }
 
     /// Takes in one more fact.
@@ -171,13 +160,6 @@ impl Durable {
         while let Some((&offset, _)) = self.attempted.range(first..next).next() {
             self.attempted.remove(&offset);
         }
-    }
-
-    /// Moves numbered `from` and later, in order.
-    pub(crate) fn pending_moves(&self, from: u64) -> impl Iterator<Item = &PendingMove> {
-        self.moves
-            .range((Bound::Included(from), Bound::Unbounded))
-            .map(|(_, moved)| moved)
     }
 
     /// Appends the whole state, for a checkpoint.

@@ -30,7 +30,7 @@ pub(crate) enum Effect {
 pub(crate) struct Grant {
     pub(crate) consumer: ConsumerId,
     pub(crate) first: Offset,
-    /// At most [`RUN_MAX`](super::RUN_MAX); more than one only when they were never delivered.
+    /// At most [`RUN_MAX`](super::leases::RUN_MAX); more than one only when they were never delivered.
     pub(crate) count: u32,
     /// This delivery is the so manieth that counts.
     pub(crate) attempts: u16,

@@ -50,9 +50,7 @@ impl Groups {
         lives: impl Fn(u64) -> bool,
     ) -> Option<FarEntry> {
         let found = self.groups.get_mut(&group)?;
-        if found.head != offset {
-            return None;
-        }
+        debug_assert_eq!(found.head, offset, "group {group}: the record that is out");
         while let Some(next) = found.waiting.pop_front() {
             self.waiting -= 1;
             if lives(next.offset.0) {

@@ -77,7 +77,7 @@ pub(crate) enum Input {
     },
     /// A pull: as many records as there are, all granted in one step, then `ReceiveOver`. Waits for
     /// the first until `until_boot_us`. It is apart from the window. At most
-    /// [`RECEIVES_MAX`](super::RECEIVES_MAX) wait for a consumer; more are over at once.
+    /// [`RECEIVES_MAX`](super::consumers::RECEIVES_MAX) wait for a consumer; more are over at once.
     Receive {
         consumer: ConsumerId,
         messages: u32,

@@ -158,10 +158,6 @@ impl Leases {
         }
     }
 
-    pub(super) const fn live(&self) -> usize {
-        self.live
-    }
-
     /// Slots there are, taken or not.
     pub(super) const fn slots(&self) -> usize {
         self.slots.len()

@@ -46,10 +46,8 @@ impl Scheduler {
         effects: &mut Vec<Effect>,
     ) {
         let (offset, number) = (settle.offset.0, settle.lease);
-        let held = self
-            .leases
-            .get(number)
-            .is_some_and(|lease| lease.consumer == consumer && lease.bit(offset).is_some());
+        let lease = self.leases.get(number);
+        let held = lease.is_some_and(|lease| lease.holds(consumer, offset));
         let mut result = Err(SettleRefusal::LeaseLost);
         if held {
             self.settle_held(now, number, offset, settle.verb, effects);

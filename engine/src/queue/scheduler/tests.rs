@@ -5,6 +5,11 @@
     reason = "a test fails by panicking"
 )]
 
+use millstream_protocol::Offset;
+
+use super::consumers::RECEIVES_MAX;
+use super::leases::RUN_MAX;
+use super::report::PeekedRecord;
 use super::*;
 
 mod cases;
