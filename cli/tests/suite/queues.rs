@@ -123,14 +123,17 @@ pub(crate) fn queues_are_created_listed_shown_changed_and_removed(setup: Setup) 
     );
     server.run(&["queue", "show", "emails"]).expect(3);
     server.run(&["topic", "show", "emails"]).expect(3);
+    server.run(&["queue", "show", "emails.dead"]).expect(0);
 }
 
 pub(crate) fn a_paused_queue_delivers_nothing_and_a_purged_one_has_nothing(setup: Setup) {
     let place = folder();
-    let server = Server::start(setup, &place.path().join("data"));
+    let data = place.path().join("data");
+    let server = Server::start(setup, &data);
     server.run(&["queue", "create", "q"]).expect(0);
     server.run_with(&["pub", "q"], b"a\nb\n").expect(0);
     server.run(&["queue", "pause", "q"]).expect(0);
+    let server = restart(server, setup, &data);
     let idle = server.run(&["work", "q", "--wait", "50ms"]).expect(0);
     assert_eq!(idle.stdout, b"");
     assert_eq!(server.queue("q")["paused"], true);
@@ -286,6 +289,7 @@ pub(crate) fn files_are_acked_retried_and_rejected_by_commands(setup: Setup) {
         always + rejected - 2
     );
     assert_eq!(redrive(&[])["redriven"], 0);
+    server.queue_until("jobs", |shown| shown["ready"] == always + rejected);
     let report = work("jobs", "cat > /dev/null");
     assert_eq!(report["acked"], always + rejected);
     let server = restart(server, setup, &data);
