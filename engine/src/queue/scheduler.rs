@@ -293,7 +293,13 @@ impl Scheduler {
         horizon_wall_us: u64,
         effects: &mut Vec<Effect>,
     ) {
-        self.delayed.set_far_from(horizon_wall_us);
+        // What is still on its way to the far store is not in its horizon.
+        let under_way = effects.iter().filter_map(|effect| match effect {
+            Effect::Far { entries } => entries.iter().map(|entry| entry.due_us).min(),
+            _ => None,
+        });
+        let far_from_us = under_way.min().unwrap_or(u64::MAX).min(horizon_wall_us);
+        self.delayed.set_far_from(far_from_us);
         for entry in entries {
             let cell = self.window.get(entry.offset.0);
             if cell == Cell::new(State::Far, entry.attempts) {

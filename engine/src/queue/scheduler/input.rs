@@ -112,7 +112,8 @@ pub(crate) enum Input {
         through: u64,
     },
     /// Back from the far store, which from now on has nothing due before `horizon_wall_us`
-    /// (`u64::MAX`: nothing at all).
+    /// (`u64::MAX`: nothing at all). What the effects not yet carried out bring there is apart, if
+    /// they are still in the list that the step appends to.
     Near {
         entries: Vec<FarEntry>,
         horizon_wall_us: u64,

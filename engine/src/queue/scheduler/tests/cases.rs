@@ -285,7 +285,7 @@ fn records_too_old_are_dropped_in_runs() {
 #[test]
 fn delayed_records_take_bounded_memory_and_come_back_in_order() {
     let bounds = Bounds {
-        delayed_max: 1_000,
+        delayed_max: 300,
         ..Bounds::of(Mode::Plain)
     };
     let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
@@ -297,16 +297,16 @@ fn delayed_records_take_bounded_memory_and_come_back_in_order() {
             }
         }
     };
-    for offset in 0..20_000u64 {
-        queue.publish_one(0, 0, 100 + offset * 7_919 % 20_000);
+    for offset in 0..4_000u64 {
+        queue.publish_one(0, 0, 100 + offset * 7_919 % 4_000);
         keep(&mut far, queue.effects.clone());
-        assert!(queue.scheduler.delayed.len() <= 1_000);
+        assert!(queue.scheduler.delayed.len() <= 300);
         assert!(queue.scheduler.wants() > 0);
     }
-    assert_eq!(queue.scheduler.counts().delayed, 20_000);
+    assert_eq!(queue.scheduler.counts().delayed, 4_000);
     queue.attach(1, 1);
     let (mut last_us, mut done) = (0, 0);
-    while done < 20_000 {
+    while done < 4_000 {
         let wanted = queue.scheduler.wants_near(queue.now);
         if wanted > 0 && !far.is_empty() {
             far.sort_by_key(|entry| entry.due_us);
@@ -318,7 +318,7 @@ fn delayed_records_take_bounded_memory_and_come_back_in_order() {
             });
             keep(&mut far, effects);
         }
-        assert!(queue.scheduler.delayed.len() <= 1_000);
+        assert!(queue.scheduler.delayed.len() <= 300);
         queue.now.wall_us = queue
             .scheduler
             .next_wake()
@@ -326,7 +326,7 @@ fn delayed_records_take_bounded_memory_and_come_back_in_order() {
             .unwrap()
             .max(queue.now.wall_us);
         for grant in queue.grants(Input::Tick) {
-            let due_us = 100 + grant.first.0 * 7_919 % 20_000;
+            let due_us = 100 + grant.first.0 * 7_919 % 4_000;
             assert!(due_us >= last_us && due_us <= queue.now.wall_us);
             last_us = due_us;
             done += 1;
@@ -351,6 +351,52 @@ fn what_is_far_is_asked_for_ten_seconds_before_it_is_due() {
     assert_eq!(queue.scheduler.wants_near(queue.now), 0);
     queue.now.wall_us = 50_000_000;
     assert_eq!(queue.scheduler.wants_near(queue.now), 2);
+}
+
+#[test]
+fn what_was_purged_does_not_come_back_from_the_far_store() {
+    let bounds = Bounds {
+        delayed_max: 2,
+        ..Bounds::of(Mode::Plain)
+    };
+    let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
+    for _ in 0..3 {
+        queue.publish_one(0, 0, 60);
+    }
+    let Some(Effect::Far { entries }) = queue.effects.pop() else {
+        panic!("nothing is far");
+    };
+    queue.step(Input::Purge { to: Offset(3) });
+    queue.now.wall_us = 60;
+    queue.attach(1, 10);
+    let near = Input::Near {
+        entries,
+        horizon_wall_us: u64::MAX,
+    };
+    assert_eq!(queue.step(near), []);
+    assert_eq!(queue.scheduler.counts().unsettled_scanned, 0);
+    assert_eq!(queue.scheduler.floor(), Offset(3));
+}
+
+#[test]
+fn what_is_on_its_way_to_the_far_store_is_not_forgotten() {
+    let bounds = Bounds {
+        delayed_max: 2,
+        ..Bounds::of(Mode::Plain)
+    };
+    let mut queue = Queue::bounded(Mode::Plain, POLICY, bounds);
+    for _ in 0..3 {
+        queue.publish_one(0, 0, 60_000_000);
+    }
+    assert!(matches!(queue.effects[..], [Effect::Far { .. }]));
+    // The store is asked before the effect was carried out, and has nothing.
+    let near = Input::Near {
+        entries: Vec::new(),
+        horizon_wall_us: u64::MAX,
+    };
+    queue.scheduler.step(queue.now, near, &mut queue.effects);
+    queue.step(Input::Purge { to: Offset(1) });
+    assert_eq!(queue.scheduler.next_wake().wall_us, Some(50_000_000));
 }
 
 #[test]
