@@ -14,17 +14,20 @@ use millstream_protocol::limits::{
 use millstream_protocol::wire::StreamId;
 use tokio::sync::oneshot;
 use tokio::task::coop::consume_budget;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use crate::client::answered;
 use crate::connection::{Confirmation, Connection, Counts, Opened, StreamOver, Tally};
 use crate::core::{SettleRequest, WorkItem};
 use crate::delivery::Delivery;
-use crate::error::{ConsumeError, QueueAction, QueueError, QueueErrorCause};
+use crate::error::{ConnectionError, ConsumeError, QueueAction, QueueError, QueueErrorCause};
 use crate::link::{Link, Pauses};
 
 /// How long the server waits for a record that `next` asks for, before it is asked again.
 const PULL_WAIT: Duration = Duration::from_secs(20);
+/// How long a receive may try to connect once more, also when its own time is shorter: one that is
+/// called often with little time would never get through.
+const RECOVERY_MIN: Duration = Duration::from_secs(1);
 /// A longer wait is cut to this: a year.
 const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -229,8 +232,19 @@ pub struct Consumer {
     stream: Arc<OpenStream>,
     opened: ConsumerOpened,
     tally: Arc<Tally>,
+    /// How it is getting on with opening once more. Kept here, as the call that tries may be
+    /// cancelled and followed by another.
+    attempts: Option<Attempts>,
     /// Nothing more comes.
     over: bool,
+}
+
+/// Attempts to open a consumer once more.
+#[derive(Debug)]
+struct Attempts {
+    pauses: Pauses,
+    /// Not before then.
+    next_at: Instant,
 }
 
 impl Consumer {
@@ -249,6 +263,7 @@ impl Consumer {
             stream: Arc::new(stream),
             opened,
             tally,
+            attempts: None,
             over: false,
         })
     }
@@ -366,6 +381,7 @@ impl Consumer {
     /// Empty when nothing came.
     ///
     /// With a prefetch of 0 it asks the queue for them; otherwise it takes what was delivered ahead.
+    /// While the connection is lost it may take a second longer than told.
     ///
     /// # Errors
     ///
@@ -384,7 +400,13 @@ impl Consumer {
             };
             match next {
                 Some(Ok(item)) => return Ok(self.gather(item, max)),
-                Some(Err(over)) => self.recover(over, Some(until)).await?,
+                Some(Err(over)) => {
+                    self.recover(over, Some(until.max(Instant::now() + RECOVERY_MIN)))
+                        .await?;
+                    if Instant::now() >= until {
+                        break;
+                    }
+                }
                 None => break,
             }
         }
@@ -458,7 +480,13 @@ impl Consumer {
             self.over = true;
             return Err(error);
         }
-        tracing::warn!(queue = %self.queue, "{error}; connecting once more");
+        if self.attempts.is_none() {
+            tracing::warn!(queue = %self.queue, "{error}; connecting once more");
+            self.attempts = Some(Attempts {
+                pauses: Pauses::new(),
+                next_at: Instant::now(),
+            });
+        }
         let reopened = self.reopen();
         let reopened = match until {
             None => reopened.await,
@@ -467,6 +495,7 @@ impl Consumer {
                 Err(_) => return Ok(()),
             },
         };
+        self.attempts = None;
         let (stream, opened) = reopened.inspect_err(|_| self.over = true)?;
         self.stream = Arc::new(stream);
         self.opened = opened;
@@ -476,30 +505,29 @@ impl Consumer {
     }
 
     /// Tries until it succeeds, or fails in a way that trying again does not help.
-    async fn reopen(&self) -> Result<(OpenStream, ConsumerOpened), ConsumeError> {
-        let mut pauses = Pauses::new();
-        loop {
-            let retriable = match self.link.reconnect().await {
-                Ok(connection) => {
-                    let opened =
-                        OpenStream::open(connection, &self.queue, &self.options, &self.tally).await;
-                    match opened {
-                        Ok(opened) => return Ok(opened),
-                        Err(error) if !error.is_retriable() => {
-                            return Err(ConsumeError::Reopen(error));
-                        }
-                        Err(error) => error.to_string(),
-                    }
+    async fn reopen(&mut self) -> Result<(OpenStream, ConsumerOpened), ConsumeError> {
+        while let Some(attempts) = &mut self.attempts {
+            sleep_until(attempts.next_at.into()).await;
+            // Also when this is cancelled in the middle of the attempt.
+            attempts.next_at = Instant::now() + attempts.pauses.next();
+            match self.attempt().await {
+                Err(error) if error.is_retriable() => {
+                    tracing::debug!(queue = %self.queue, "{error}; trying again");
                 }
-                Err(error) if !error.is_retriable() => {
-                    return Err(ConsumeError::reconnect(&self.queue, error));
-                }
-                Err(error) => error.to_string(),
-            };
-            let pause = pauses.next();
-            tracing::debug!(queue = %self.queue, ?pause, "{retriable}; trying again");
-            sleep(pause).await;
+                opened => return opened,
+            }
         }
+        let (queue, cause) = (self.queue.clone(), ConnectionError::ClosedHere);
+        Err(ConsumeError::Connection { queue, cause })
+    }
+
+    /// Connects, unless another handle did, and opens the consumer once more.
+    async fn attempt(&self) -> Result<(OpenStream, ConsumerOpened), ConsumeError> {
+        let connection = self.link.reconnect().await;
+        let connection = connection.map_err(|error| ConsumeError::reconnect(&self.queue, error))?;
+        OpenStream::open(connection, &self.queue, &self.options, &self.tally)
+            .await
+            .map_err(ConsumeError::Reopen)
     }
 
     /// Gives back what it holds and leaves; deliveries that are still held can be settled.
@@ -508,18 +536,10 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // Deliveries may keep the stream open: nothing more is to come, and what came goes back.
         let stream = &self.stream;
-        let window = Window {
-            messages: 0,
-            bytes: 0,
-        };
         stream
             .connection
-            .act(|state| state.core.set_window(stream.id, window));
-        while let Some(Ok(delivery)) = self.try_next() {
-            delivery.release();
-        }
+            .act(|state| state.close_consumer(stream.id));
     }
 }
 

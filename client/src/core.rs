@@ -212,7 +212,7 @@ impl Core {
                     self.unpublished(stream, sent, Unpublished::Unknown(error.clone()));
                     self.unpublished(stream, waiting, Unpublished::NotSent(error.clone()));
                 }
-                Stream::Consumer(consuming) => self.unsettled(stream, &consuming),
+                Stream::Consumer(consuming) => self.unsettled(stream, &consuming, u64::MAX),
                 Stream::Reader(_) | Stream::Closing => {}
             }
         }
@@ -348,10 +348,15 @@ impl Core {
         }
     }
 
-    /// The settles of a stream that is over: what was not answered never will be.
-    fn unsettled(&mut self, stream: StreamId, consuming: &Consuming) {
+    /// The settles of a stream that is over: what was not answered never will be. From `unchanged`
+    /// on they changed nothing.
+    fn unsettled(&mut self, stream: StreamId, consuming: &Consuming, unchanged: u64) {
         let (sent, waiting) = consuming.unanswered();
-        let unanswered = [(sent, Unsettled::Unanswered), (waiting, Unsettled::NotSent)];
+        let unchanged = unchanged.clamp(sent.start, sent.end);
+        let unanswered = [
+            (sent.start..unchanged, Unsettled::Unanswered),
+            (unchanged..waiting.end, Unsettled::Unchanged),
+        ];
         for (settles, why) in unanswered {
             if !settles.is_empty() {
                 self.events.push_back(Event::Unsettled {

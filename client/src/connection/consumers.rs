@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use millstream_protocol::control::{Receive, SettleFault, SettleVerb};
+use millstream_protocol::control::{Receive, SettleFault, SettleVerb, Window};
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
@@ -86,6 +86,8 @@ pub(super) struct ConsumerState {
     /// The number of the last settle.
     last: u64,
     tally: Arc<Tally>,
+    /// The consumer is gone; deliveries may be left.
+    closed: bool,
     /// The handles are gone; the entry goes with the last answer.
     dropped: bool,
 }
@@ -158,6 +160,7 @@ impl State {
             confirmations: BTreeMap::new(),
             last: 0,
             tally,
+            closed: false,
             dropped: false,
         };
         self.consumers.insert(stream, consumer);
@@ -195,6 +198,43 @@ impl State {
         consumer.prune(Instant::now(), |bytes| core.work_taken(stream, bytes));
         consumer.inbox.extend(work);
         wakers.extend(consumer.waker.take());
+        if consumer.closed {
+            self.release_inbox(stream);
+        }
+    }
+
+    /// The consumer is gone, though deliveries may keep its stream: nothing more is to come, and
+    /// what came and comes all the same goes back.
+    pub(crate) fn close_consumer(&mut self, stream: StreamId) {
+        if let Some(consumer) = self.consumers.get_mut(&stream) {
+            consumer.closed = true;
+            let window = Window {
+                messages: 0,
+                bytes: 0,
+            };
+            self.core.set_window(stream, window);
+            self.release_inbox(stream);
+        }
+    }
+
+    fn release_inbox(&mut self, stream: StreamId) {
+        let Some(consumer) = self.consumers.get_mut(&stream) else {
+            return;
+        };
+        while let Some(item) = consumer.inbox.pop_front() {
+            self.core
+                .work_taken(stream, item.record.as_bytes().len() as u64);
+            let release = SettleRequest {
+                offset: item.entry.offset,
+                lease: item.entry.lease,
+                verb: SettleVerb::Release,
+                arg_us: 0,
+                reason: Box::default(),
+            };
+            if let Some(number) = self.core.settle(stream, release) {
+                consumer.last = number;
+            }
+        }
     }
 
     pub(super) fn receive_over(&mut self, stream: StreamId, wakers: &mut Vec<Waker>) {
@@ -240,12 +280,12 @@ impl State {
             return;
         };
         let error = match why {
-            Unsettled::NotSent => consumer.over(),
+            Unsettled::Unchanged => consumer.over(),
             Unsettled::Unanswered => SettleError::Unknown,
         };
         let count = settles.end.saturating_sub(settles.start);
         consumer.tally.count(|counts| match why {
-            Unsettled::NotSent => counts.lost += count,
+            Unsettled::Unchanged => counts.lost += count,
             Unsettled::Unanswered => counts.unanswered += count,
         });
         let mut rest = consumer.confirmations.split_off(&settles.start);
@@ -254,6 +294,9 @@ impl State {
             .append(&mut rest.split_off(&settles.end));
         for confirmation in rest.into_values() {
             let _ = confirmation.send(Err(error));
+        }
+        if consumer.dropped {
+            self.consumers.remove(&stream);
         }
     }
 
@@ -268,9 +311,6 @@ impl State {
             consumer.receiving = false;
             consumer.inbox.clear();
             wakers.extend(consumer.waker.take());
-            if consumer.dropped {
-                self.consumers.remove(&stream);
-            }
         }
     }
 

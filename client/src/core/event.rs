@@ -51,8 +51,8 @@ impl PartialEq for WorkItem {
 /// Why settles are not answered and never will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsettled {
-    /// They were never sent, so they changed nothing.
-    NotSent,
+    /// They changed nothing: they were never sent, or were refused with their stream.
+    Unchanged,
     /// They were sent: whether they changed anything is unknown.
     Unanswered,
 }
@@ -179,7 +179,8 @@ pub enum Event {
         /// The number.
         through: u64,
     },
-    /// Settles that will not be answered. Numbers follow those told before.
+    /// Settles that will not be answered. Numbers follow those told before; when their stream ended
+    /// that is told first.
     Unsettled {
         /// The stream.
         stream: StreamId,

@@ -7,6 +7,7 @@ use millstream_protocol::control::{
     ConsumerOpened, Delivery as WireDelivery, DeliveryPrelude, ErrorMessage, Gap, Goodbye,
     PublishAck, PublisherOpened, ReaderOpened, ReceiveOver, SettleAck, WorkRecords,
 };
+use millstream_protocol::error::Effect;
 use millstream_protocol::limits::DELIVERY_PRELUDE_BYTES;
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 
@@ -180,7 +181,14 @@ impl Core {
                 self.streams.remove(&stream);
                 self.stream_ended(stream, Some(refusal));
             }
-            Some(Stream::Consumer(_)) => self.consumer_over(stream, Some(refusal)),
+            Some(Stream::Consumer(_)) => {
+                // It is about settles from its correlation on.
+                let unchanged = match refusal.effect {
+                    Effect::NotApplied => header.correlation,
+                    Effect::Applied | Effect::Unknown => u64::MAX,
+                };
+                self.consumer_over(stream, Some(refusal), unchanged);
+            }
             Some(Stream::Closing) => {}
             None => self.only_if_gone(header)?,
         }
@@ -209,7 +217,7 @@ impl Core {
     fn stream_closed(&mut self, header: &WireHeader) -> Result<(), String> {
         let stream = header.stream;
         if let Some(Stream::Consumer(_)) = self.streams.get(&stream) {
-            self.consumer_over(stream, None);
+            self.consumer_over(stream, None, u64::MAX);
             return Ok(());
         }
         match self.streams.remove(&stream) {
@@ -347,10 +355,10 @@ impl Core {
     }
 
     /// A consumer stream is over: what it settled and was not answered never will be.
-    fn consumer_over(&mut self, stream: StreamId, refusal: Option<Refusal>) {
+    fn consumer_over(&mut self, stream: StreamId, refusal: Option<Refusal>, unchanged: u64) {
         if let Some(Stream::Consumer(consuming)) = self.streams.remove(&stream) {
-            self.unsettled(stream, &consuming);
             self.stream_ended(stream, refusal);
+            self.unsettled(stream, &consuming, unchanged);
             self.go_on_closing();
         }
     }

@@ -152,6 +152,8 @@ pub(super) struct Publishing {
     state: State,
     limits: ServerLimits,
     gathering: BatchBuilder,
+    /// Tells what a message has.
+    probe: BatchBuilder,
     sealed: VecDeque<ReadyFrame>,
     sealed_bytes: u64,
     in_flight: VecDeque<InFlight>,
@@ -171,6 +173,7 @@ impl Publishing {
             state: State::Opening,
             limits,
             gathering: BatchBuilder::with_bytes_max(body_bytes_max),
+            probe: BatchBuilder::new(),
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             in_flight: VecDeque::new(),
@@ -253,6 +256,11 @@ impl Publishing {
     /// Takes one message behind all before it.
     pub(super) fn push(&mut self, message: &Message) -> Result<Place, NotTaken> {
         self.room()?;
+        // Whether it was published before is answered for a frame, so one with an id has its own.
+        let alone = self.has_id(message);
+        if alone {
+            self.seal();
+        }
         let gathered = self.gathering.body_bytes() as usize;
         if !self.gathering.is_empty() && gathered + message.body().len() > GATHERED_BYTES_MAX {
             self.seal();
@@ -264,11 +272,23 @@ impl Publishing {
             }
             pushed => pushed.map_err(NotTaken::Message)?,
         }
-        let record = self.gathering.fields().record_count - 1;
-        Ok(Place {
+        let place = Place {
             publish: self.last(),
-            record,
-        })
+            record: self.gathering.fields().record_count - 1,
+        };
+        if alone {
+            self.seal();
+        }
+        Ok(place)
+    }
+
+    /// Whether a message has an id, by which it is known when it comes twice.
+    fn has_id(&mut self, message: &Message) -> bool {
+        if message.is_plain() {
+            return false;
+        }
+        self.probe.clear();
+        self.probe.push(message).is_ok() && self.probe.has_ids()
     }
 
     /// Takes a frame of its own behind all before it; gives its number.

@@ -189,7 +189,7 @@ fn a_lost_connection_leaves_what_was_sent_unknown_and_the_rest_unchanged() {
     };
     let expected = [
         unsettled(2..4, Unsettled::Unanswered),
-        unsettled(4..6, Unsettled::NotSent),
+        unsettled(4..6, Unsettled::Unchanged),
         Event::Ended(lost),
     ];
     assert_eq!(session.events(), expected);
@@ -203,12 +203,17 @@ fn a_refused_stream_is_over_while_its_connection_is_not() {
     let stream = session.open_consumer(10);
     ack(&mut session, stream, 0..1);
     session.sent();
-    session.feed(&refusal(stream, 0, ErrorCode::QueueNotFound));
+    session.feed(&refusal(stream, 1, ErrorCode::QueueNotFound));
     session.feed(&bare(MessageKind::StreamClosed, stream, 0));
     let events = session.events();
-    assert!(matches!(&events[0], Event::Unsettled { settles, .. } if *settles == (1..2)));
+    let unsettled = Event::Unsettled {
+        stream,
+        settles: 1..2,
+        why: Unsettled::Unchanged,
+    };
+    assert_eq!(events[1], unsettled);
     assert!(
-        matches!(&events[1], Event::StreamEnded { refusal: Some(refusal), .. }
+        matches!(&events[0], Event::StreamEnded { refusal: Some(refusal), .. }
             if refusal.code == ErrorCode::QueueNotFound)
     );
     assert_eq!(events.len(), 2);
@@ -218,6 +223,28 @@ fn a_refused_stream_is_over_while_its_connection_is_not() {
         session.events().is_empty(),
         "what crossed the end is for nobody"
     );
+}
+
+#[test]
+fn an_error_is_about_the_settles_from_its_number_on() {
+    let mut session = Session::new();
+    let stream = session.open_consumer(10);
+    ack(&mut session, stream, 0..4);
+    session.sent();
+    ack(&mut session, stream, 4..5);
+    session.feed(&settle_ack(stream, 1, &[]));
+    session.events();
+    session.feed(&refusal(stream, 3, ErrorCode::WindowExceeded));
+    let unsettled = |settles, why| Event::Unsettled {
+        stream,
+        settles,
+        why,
+    };
+    let expected = [
+        unsettled(2..3, Unsettled::Unanswered),
+        unsettled(3..6, Unsettled::Unchanged),
+    ];
+    assert_eq!(session.events()[1..], expected);
 }
 
 #[test]

@@ -120,6 +120,26 @@ fn gathered_messages_are_sealed_before_they_grow_large() {
 }
 
 #[test]
+fn a_message_with_an_id_is_a_frame_of_its_own() {
+    let mut session = Session::new();
+    let stream = session.open_publisher();
+    let id = |body: &'static str| Message::new(body).id("once");
+    let messages = [
+        "a".into(),
+        Message::new("b").key("k"),
+        id("c"),
+        id("d"),
+        "e".into(),
+        "f".into(),
+    ];
+    let places = messages.map(|message| session.core.publish(stream, &message).unwrap());
+    let places = places.map(|place| (place.publish, place.record));
+    assert_eq!(places, [(1, 0), (1, 1), (2, 0), (3, 0), (4, 0), (4, 1)]);
+    let frames = session.publishes().into_iter().map(|p| p.bodies.len());
+    assert_eq!(frames.collect::<Vec<_>>(), [2, 1, 1, 2]);
+}
+
+#[test]
 fn messages_with_options_gather_too() {
     let mut session = Session::new();
     let stream = session.open_publisher();
