@@ -220,6 +220,12 @@ impl Consumers {
         }
     }
 
+    pub(super) fn is_anybody_hungry(&self) -> bool {
+        let mut seats = self.hungry.iter();
+        seats.any(|seat| self.get(*seat).is_some_and(Consumer::is_hungry))
+    }
+
+    /// How many stand in line; some may have lost their room meanwhile.
     pub(super) fn hungry(&self) -> usize {
         self.hungry.len()
     }

@@ -8,13 +8,19 @@ use super::window::{Cell, State};
 use super::{Effect, Entry, FarEntry, Mode, Now, Scanned, Scheduler};
 
 impl Scheduler {
-    /// How many further records it wants to be told of now; 0: enough.
+    /// How many further records it wants to be told of now; 0: enough. Looks four times as far ahead
+    /// when somebody has room and all that was found waits behind its group.
     pub(crate) fn wants(&self) -> u64 {
         let ahead = self.ahead();
-        if ahead > self.bounds.look_ahead / 2 {
-            return 0;
+        let starving = self.ready.len() == 0 && self.consumers.is_anybody_hungry();
+        let look_ahead = self.bounds.look_ahead;
+        if starving {
+            (4 * look_ahead).saturating_sub(ahead)
+        } else if ahead > look_ahead / 2 {
+            0
+        } else {
+            look_ahead - ahead
         }
-        self.bounds.look_ahead - ahead
     }
 
     /// Whether it takes more at all: up to sixteen times what it wants, for who counts all of a topic.

@@ -248,6 +248,23 @@ fn a_blocked_group_holds_up_no_other() {
 }
 
 #[test]
+fn it_looks_further_ahead_when_all_waits_behind_a_blocked_group() {
+    let bounds = Bounds {
+        look_ahead: 10,
+        ..Bounds::of(Mode::Grouped)
+    };
+    let mut queue = Queue::bounded(Mode::Grouped, POLICY, bounds);
+    queue.attach(1, 5);
+    for _ in 0..31 {
+        assert!(queue.scheduler.wants() > 0);
+        queue.publish_one(1, 0, 0);
+    }
+    assert_eq!(records(&queue.publish_one(2, 0, 0), 1), 1);
+    queue.window(1, 0, 1);
+    assert_eq!(queue.scheduler.wants(), 0);
+}
+
+#[test]
 fn higher_priority_comes_first_then_redeliveries() {
     let mut queue = Queue::new(Mode::Prioritised);
     queue.publish(2);

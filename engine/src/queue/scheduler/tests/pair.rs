@@ -45,7 +45,7 @@ impl Pair {
 
     /// Gives both the same input and compares all there is to compare.
     pub(super) fn step(&mut self, input: Input) {
-        self.absorb(input);
+        self.take_in(input);
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
         self.scheduler.deliver(self.now, &mut effects);
@@ -53,10 +53,16 @@ impl Pair {
         self.effects = effects;
         let deliverable = self.model.next_ready().filter(|_| self.model.may_deliver());
         assert_eq!(deliverable, None, "ready, and somebody has room");
+        self.compare();
     }
 
     /// The same, but nothing is delivered yet.
     pub(super) fn absorb(&mut self, input: Input) {
+        self.take_in(input);
+        self.compare();
+    }
+
+    fn take_in(&mut self, input: Input) {
         self.model.input(self.now, &input);
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
@@ -74,7 +80,6 @@ impl Pair {
         }
         assert_eq!(self.model.expected, [], "never told");
         self.model.voiding = false;
-        self.compare();
     }
 
     /// Writes the step's entries as a frame, reads it back and folds it.
