@@ -32,6 +32,15 @@ const METHODS_MAX: usize = 40;
 const COMMENT_LINES_ABOVE: usize = 4;
 const COMMENT_LINES_BELOW: usize = 3;
 
+/// Variants that give a record back.
+const SETTLES: [&str; 5] = [
+    "SettleVerb::Release",
+    "Settling::Release",
+    "Verb::Release",
+    "Verdict::Release",
+    "Self::Release",
+];
+
 /// Crates from the bottom up: each may use those before it, and `client` only the first.
 const CRATES: [&str; 7] = [
     "protocol", "storage", "engine", "server", "client", "cli", "benches",
@@ -61,8 +70,32 @@ const EXCEPTIONS: &[(&str, &str, usize)] = &[
         109,
     ),
     ("protocol/tests/vectors/messages.rs", "fn connection", 86),
-    ("protocol/tests/vectors/messages.rs", "fn publishing", 80),
+    ("protocol/tests/vectors/messages.rs", "fn publishing", 102),
     ("protocol/tests/vectors/messages.rs", "fn reading", 90),
+    ("protocol/tests/vectors/queues.rs", "fn cursors", 101),
+    ("protocol/tests/vectors/queues.rs", "fn lists", 75),
+    ("protocol/tests/vectors/work.rs", "fn settles", 88),
+    (
+        "protocol/tests/document.rs",
+        "fn the_table_of_limits_has_the_values_of_the_code",
+        71,
+    ),
+    (
+        "protocol/tests/queue_messages.rs",
+        "fn lists_keep_to_their_limits",
+        85,
+    ),
+    // What each input means to the model, and how each event of the table comes about.
+    (
+        "engine/src/queue/scheduler/tests/model.rs",
+        "fn Model::input",
+        98,
+    ),
+    (
+        "engine/src/queue/scheduler/tests/table.rs",
+        "fn Table::happen",
+        79,
+    ),
     // One log: its claims, its syncs, its chain. Each reads one of its parts.
     ("storage/src/log.rs", "Log methods", 42),
 ];
@@ -74,6 +107,8 @@ const UNSAFE_PLACES: &[&str] = &[
     "storage/src/heap/block.rs",
     "storage/src/heap.rs",
     "storage/src/memory.rs",
+    // A model's own cell, so that loom sees every access to it.
+    "storage/src/models/exchange.rs",
     "server/src/ring_buffers.rs",
 ];
 
@@ -200,7 +235,11 @@ fn every_memory_order_says_what_for() {
             .filter(|(number, _)| !source.is_test(*number))
         {
             let import = code_words(line).any(|word| word == "use");
-            let orders = !import && code_words(line).any(|word| orders.contains(&word));
+            // A verb of queues has the name of an order, and no atomic is near it.
+            let line = SETTLES
+                .iter()
+                .fold(line.to_owned(), |line, settle| line.replace(settle, ""));
+            let orders = !import && code_words(&line).any(|word| orders.contains(&word));
             let first = number.saturating_sub(COMMENT_LINES_ABOVE + 1);
             let last = (number + COMMENT_LINES_BELOW).min(lines.len());
             let explained = lines[first..last].iter().any(|line| line.contains("//"));

@@ -1,6 +1,5 @@
 //! What a user does with work queues and cursors, end to end; the same for every way of doing I/O.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,17 +35,9 @@ pub(crate) fn queues_are_created_listed_shown_changed_and_removed(setup: Setup) 
     let place = folder();
     let data = place.path().join("data");
     let server = Server::start(setup, &data);
-    let made = server
-        .run(&[
-            "queue",
-            "create",
-            "emails",
-            "--max-deliveries",
-            "3",
-            "--json",
-        ])
-        .expect(0)
-        .json();
+    let create = ["queue", "create", "emails", "--max-deliveries", "3"];
+    let made = server.run(&[&create[..], &["--json"]].concat());
+    let made = made.expect(0).json();
     assert_eq!(made["queue"], "emails");
     assert_eq!(made["topic"], "emails");
     assert_eq!(made["own_topic"], true);
@@ -56,23 +47,13 @@ pub(crate) fn queues_are_created_listed_shown_changed_and_removed(setup: Setup) 
     assert_eq!(made["settings"]["backoff"], "1s..5mx2~20%");
 
     // Once more is as good as once; with other settings it is not.
-    server
-        .run(&["queue", "create", "emails", "--max-deliveries", "3"])
-        .expect(0);
+    server.run(&create).expect(0);
     server.run(&["queue", "create", "emails"]).expect(7);
     server.run(&["queue", "show", "none"]).expect(3);
 
-    let set = [
-        "queue",
-        "set",
-        "emails",
-        "--lease",
-        "1m",
-        "--backoff",
-        "10ms",
-        "--json",
-    ];
-    let changed = server.run(&set).expect(0).json();
+    let set = ["queue", "set", "emails", "--lease", "1m", "--backoff"];
+    let changed = server.run(&[&set[..], &["10ms", "--json"]].concat());
+    let changed = changed.expect(0).json();
     assert_eq!(changed["settings"]["lease_ms"], 60_000);
     assert_eq!(changed["settings"]["backoff"], "10ms");
     assert_eq!(
@@ -85,22 +66,6 @@ pub(crate) fn queues_are_created_listed_shown_changed_and_removed(setup: Setup) 
     assert_eq!(shown["ready"], 3);
     assert_eq!(shown["leased"], 0);
     assert!(shown["oldest_ready_s"].is_number());
-    let peeked = server
-        .run(&["queue", "peek", "emails", "--json"])
-        .expect(0)
-        .json_lines();
-    let seen: Vec<(&str, &str)> = peeked
-        .iter()
-        .map(|record| {
-            let text = |name: &str| record[name].as_str().unwrap();
-            (text("state"), text("body"))
-        })
-        .collect();
-    assert_eq!(seen, [("ready", "a"), ("ready", "b"), ("ready", "c")]);
-    let bodies = server
-        .run(&["queue", "peek", "emails", "--bare", "-n", "2"])
-        .expect(0);
-    assert_eq!(bodies.stdout, b"ab");
 
     let server = restart(server, setup, &data);
     let again = server.queue("emails");
@@ -124,6 +89,34 @@ pub(crate) fn queues_are_created_listed_shown_changed_and_removed(setup: Setup) 
     server.run(&["queue", "show", "emails"]).expect(3);
     server.run(&["topic", "show", "emails"]).expect(3);
     server.run(&["queue", "show", "emails.dead"]).expect(0);
+}
+
+pub(crate) fn a_queue_is_looked_into_and_nothing_is_taken(setup: Setup) {
+    let place = folder();
+    let server = Server::start(setup, &place.path().join("data"));
+    server.run(&["queue", "create", "q"]).expect(0);
+    server.run_with(&["pub", "q"], b"a\nb\nc\n").expect(0);
+    let peeked = server
+        .run(&["queue", "peek", "q", "--json"])
+        .expect(0)
+        .json_lines();
+    let seen: Vec<(&str, &str)> = peeked
+        .iter()
+        .map(|record| {
+            let text = |name: &str| record[name].as_str().unwrap();
+            (text("state"), text("body"))
+        })
+        .collect();
+    assert_eq!(seen, [("ready", "a"), ("ready", "b"), ("ready", "c")]);
+    let two = ["queue", "peek", "q", "--bare", "-n", "2"];
+    assert_eq!(server.run(&two).expect(0).stdout, b"ab");
+    let behind = ["queue", "peek", "q", "--bare", "--from", "1", "--all"];
+    assert_eq!(server.run(&behind).expect(0).stdout, b"bc");
+    let table = server.run(&["queue", "peek", "q"]).expect(0);
+    assert!(table.stdout.starts_with(b"OFFSET  STATE"));
+    let leases = server.run(&["queue", "leases", "q"]).expect(0);
+    assert_eq!(leases.stdout, b"");
+    assert_eq!(server.queue("q")["ready"], 3);
 }
 
 pub(crate) fn a_paused_queue_delivers_nothing_and_a_purged_one_has_nothing(setup: Setup) {
@@ -166,132 +159,128 @@ case "$what" in
 esac
 echo "$number $MILLSTREAM_ATTEMPTS $MILLSTREAM_QUEUE" >> effects"#;
 
-pub(crate) fn files_are_acked_retried_and_rejected_by_commands(setup: Setup) {
-    let place = folder();
+/// How many files there are of each outcome.
+struct Expected {
+    fine: usize,
+    twice: usize,
+    always: usize,
+    rejected: usize,
+}
+
+impl Expected {
+    fn new() -> Self {
+        let count = |kind| (0..FILES).filter(|n| outcome(*n) == kind).count();
+        Self {
+            fine: count("fine"),
+            twice: count("twice"),
+            always: count("always"),
+            rejected: count("reject"),
+        }
+    }
+
+    fn dead(&self) -> usize {
+        self.always + self.rejected
+    }
+
+    fn acked(&self) -> usize {
+        self.fine + self.twice
+    }
+}
+
+/// Publishes the files to `jobs`, each as one message.
+fn publish_files(place: &Path, server: &Server) {
     let mut args = vec!["pub".to_owned(), "jobs".to_owned(), "--whole".to_owned()];
     for number in 0..FILES {
-        let path = place.path().join(format!("file-{number}"));
+        let path = place.join(format!("file-{number}"));
         fs::write(&path, format!("{} {number}\n", outcome(number))).unwrap();
         args.push(text_of(&path).to_owned());
     }
-    let count = |kind| (0..FILES).filter(|n| outcome(*n) == kind).count();
-    let (always, rejected, twice) = (count("always"), count("reject"), count("twice"));
-    let fine = FILES as usize - always - rejected - twice;
-
-    let data = place.path().join("data");
-    let server = Server::start(setup, &data);
-    let create = [
-        "queue",
-        "create",
-        "jobs",
-        "--max-deliveries",
-        "3",
-        "--backoff",
-        "10ms",
-    ];
-    server.run(&create).expect(0);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     server.run(&args).expect(0);
-    let work = |queue: &str, command: &str| {
-        let args = [
-            "work",
-            queue,
-            "--exec",
-            command,
-            "--concurrency",
-            "8",
-            "--wait",
-            "300ms",
-            "--json",
-        ];
-        let mut command = server.command(&args);
-        command.current_dir(place.path());
-        let ended = crate::harness::run(&mut command, b"").expect(0);
-        work_report(&ended)
-    };
-    let report = work("jobs", BY_BODY);
-    assert_eq!(report["acked"], fine + twice);
-    assert_eq!(report["rejected"], rejected);
-    assert_eq!(report["retried"], 2 * twice + 3 * always);
-    assert_eq!(report["lost"], 0);
+}
 
-    let shown = server.queue_until("jobs", |shown| shown["moving"] == 0);
-    assert_eq!(shown["attempts"], json!({"1": fine, "3": twice}));
-    assert_eq!(shown["dead"], always + rejected);
-    assert_eq!(shown["totals"]["acked"], fine + twice);
-    assert_eq!(shown["totals"]["dead_lettered"], always + rejected);
-    for state in ["ready", "leased", "delayed"] {
-        assert_eq!(shown[state], 0, "{state}");
-    }
-    let effects = fs::read_to_string(place.path().join("effects")).unwrap();
-    assert_eq!(
-        effects.lines().count(),
-        fine + twice,
-        "each had its effect once"
-    );
-    assert!(effects.lines().all(|line| line.ends_with(" jobs")));
+/// Works on `jobs` until nothing is left; gives the worker's report.
+fn work_on_jobs(place: &Path, server: &Server, exec: &str) -> Value {
+    let args = ["work", "jobs", "--exec", exec, "--concurrency", "8"];
+    let args = [&args[..], &["--wait", "300ms", "--json"]].concat();
+    let mut command = server.command(&args);
+    command.current_dir(place);
+    work_report(&crate::harness::run(&mut command, b"").expect(0))
+}
 
-    let dead = server
-        .run(&["queue", "peek", "jobs", "--dead", "--all", "--json"])
-        .expect(0)
-        .json_lines();
-    let note = |record: &Value, name: &str| {
-        let headers: BTreeMap<String, String> = record["headers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|pair| serde_json::from_value::<(String, String)>(pair.clone()).unwrap())
-            .collect();
-        headers.get(name).cloned().unwrap_or_default()
-    };
+/// The broker's note of this name on a dead letter.
+fn note(record: &Value, name: &str) -> String {
+    let headers = record["headers"].as_array().unwrap();
+    let found = headers.iter().find(|pair| pair[0] == name);
+    found.map_or_else(String::new, |pair| pair[1].as_str().unwrap().to_owned())
+}
+
+/// Asserts that every dead letter of `jobs` tells why it died.
+#[track_caller]
+fn assert_dead_letters_tell_why(server: &Server, expected: &Expected) {
+    let peek = ["queue", "peek", "jobs", "--dead", "--all", "--json"];
+    let dead = server.run(&peek).expect(0).json_lines();
+    assert_eq!(dead.len(), expected.dead());
     let of_reason = |reason: &str| {
         let found = dead
             .iter()
             .filter(|record| note(record, "ms-reason") == reason);
         found.cloned().collect::<Vec<Value>>()
     };
-    assert_eq!(of_reason("max-deliveries").len(), always);
-    assert!(
-        of_reason("max-deliveries")
-            .iter()
-            .all(|record| note(record, "ms-attempts") == "3")
-    );
-    let told = of_reason("rejected");
-    assert_eq!(told.len(), rejected);
-    for record in &told {
-        let number = record["body"]
-            .as_str()
-            .unwrap()
-            .split_once(' ')
-            .unwrap()
-            .1
-            .trim();
-        let text = format!("no such number: {number}");
-        assert_eq!(
-            note(record, "ms-reason-text"),
-            text,
-            "the last line of standard error"
-        );
+    let used_up = of_reason("max-deliveries");
+    assert_eq!(used_up.len(), expected.always);
+    for record in &used_up {
+        assert_eq!(note(record, "ms-attempts"), "3");
     }
+    for record in &of_reason("rejected") {
+        let body = record["body"].as_str().unwrap();
+        let number = body.split_once(' ').unwrap().1.trim();
+        let said = format!("no such number: {number}");
+        assert_eq!(note(record, "ms-reason-text"), said);
+    }
+}
 
-    // What was rejected goes back first; then all, and a command that takes everything.
-    let redrive = |more: &[&str]| {
+pub(crate) fn files_are_acked_retried_and_rejected_by_commands(setup: Setup) {
+    let place = folder();
+    let data = place.path().join("data");
+    let server = Server::start(setup, &data);
+    let create = ["queue", "create", "jobs", "--max-deliveries", "3"];
+    let create = [&create[..], &["--backoff", "10ms"]].concat();
+    server.run(&create).expect(0);
+    publish_files(place.path(), &server);
+    let expected = Expected::new();
+    let report = work_on_jobs(place.path(), &server, BY_BODY);
+    assert_eq!(report["acked"], expected.acked());
+    assert_eq!(report["rejected"], expected.rejected);
+    assert_eq!(report["retried"], 2 * expected.twice + 3 * expected.always);
+    assert_eq!(report["lost"], 0);
+
+    let shown = server.queue_until("jobs", |shown| shown["moving"] == 0);
+    let attempts = json!({"1": expected.fine, "3": expected.twice});
+    assert_eq!(shown["attempts"], attempts);
+    assert_eq!(shown["dead"], expected.dead());
+    assert_eq!(shown["totals"]["acked"], expected.acked());
+    assert_eq!(shown["totals"]["dead_lettered"], expected.dead());
+    for state in ["ready", "leased", "delayed"] {
+        assert_eq!(shown[state], 0, "{state}");
+    }
+    let effects = fs::read_to_string(place.path().join("effects")).unwrap();
+    assert_eq!(effects.lines().count(), expected.acked(), "each once");
+    assert!(effects.lines().all(|line| line.ends_with(" jobs")));
+    assert_dead_letters_tell_why(&server, &expected);
+
+    // Some of what was rejected goes back first; then all, and a command that takes everything.
+    let redriven = |more: &[&str]| {
         let args = [&["queue", "redrive", "jobs", "--json"], more].concat();
-        server.run(&args).expect(0).json()
+        server.run(&args).expect(0).json()["redriven"].clone()
     };
-    assert_eq!(
-        redrive(&["--reason", "rejected", "--max", "2"])["redriven"],
-        2
-    );
-    assert_eq!(redrive(&["--reason", "none-such"])["redriven"], 0);
-    assert_eq!(
-        redrive(&["--rate", "1000/s"])["redriven"],
-        always + rejected - 2
-    );
-    assert_eq!(redrive(&[])["redriven"], 0);
-    server.queue_until("jobs", |shown| shown["ready"] == always + rejected);
-    let report = work("jobs", "cat > /dev/null");
-    assert_eq!(report["acked"], always + rejected);
+    assert_eq!(redriven(&["--reason", "rejected", "--max", "2"]), 2);
+    assert_eq!(redriven(&["--reason", "none-such"]), 0);
+    assert_eq!(redriven(&["--rate", "1000/s"]), expected.dead() - 2);
+    assert_eq!(redriven(&[]), 0);
+    server.queue_until("jobs", |shown| shown["ready"] == expected.dead());
+    let report = work_on_jobs(place.path(), &server, "cat > /dev/null");
+    assert_eq!(report["acked"], expected.dead());
     let server = restart(server, setup, &data);
     let shown = server.queue("jobs");
     for state in ["ready", "leased", "delayed", "moving", "dead"] {
