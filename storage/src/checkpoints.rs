@@ -135,16 +135,20 @@ impl Checkpoints {
     /// Numbers of the checkpoints there are, rising.
     fn numbers(&self) -> io::Result<Vec<u64>> {
         let names = self.folder.list("")?;
-        let mut numbers: Vec<u64> = names
-            .iter()
-            .filter_map(|file| {
-                let number = file.strip_prefix(PREFIX)?.parse().ok()?;
-                (name(number) == *file).then_some(number)
-            })
-            .collect();
+        let mut numbers: Vec<u64> = names.iter().filter_map(|file| number_of(file)).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
+}
+
+/// Whether a file of this name is a checkpoint, or the beginning of one.
+pub(crate) fn is_checkpoint(file: &str) -> bool {
+    file == NEW || number_of(file).is_some()
+}
+
+fn number_of(file: &str) -> Option<u64> {
+    let number = file.strip_prefix(PREFIX)?.parse().ok()?;
+    (name(number) == file).then_some(number)
 }
 
 fn name(number: u64) -> String {

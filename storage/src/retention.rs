@@ -16,7 +16,7 @@ use crate::layout::{Identity, PAGE_BYTES, log_dir, segment_name};
 use crate::log::Log;
 use crate::manifest::{Entry, LogId, LogState, ManifestError, SegmentNumber};
 use crate::shared::SegmentSizes;
-use crate::sync::Region;
+use crate::sync::{Gate, Region};
 
 /// What [`trim`] dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl std::error::Error for TrimError {
 }
 
 /// Drops the finished segments of `log` in which every record is below `before`. The last segment
-/// stays, whatever is in it, and so does what was not synced. Readers further back get a gap; slices
-/// they hold stay valid.
+/// stays, whatever is in it, and so does what was not synced; of a closed log everything does.
+/// Readers further back get a gap; slices they hold stay valid.
 ///
 /// Waits for the disk.
 ///
@@ -58,7 +58,8 @@ impl std::error::Error for TrimError {
 pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
     let before = before.min(log.synced());
     let going = log.chain().trimmable(before);
-    if going.is_empty() {
+    // Of a closed log another process may have the folder.
+    if going.is_empty() || log.gate_flags() & Gate::CLOSED != 0 {
         return Ok(Trimmed {
             segments: 0,
             bytes: 0,
@@ -123,17 +124,18 @@ pub(crate) fn remove_leftovers(
     let Some((first, _)) = state.segments.first_key_value() else {
         return;
     };
-    if first.0 <= 1 {
-        return;
-    }
-    let dir = log_dir(id);
-    let Ok(names) = folder.list(&dir) else {
+    let Ok(names) = folder.list(&log_dir(id)) else {
         return;
     };
-    for number in 1..first.0 {
-        let number = SegmentNumber(number);
+    for file in names {
+        let number = file
+            .strip_suffix(".seg")
+            .and_then(|number| number.parse().ok());
+        let Some(number) = number.map(SegmentNumber).filter(|number| number < first) else {
+            continue;
+        };
         let name = segment_name(id, number);
-        let listed = names.iter().any(|file| name.ends_with(&format!("/{file}")));
+        let listed = name.ends_with(&format!("/{file}"));
         if listed && is_dropped(folder, &name, folder_id, (id, number, state)).unwrap_or(false) {
             tracing::info!(%name, "removing a dropped segment that a kill left behind");
             remove(folder, &name);

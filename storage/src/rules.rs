@@ -30,6 +30,7 @@ use crate::slot::Slot;
 use crate::store::{Store, StoreOptions};
 
 mod syncing;
+mod trimming;
 
 const FIRST: SegmentNumber = SegmentNumber(1);
 

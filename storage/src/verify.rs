@@ -19,6 +19,7 @@ use std::path::Path;
 
 use millstream_protocol::Offset;
 
+use crate::checkpoints::is_checkpoint;
 use crate::disk::DiskFolder;
 use crate::folder::Folder;
 use crate::layout::{FRAMES_START, Identity, log_dir, segment_name};
@@ -121,7 +122,7 @@ fn unnamed(folder: &DiskFolder, state: &State) -> Result<Vec<String>, VerifyErro
     for name in folder.list("").map_err(VerifyError::Folder)? {
         let log = state.logs.iter().find(|(id, _)| log_dir(**id) == name);
         let Some((id, log)) = log else {
-            if !EXPECTED.contains(&name.as_str()) {
+            if !EXPECTED.contains(&name.as_str()) && !is_checkpoint(&name) {
                 unnamed.push(name);
             }
             continue;

@@ -15,7 +15,7 @@ use millstream_protocol::frame::{FrameError, FrameKind, ProducerStamp, Publisher
 use millstream_protocol::{Durability, Offset, TopicName};
 use millstream_storage::{
     AppendError, Appended, Appender, DiskFolder, Fault, Level, Log, Manifest, Store, StoreOptions,
-    VerifyError, VerifyReport, dump_segment, park_until, verify,
+    VerifyError, VerifyReport, dump_segment, park_until, trim, verify,
 };
 
 const FRAMES_START: usize = 12_288;
@@ -671,4 +671,25 @@ fn an_unfinished_first_frame_is_set_aside_and_the_log_goes_on() {
     let report = check(&path);
     assert!(report.is_sound(), "{report}");
     assert_eq!(report.records(), 3);
+}
+
+#[test]
+fn a_folder_that_was_trimmed_and_checkpointed_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), &options()).unwrap();
+    let log = topic(&store, "orders");
+    publish_all(&log, (0..12).map(|_| vec![3; 300_000]));
+    store.close().unwrap();
+    let store = Store::open(dir.path(), &options()).unwrap();
+    let log = store.log(&TopicName::parse("orders").unwrap()).unwrap();
+    assert!(trim(&log, Offset(8)).unwrap().segments > 0);
+    for number in 1..=3 {
+        assert_eq!(store.checkpoints().write(b"state").unwrap(), number);
+    }
+    store.close().unwrap();
+    fs::write(dir.path().join("checkpoint-3"), b"not its name").unwrap();
+    let report = check(dir.path());
+    assert_eq!(report.unnamed, ["checkpoint-3"], "{report}");
+    fs::remove_file(dir.path().join("checkpoint-3")).unwrap();
+    assert!(check(dir.path()).is_sound(), "{report}");
 }

@@ -22,11 +22,16 @@ const HELD: u32 = 1;
 /// Somebody knocked since the holder looked, or is about to become the holder.
 const PENDING: u32 = 2;
 
+/// Ids given out. Orders nothing, so it is no part of any model.
+static BATONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
 /// State that one thread at a time works on, for all that have something to be done with it.
 ///
 /// A holder that panics keeps the baton: the state may be half changed, and nobody touches it again.
 pub struct Baton<T> {
     state: AtomicU32,
+    /// What a [`Handed`] is known by: an address may be another baton's by the time it is resumed.
+    id: u64,
     value: UnsafeCell<T>,
 }
 
@@ -58,8 +63,8 @@ impl<T> fmt::Debug for Held<'_, T> {
 #[derive(Debug)]
 #[must_use = "whoever is handed the baton resumes it"]
 pub struct Handed {
-    /// Address of the baton it belongs to.
-    baton: usize,
+    /// Id of the baton it belongs to.
+    baton: u64,
 }
 
 impl<T> Baton<T> {
@@ -67,6 +72,7 @@ impl<T> Baton<T> {
     pub fn new(value: T) -> Self {
         Self {
             state: AtomicU32::new(FREE),
+            id: BATONS.fetch_add(1, Ordering::Relaxed),
             value: UnsafeCell::new(value),
         }
     }
@@ -94,8 +100,7 @@ impl<T> Baton<T> {
     /// If `handed` is another baton's.
     pub fn resume(&self, handed: Handed) -> Held<'_, T> {
         assert_eq!(
-            handed.baton,
-            std::ptr::from_ref(self).addr(),
+            handed.baton, self.id,
             "the baton that was handed over is another's"
         );
         Held {
@@ -147,7 +152,7 @@ impl<T> Held<'_, T> {
     /// Gives the baton to whoever [resumes](Baton::resume) it; until then nobody has it.
     pub fn hand_over(self) -> Handed {
         Handed {
-            baton: std::ptr::from_ref(self.baton).addr(),
+            baton: self.baton.id,
         }
     }
 }
@@ -519,5 +524,43 @@ impl Counter {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knocks_while_it_is_held_sends_the_holder_round_again() {
+        let baton = Baton::new(0);
+        let mut held = baton.knock().unwrap();
+        held.begin_round();
+        *held += 1;
+        assert!(baton.knock().is_none());
+        let mut held = held.leave().unwrap_err();
+        held.begin_round();
+        assert!(held.leave().is_ok());
+        assert_eq!(*baton.knock().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_baton_handed_over_is_nobodys_until_it_is_resumed() {
+        let baton = Baton::new(7);
+        let handed = baton.knock().unwrap().hand_over();
+        assert!(baton.knock().is_none());
+        let mut held = baton.resume(handed);
+        held.begin_round();
+        assert!(held.leave().is_ok());
+        assert!(baton.knock().is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "another's")]
+    fn what_one_baton_handed_over_another_at_its_place_refuses() {
+        let mut place = Baton::new(1);
+        let handed = place.knock().unwrap().hand_over();
+        place = Baton::new(2);
+        drop(place.resume(handed));
     }
 }

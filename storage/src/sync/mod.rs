@@ -17,7 +17,8 @@
 //! | CLOSE-1 | [`Mailbox::close`] | [`Mailbox::poll_pop`] | all that was pushed before |
 //! | FLAG-1 | fence in [`Flag::set`] | fence in [`Flag::clear`] | what was left is seen or the flag set again |
 //!
-//! WAKE-1 and DIRTY-1 are store-then-load patterns on both sides, which only `SeqCst` fences order.
+//! WAKE-1, DIRTY-1, WAKE-2 and FLAG-1 are store-then-load patterns on both sides, which only `SeqCst`
+//! fences order.
 
 #![allow(
     clippy::disallowed_types,

@@ -1,0 +1,162 @@
+//! R1 and L4 under trimming: what goes, what stays, and what a kill in between leaves.
+
+use super::*;
+use crate::retention::{Trimmed, trim};
+use millstream_protocol::control::GapReason;
+
+/// A synced log with at least three finished segments in front of the active one.
+fn grown(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
+    let store = open(folder);
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    let mut end = Offset(0);
+    // Segments are finished by another thread, which needs none of these records.
+    while log.chain().trimmable(end).len() < 3 {
+        let body = vec![end.0 as u8; 200_000];
+        end = publish_synced(&mut appender, &body).end;
+    }
+    (store, log, end)
+}
+
+fn files(folder: &HeapFolder, log: &Log) -> Vec<String> {
+    folder
+        .list(&crate::layout::log_dir(log.identity().id))
+        .unwrap()
+}
+
+/// Where the segment numbered `number` starts.
+fn base(log: &Log, number: u32) -> Offset {
+    let numbers = log.chain().numbers();
+    numbers.iter().find(|(kept, _)| kept.0 == number).unwrap().1
+}
+
+#[test]
+fn whole_segments_below_the_line_go_and_no_others() {
+    let folder = HeapFolder::new();
+    let (_store, log, end) = grown(&folder);
+    let (all, _) = read(&log, end);
+    let (second, third) = (base(&log, 2), base(&log, 3));
+    assert_eq!(trim(&log, Offset(second.0 - 1)).unwrap().segments, 0);
+    assert_eq!(trim(&log, Offset(third.0 - 1)).unwrap().segments, 1);
+    assert_eq!(log.first_offset(), second);
+    let trimmed = trim(&log, third).unwrap();
+    assert_eq!((trimmed.segments, trimmed.first_offset), (1, third));
+    assert!(trimmed.bytes > 200_000);
+    let left = files(&folder, &log);
+    assert!(!left.contains(&"00000001.seg".to_owned()));
+    assert!(!left.contains(&"00000002.seg".to_owned()));
+    assert!(left.contains(&"00000003.seg".to_owned()));
+    let (kept, gaps) = read(&log, end);
+    assert!(gaps.is_empty());
+    assert_eq!(kept, all[third.0 as usize..]);
+}
+
+#[test]
+fn a_reader_behind_the_line_is_told_and_slices_stay_what_they_were() {
+    let folder = HeapFolder::new();
+    let (_store, log, _) = grown(&folder);
+    let mut ahead = LogReader::new(&log, Start::Earliest);
+    let Chunk::Frames(slice) = park_until(|cx| ahead.poll_next(1, cx)).unwrap() else {
+        panic!("the first record is there");
+    };
+    let bytes = slice.as_bytes().to_vec();
+    let first = trim(&log, base(&log, 3)).unwrap().first_offset;
+    let mut late = LogReader::new(&log, Start::Offset(Offset(1)));
+    let Chunk::Gap(gap) = park_until(|cx| late.poll_next(1, cx)).unwrap() else {
+        panic!("its record is gone");
+    };
+    assert_eq!((gap.first_offset, gap.next_offset), (Offset(1), first));
+    assert_eq!(gap.reason, GapReason::Trimmed);
+    assert_eq!(slice.as_bytes(), bytes);
+}
+
+#[test]
+fn l4_offsets_go_on_where_everything_was_trimmed() {
+    let folder = HeapFolder::new();
+    let (store, _, end) = grown(&folder);
+    store.close().unwrap();
+    let store = open(&folder);
+    let log = store.log(&topic()).unwrap();
+    let first = trim(&log, Offset(u64::MAX)).unwrap().first_offset;
+    assert_eq!(log.chain().numbers().len(), 1, "the last one stays");
+    store.close().unwrap();
+    let store = open(&folder);
+    let log = store.log(&topic()).unwrap();
+    assert_eq!(log.first_offset(), first);
+    let next = publish_synced(&mut Appender::new(&log), b"new");
+    assert_eq!(next.base, end);
+    // And after a kill, with nothing finished left in front.
+    let (_, reopened, _) = after_kill(&folder);
+    let log = reopened.log(&topic()).unwrap();
+    assert!(publish_synced(&mut Appender::new(&log), b"more").base >= next.end);
+}
+
+#[test]
+fn r1_the_manifest_forgets_before_a_file_goes() {
+    let folder = HeapFolder::new();
+    let (_store, log, end) = grown(&folder);
+    let before = files(&folder, &log);
+    for operation in [Operation::Append, Operation::CreateFile] {
+        folder.fail(operation, "", 1, Failure::Device);
+    }
+    assert!(trim(&log, end).is_err());
+    assert!(
+        before
+            .iter()
+            .all(|file| files(&folder, &log).contains(file))
+    );
+    assert_eq!(folder.count(Operation::Remove, ".seg"), 0);
+    assert_eq!(log.first_offset(), Offset(0));
+    assert_eq!(read(&log, end).0.len(), end.0 as usize);
+}
+
+#[test]
+fn files_that_a_kill_or_power_loss_left_go_at_the_next_start() {
+    let folder = HeapFolder::new();
+    let (_store, log, end) = grown(&folder);
+    // The disk forgets the unlinking of one, the kill comes before that of the other.
+    folder.fail(Operation::Remove, "00000002.seg", 1, Failure::Device);
+    let first = trim(&log, base(&log, 3)).unwrap().first_offset;
+    assert!(files(&folder, &log).contains(&"00000002.seg".to_owned()));
+    let (all, _) = read(&log, end);
+    for left in [folder.duplicate(), folder.after_power_loss()] {
+        let store = open(&left);
+        let log = store.log(&topic()).unwrap();
+        assert_eq!(log.first_offset(), first);
+        assert_eq!(files(&left, &log).first().unwrap(), "00000003.seg");
+        assert_eq!(read(&log, end).0, all);
+    }
+}
+
+#[test]
+fn s7_a_file_of_a_dropped_segments_name_that_is_not_ours_stays() {
+    let folder = HeapFolder::new();
+    let (store, log, _) = grown(&folder);
+    trim(&log, base(&log, 3)).unwrap();
+    let other = file(&log, SegmentNumber(2));
+    let third = folder.read_file(&file(&log, SegmentNumber(3))).unwrap();
+    folder.create_file(&other, &third).unwrap();
+    folder
+        .create_file(&file(&log, FIRST), b"somebody's notes")
+        .unwrap();
+    store.close().unwrap();
+    let store = open(&folder);
+    let log = store.log(&topic()).unwrap();
+    let left = files(&folder, &log);
+    assert!(left.starts_with(&["00000001.seg".to_owned(), "00000002.seg".to_owned()]));
+}
+
+#[test]
+fn a_closed_log_is_not_trimmed() {
+    let folder = HeapFolder::new();
+    let (store, log, end) = grown(&folder);
+    store.close().unwrap();
+    let changes = folder.changes();
+    let nothing = Trimmed {
+        segments: 0,
+        bytes: 0,
+        first_offset: Offset(0),
+    };
+    assert_eq!(trim(&log, end).unwrap(), nothing);
+    assert_eq!(folder.changes(), changes, "another process may have it");
+}
