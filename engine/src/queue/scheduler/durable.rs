@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use millstream_protocol::Offset;
 
 use super::effect::FarEntry;
-use super::entry::{Entry, EntryError, Reason, Varints, put_number};
+use super::entry::{Entry, EntryError, Reason, Varints, put_distance, put_number};
 use super::runs::Runs;
 
 /// What was counted of a record that was delivered and is not settled.
@@ -173,19 +173,18 @@ impl Durable {
             last = next;
         }
         put_number(out, self.next_move);
-        let moves = self.moves.values().map(PendingMove::entry);
-        let attempted = self
-            .attempted
-            .iter()
-            .map(|(offset, attempted)| Entry::Attempted {
-                offset: Offset(*offset),
-                attempts: attempted.attempts,
-                due_us: attempted.due_us,
-                first_us: attempted.first_us,
-                last_us: attempted.last_us,
-            });
-        for entry in moves.chain(attempted) {
-            Entry::encode_all([&entry], out);
+        put_number(out, self.attempted.len() as u64);
+        let (mut before, mut before_us) = (0, 0);
+        for (offset, attempted) in &self.attempted {
+            put_number(out, offset - before);
+            put_number(out, u64::from(attempted.attempts));
+            put_distance(out, attempted.last_us, before_us);
+            put_distance(out, attempted.first_us, attempted.last_us);
+            put_distance(out, attempted.due_us, attempted.last_us);
+            (before, before_us) = (*offset, attempted.last_us);
+        }
+        for moved in self.moves.values() {
+            Entry::encode_all([&moved.entry()], out);
         }
     }
 
@@ -210,10 +209,27 @@ impl Durable {
             durable.settled.insert(first, last);
         }
         let next_move = fields.move_number()?;
+        let (mut before, mut before_us) = (0_u64, 0);
+        for _ in 0..fields.number()? {
+            let error = fields.error();
+            before = before.checked_add(fields.number()?).ok_or(error)?;
+            let attempts = fields.attempts()?;
+            let last_us = fields.distance(before_us)?;
+            let attempted = Attempted {
+                attempts,
+                first_us: fields.distance(last_us)?,
+                due_us: fields.distance(last_us)?,
+                last_us,
+            };
+            if before == u64::MAX || durable.attempted.insert(before, attempted).is_some() {
+                return Err(error);
+            }
+            before_us = last_us;
+        }
         let error = fields.error();
         let mut fits = true;
         Entry::decode_all(fields.rest(), |entry| {
-            fits &= matches!(entry, Entry::Moved { .. } | Entry::Attempted { .. });
+            fits &= matches!(entry, Entry::Moved { .. });
             durable.apply(&entry);
         })?;
         if !fits || durable.next_move > next_move {

@@ -3,11 +3,12 @@
 //! ```text
 //! entry   u8 kind, then numbers as LEB128 varints
 //!  1 Settled    first, count
-//!  2 Attempted  offset, attempts, due, first, last
+//!  2 Attempted  offset, attempts, last, first as distance from last, due as distance from last
 //!  3 Moved      number, offset, attempts, first, last, reason, bytes of text, text
 //!  4 Applied    through
 //!  5 Purged     to
 //! ```
+//! A distance is the difference modulo 2^64 as a signed number, zigzag: near times take few bytes.
 //! A frame of the journal holds the entries of one round, one behind the other.
 
 use std::fmt;
@@ -114,8 +115,9 @@ impl Entry {
                 first_us,
                 last_us,
             } => {
-                let attempts = u64::from(*attempts);
-                put(out, 2, &[offset.0, attempts, *due_us, *first_us, *last_us]);
+                put(out, 2, &[offset.0, u64::from(*attempts), *last_us]);
+                put_distance(out, *first_us, *last_us);
+                put_distance(out, *due_us, *last_us);
             }
             Self::Moved {
                 number,
@@ -169,13 +171,17 @@ impl Entry {
                 let first = Offset(first);
                 Self::Settled { first, count }
             }
-            2 => Self::Attempted {
-                offset: fields.offset()?,
-                attempts: fields.attempts()?,
-                due_us: fields.number()?,
-                first_us: fields.number()?,
-                last_us: fields.number()?,
-            },
+            2 => {
+                let (offset, attempts) = (fields.offset()?, fields.attempts()?);
+                let last_us = fields.number()?;
+                Self::Attempted {
+                    offset,
+                    attempts,
+                    first_us: fields.distance(last_us)?,
+                    due_us: fields.distance(last_us)?,
+                    last_us,
+                }
+            }
             3 => Self::Moved {
                 number: fields.move_number()?,
                 offset: fields.offset()?,
@@ -222,6 +228,12 @@ pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     out.push(number.to_le_bytes()[0]);
+}
+
+/// Appends how far `number` is from `base`.
+pub(super) fn put_distance(out: &mut Vec<u8>, number: u64, base: u64) {
+    let distance = number.wrapping_sub(base).cast_signed();
+    put_number(out, (distance << 1 ^ distance >> 63).cast_unsigned());
 }
 
 /// Bytes that are not what this version writes. The journal and checkpoints are checksummed, so this
@@ -289,6 +301,13 @@ impl<'a> Varints<'a> {
             }
         }
         Err(EntryError { at })
+    }
+
+    /// The number that is so far from `base`.
+    pub(super) fn distance(&mut self, base: u64) -> Result<u64, EntryError> {
+        let zigzag = self.number()?;
+        let distance = zigzag >> 1 ^ (zigzag & 1).wrapping_neg();
+        Ok(base.wrapping_add(distance))
     }
 
     /// An offset that another may follow.
