@@ -210,10 +210,10 @@ impl<'a> Shift<'a> {
             printed.push(delivery);
         }
         printer.flush()?;
+        self.narrow();
         for delivery in printed {
             self.settle(delivery, Verdict::Ack);
         }
-        self.narrow();
         Ok(())
     }
 
@@ -225,8 +225,8 @@ impl<'a> Shift<'a> {
         self.active = Instant::now();
         let finished = finished.map_err(|error| Failure::new(Exit::Failed, error))?;
         let Finished { delivery, verdict } = finished?;
-        self.settle(delivery, verdict);
         self.narrow();
+        self.settle(delivery, verdict);
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl<'a> Shift<'a> {
         ));
     }
 
-    /// Has no more delivered than is still to be taken.
+    /// Has no more delivered than is still to be taken. Before a settle makes room for another.
     fn narrow(&mut self) {
         if self.args.count.is_some() {
             let at_work = self.running.len() as u64;

@@ -313,6 +313,11 @@ pub(crate) fn printed_records_are_acked_once_they_are_written(setup: Setup) {
     let two = server.run(&["work", "q", "--count", "2"]).expect(0);
     assert_eq!(two.stdout, b"a\nb\n");
     assert!(two.stderr.contains("acked 2"), "{}", two.stderr);
+    assert_eq!(
+        server.queue("q")["totals"]["delivered"],
+        2,
+        "no more than it was to take"
+    );
     let rest = server
         .run(&["work", "q", "--wait", "50ms", "--json"])
         .expect(0);
@@ -486,6 +491,24 @@ pub(crate) fn a_command_over_its_time_is_killed_and_retried(setup: Setup) {
         (&report["acked"], &report["retried"]),
         (&json!(1), &json!(1))
     );
+}
+
+pub(crate) fn a_worker_ends_with_its_queue_or_for_want_of_a_server(setup: Setup) {
+    let place = folder();
+    let server = Server::start(setup, &place.path().join("data"));
+    server.run(&["work", "q"]).expect(3);
+    server.run(&["queue", "create", "q"]).expect(0);
+    let worker = server.spawn(&["work", "q"]);
+    server.queue_until("q", |shown| shown["consumers"] == 1);
+    server.run(&["queue", "rm", "q"]).expect(0);
+    let ended = worker.wait().expect(3);
+    assert!(ended.stderr.contains("deleted"), "{}", ended.stderr);
+
+    server.run(&["queue", "create", "p"]).expect(0);
+    let worker = server.spawn(&["work", "p", "--timeout", "300ms"]);
+    server.queue_until("p", |shown| shown["consumers"] == 1);
+    server.kill();
+    worker.wait().expect(5);
 }
 
 pub(crate) fn what_is_delayed_is_delivered_when_it_is_due(setup: Setup) {
