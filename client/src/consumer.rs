@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use millstream_protocol::TopicName;
 use millstream_protocol::control::{ConsumerOpened, OpenConsumer, Receive, Window};
 use millstream_protocol::limits::{
     LEASE_MS_MAX, LEASE_MS_MIN, RECEIVE_WAIT_MS_MAX, WORK_WINDOW_BYTES_MAX,
     WORK_WINDOW_MESSAGES_MAX,
 };
 use millstream_protocol::wire::StreamId;
+use millstream_protocol::{Offset, TopicName};
 use tokio::sync::oneshot;
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout_at};
@@ -169,8 +169,8 @@ impl OpenStream {
     }
 
     /// Until when a lease lasts; none once it is lost or settled.
-    pub(crate) fn held_until(&self, lease: u64) -> Option<Instant> {
-        self.connection.lock().held_until(self.id, lease)
+    pub(crate) fn held_until(&self, lease: u64, offset: Offset) -> Option<Instant> {
+        self.connection.lock().held_until(self.id, lease, offset)
     }
 
     /// Sends a settle, together with others that wait.

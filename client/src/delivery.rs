@@ -81,7 +81,7 @@ impl DeliveryToken {
     /// What is left of the lease, as far as this side knows; nothing once it is lost or settled.
     #[must_use]
     pub fn lease_left(&self) -> Duration {
-        let until = self.stream.held_until(self.lease);
+        let until = self.stream.held_until(self.lease, self.offset);
         until.map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now())
         })

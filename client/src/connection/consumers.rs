@@ -79,8 +79,8 @@ pub(super) struct ConsumerState {
     /// A receive was sent and is not over.
     receiving: bool,
     ended: Option<StreamEnd>,
-    /// By lease: what deliveries hold.
-    held: HashMap<u64, Held>,
+    /// What deliveries hold, by lease and offset: records that were granted together share a lease.
+    held: HashMap<(u64, Offset), Held>,
     /// By number of the settle.
     confirmations: BTreeMap<u64, Confirmation>,
     /// The number of the last settle.
@@ -249,7 +249,7 @@ impl State {
             return;
         };
         let error = fault_error(refused.fault);
-        if let Some(held) = consumer.held.get_mut(&refused.lease) {
+        if let Some(held) = consumer.held.get_mut(&(refused.lease, refused.offset)) {
             held.lost = true;
         }
         if let Some(confirmation) = consumer.confirmations.remove(&refused.number) {
@@ -346,7 +346,8 @@ impl State {
                     until: item.until,
                     lost: false,
                 };
-                consumer.held.insert(item.entry.lease, held);
+                let place = (item.entry.lease, item.entry.offset);
+                consumer.held.insert(place, held);
                 Poll::Ready(Ok(item))
             }
             None => {
@@ -386,8 +387,9 @@ impl State {
         confirmation: Option<Confirmation>,
     ) -> Option<Notice> {
         let consumer = self.consumers.get_mut(&stream)?;
-        let (offset, lease, verb) = (settle.offset, settle.lease, settle.verb);
-        match (verb, consumer.held.get_mut(&lease)) {
+        let (offset, verb) = (settle.offset, settle.verb);
+        let place = (settle.lease, offset);
+        match (verb, consumer.held.get_mut(&place)) {
             (SettleVerb::Extend, Some(held)) => {
                 let lease = match settle.arg_us {
                     0 => consumer.lease,
@@ -396,7 +398,7 @@ impl State {
                 held.until = Instant::now() + lease;
             }
             _ => {
-                consumer.held.remove(&lease);
+                consumer.held.remove(&place);
             }
         }
         match self.core.settle(stream, settle) {
@@ -408,7 +410,7 @@ impl State {
                 None
             }
             None => {
-                if let Some(held) = consumer.held.get_mut(&lease) {
+                if let Some(held) = consumer.held.get_mut(&place) {
                     held.lost = true;
                 }
                 let error = consumer.over();
@@ -421,12 +423,17 @@ impl State {
     }
 
     /// Until when a lease that a delivery holds lasts; none once it is lost or settled.
-    pub(crate) fn held_until(&self, stream: StreamId, lease: u64) -> Option<Instant> {
+    pub(crate) fn held_until(
+        &self,
+        stream: StreamId,
+        lease: u64,
+        offset: Offset,
+    ) -> Option<Instant> {
         let consumer = self.consumers.get(&stream)?;
         if consumer.ended.is_some() || self.core.ended().is_some() {
             return None;
         }
-        let held = consumer.held.get(&lease)?;
+        let held = consumer.held.get(&(lease, offset))?;
         (!held.lost).then_some(held.until)
     }
 }

@@ -261,6 +261,21 @@ async fn a_lease_is_extended_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn settling_one_record_of_a_lease_leaves_the_others_theirs() {
+    let (_fake, client) = connected(&["a", "b", "c"]).await;
+    let mut jobs = client.consumer("jobs").await.unwrap();
+    let a = jobs.next().await.unwrap().unwrap();
+    let b = jobs.next().await.unwrap().unwrap();
+    let token = a.token();
+    a.ack();
+    assert!(token.is_over());
+    assert!(b.lease_left() > Duration::from_secs(20));
+    b.extend(Duration::from_secs(3600));
+    let c = jobs.next().await.unwrap().unwrap();
+    assert!(c.lease_left() <= Duration::from_secs(30));
+}
+
+#[tokio::test]
 async fn the_window_bounds_what_is_delivered_ahead() {
     let (fake, client) = connected(&["a", "b", "c", "d"]).await;
     let options = ConsumerOptions::new().prefetch(2).name("test");

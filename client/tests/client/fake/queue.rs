@@ -228,10 +228,11 @@ impl Queue {
     fn lease(&mut self, grants: &mut Grants, max: u32, holder: (usize, StreamId)) -> Vec<u8> {
         let mut batch = BatchBuilder::new();
         let mut entries = Vec::new();
+        // Records that are granted together share a lease.
+        grants.leases += 1;
         let ready = self.items.iter_mut().enumerate();
         let ready = ready.filter(|(_, item)| item.fate == Fate::Ready && !self.paused);
         for (offset, item) in ready.take(max as usize) {
-            grants.leases += 1;
             item.fate = Fate::Leased;
             item.lease = grants.leases;
             item.holder = holder;
