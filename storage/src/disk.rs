@@ -26,6 +26,8 @@ use map::DiskSegment;
 const PIECE_BYTES: usize = 1 << 20;
 /// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
 const RESERVE_BYTES: u64 = 64 << 10;
+/// Name of a scratch file for the moment between making it and taking its name away.
+const SCRATCH_NAME: &str = "scratch";
 /// Owner reads and writes, his group reads.
 const FILE_MODE: u32 = 0o640;
 /// The same for directories.
@@ -124,6 +126,24 @@ impl DiskFolder {
     }
 }
 
+impl DiskFolder {
+    /// Makes a file and takes its name away. Others may do the same at the same time: whose name is
+    /// taken away by another has his file all the same.
+    fn create_and_unname(&self) -> io::Result<File> {
+        let unname = || match self.remove(SCRATCH_NAME) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        loop {
+            match self.create_with(SCRATCH_NAME, Ok) {
+                Ok(file) => return unname().map(|()| file),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => unname()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
 impl fmt::Debug for DiskFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DiskFolder").field(&self.path).finish()
@@ -185,9 +205,13 @@ impl Folder for DiskFolder {
     fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&*self.root, ".", flags, mode)
-            .map_err(|error| self.error("create", "a scratch file", error))?;
-        Ok(Box::new(DiskScratch::new(file.into())))
+        let file = match rustix::fs::openat(&*self.root, ".", flags, mode) {
+            Ok(file) => file.into(),
+            // Some file systems have no nameless files: there the name is taken away at once.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => self.create_and_unname()?,
+            Err(error) => return Err(self.error("create", "a scratch file", error)),
+        };
+        Ok(Box::new(DiskScratch::new(file)))
     }
 
     fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
@@ -372,4 +396,27 @@ fn make_dirs(path: &Path) -> io::Result<()> {
             .map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scratch_file_leaves_no_name_behind_and_keeps_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DiskFolder::open_or_create(dir.path()).unwrap();
+        let unnamed = DiskScratch::new(folder.create_and_unname().unwrap());
+        let files: [Box<dyn ScratchFile>; 2] =
+            [folder.create_scratch().unwrap(), Box::new(unnamed)];
+        for mut file in files {
+            file.append(b"hello ").unwrap();
+            file.append(b"world").unwrap();
+            let mut bytes = [0; 5];
+            file.read_at(&mut bytes, 6).unwrap();
+            assert_eq!(&bytes, b"world");
+            assert!(file.read_at(&mut bytes, 7).is_err());
+            assert_eq!(folder.list("").unwrap(), Vec::<String>::new());
+        }
+    }
 }
