@@ -1,5 +1,6 @@
 //! Publishing to one topic, in order.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,8 +23,8 @@ pub struct Appended {
     pub base: Offset,
     /// Offset behind the last.
     pub end: Offset,
-    /// They were published before, under the same ids: these are the offsets they got then, and
-    /// nothing was added.
+    /// They were published before, under the same ids, and nothing was added: `base` is the offset the
+    /// first one got then, and all of them lie below `end`.
     pub duplicate: bool,
 }
 
@@ -100,8 +101,8 @@ pub struct Publisher {
 enum Awaited {
     /// Room in the log.
     Room,
-    /// Room in a queue of the topic.
-    Queue,
+    /// Room for so many records in a queue of the topic.
+    Queue(u64),
     /// The ids published before the start.
     Ids,
 }
@@ -326,10 +327,10 @@ impl Publisher {
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PublishError>> {
         match std::mem::replace(&mut self.awaited, Awaited::Room) {
             Awaited::Room => self.appender.poll_room(cx).map(Ok),
-            Awaited::Queue => {
-                let admitted = self.rules.poll_admitted(self.appender.log(), cx);
+            Awaited::Queue(records) => {
+                let admitted = self.rules.poll_admitted(self.appender.log(), records, cx);
                 if admitted.is_pending() {
-                    self.awaited = Awaited::Queue;
+                    self.awaited = Awaited::Queue(records);
                 }
                 admitted.map(Ok)
             }
@@ -381,7 +382,7 @@ impl Publisher {
         match self.rules.admit(self.appender.log(), records) {
             Admission::Granted => Ok(()),
             Admission::Wait => {
-                self.awaited = Awaited::Queue;
+                self.awaited = Awaited::Queue(records);
                 Err(PublishError::Rotating)
             }
             Admission::Refused(queue) => Err(PublishError::QueueFull { queue }),
@@ -457,23 +458,33 @@ impl Publisher {
         }
         let now_us = boot_us();
         let mut duplicates = 0;
-        let mut base = None;
+        // Where the first of them is, and where the last of them ends: they need not follow each
+        // other, nor have come in this order.
+        let mut there: Option<(Offset, Offset)> = None;
+        let mut ids = HashSet::new();
         for record in view.iter() {
-            if let Some(offset) = record.id().and_then(|id| seen.find(id, now_us)) {
+            let Some(id) = record.id() else {
+                continue;
+            };
+            if let Some(offset) = seen.find(id, now_us) {
                 duplicates += 1;
-                base.get_or_insert(offset);
+                let (_, end) = there.get_or_insert((offset, offset));
+                *end = (*end).max(offset + 1);
+            } else if view.len() > 1 && !ids.insert(id) {
+                // Of two records with one id in a batch only the first could be added.
+                duplicates += 1;
             }
         }
-        match base {
-            None => {}
-            Some(base) if duplicates == view.len() => {
+        match there {
+            None if duplicates == 0 => {}
+            Some((base, end)) if duplicates == view.len() => {
                 return Ok(Appended {
                     base,
-                    end: base + view.len() as u64,
+                    end,
                     duplicate: true,
                 });
             }
-            Some(_) => {
+            _ => {
                 return Err(PublishError::PartlyDuplicate {
                     duplicates,
                     records: view.len(),

@@ -16,6 +16,9 @@ pub(crate) const ID_WINDOW_US: u64 = 300_000_000;
 /// Ids remembered for one topic at most; beyond, the oldest are forgotten early.
 pub(crate) const IDS_MAX: usize = 1 << 20;
 
+/// Up to this limit of messages all of the topic is looked at as it comes, so that it is exact.
+const EXACT_MAX: u64 = 262_144;
+
 /// A queue's limits, as its topic's publishers see them.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -31,6 +34,8 @@ struct GateState {
     messages_max: u64,
     bytes_max: u64,
     when_full: WhenFull,
+    /// Records that may be unsettled at once, by both limits.
+    unsettled_max: u64,
     /// Publishing may go on up to this offset.
     allowed_end: u64,
     waiting: Vec<Waker>,
@@ -56,6 +61,7 @@ impl Gate {
                 messages_max: 0,
                 bytes_max: 0,
                 when_full: WhenFull::Refuse,
+                unsettled_max: u64::MAX,
                 allowed_end: u64::MAX,
                 waiting: Vec::new(),
             }),
@@ -69,11 +75,14 @@ impl Gate {
         let limited = settings.messages_max != 0 || settings.bytes_max != 0;
         let drops = limited && settings.when_full == WhenFull::DropOldest;
         put(&self.limited, limited);
-        put(&self.eager, drops || settings.age_max_ms != 0);
+        // What was not looked at counts as unsettled, also the offsets that an unclean stop left out.
+        let exact = (1..=EXACT_MAX).contains(&settings.messages_max);
+        put(&self.eager, drops || exact || settings.age_max_ms != 0);
         let mut state = self.lock();
         state.messages_max = settings.messages_max;
         state.bytes_max = settings.bytes_max;
         state.when_full = settings.when_full;
+        state.unsettled_max = u64::MAX;
         if !limited {
             state.allowed_end = u64::MAX;
         }
@@ -113,6 +122,7 @@ impl Gate {
             let average = (bytes / kept).max(1);
             unsettled_max = unsettled_max.min((state.bytes_max / average).max(1));
         }
+        state.unsettled_max = unsettled_max;
         if state.when_full == WhenFull::DropOldest {
             state.allowed_end = u64::MAX;
             let unsettled = end.0.saturating_sub(settled);
@@ -132,9 +142,9 @@ impl Gate {
             return Admission::Granted;
         }
         let state = self.lock();
-        if next.0.saturating_add(records) <= state.allowed_end {
+        if state.has_room(next, records) {
             Admission::Granted
-        } else if state.when_full == WhenFull::Wait {
+        } else if state.when_full == WhenFull::Wait && state.could_fit(records) {
             Admission::Wait
         } else {
             Admission::Refused(self.queue.clone())
@@ -147,6 +157,15 @@ impl Gate {
 }
 
 impl GateState {
+    const fn has_room(&self, next: Offset, records: u64) -> bool {
+        next.0.saturating_add(records) <= self.allowed_end
+    }
+
+    /// Whether so many together would fit into an empty queue: if not, waiting is no use.
+    const fn could_fit(&self, records: u64) -> bool {
+        records <= self.unsettled_max
+    }
+
     fn wake(&mut self) {
         for waker in self.waiting.drain(..) {
             waker.wake();
@@ -212,15 +231,16 @@ impl TopicRules {
         Admission::Granted
     }
 
-    /// Ready once a publish that was told to wait is worth another try.
-    pub(crate) fn poll_admitted(&self, log: &Log, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once a publish of `records` that was told to wait is worth another try.
+    pub(crate) fn poll_admitted(&self, log: &Log, records: u64, cx: &mut Context<'_>) -> Poll<()> {
         if !self.limited.is_set() {
             return Poll::Ready(());
         }
         let (next, _) = claimed_end(log);
         for gate in self.gates().iter() {
             let mut state = gate.lock();
-            if state.when_full == WhenFull::Wait && next.0 >= state.allowed_end {
+            let waits = state.when_full == WhenFull::Wait && state.could_fit(records);
+            if waits && !state.has_room(next, records) {
                 if !state
                     .waiting
                     .iter()
@@ -293,6 +313,15 @@ impl Ids {
             self.loading = Loading::Under(Vec::new());
         }
         first
+    }
+
+    /// Gives the duty to load back; who waits for it asks again.
+    pub(super) fn loading_failed(&mut self) {
+        if let Loading::Under(waiting) = std::mem::replace(&mut self.loading, Loading::Not) {
+            for waker in waiting {
+                waker.wake();
+            }
+        }
     }
 
     /// Asks to be woken when they are loaded; true if they are.
