@@ -154,7 +154,7 @@ impl Broker {
             start: options.start,
             settings: options.settings,
         })?;
-        Ok(self.queues_of_broker().info(&entry))
+        self.queues_of_broker().info(&entry)
     }
 
     /// Gives a queue other settings, all of them.
@@ -169,7 +169,7 @@ impl Broker {
     ) -> Result<QueueInfo, QueueError> {
         let queues = self.queues_of_broker();
         let entry = queues.set(&queue_name(name.as_ref())?, settings)?;
-        Ok(queues.info(&entry))
+        queues.info(&entry)
     }
 
     /// Deletes a queue, with its topic if that was made for it and no other queue uses it. Gives how
@@ -190,15 +190,16 @@ impl Broker {
     pub fn queue(&self, name: impl AsRef<str>) -> Result<QueueInfo, QueueError> {
         let queues = self.queues_of_broker();
         let entry = queues.entry(&queue_name(name.as_ref())?)?;
-        Ok(queues.info(&entry))
+        queues.info(&entry)
     }
 
-    /// All queues, by name.
+    /// All queues, by name; without those that ended meanwhile or were stopped by a defect.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueInfo> {
         let queues = self.queues_of_broker();
         let entries = queues.entries();
-        entries.iter().map(|entry| queues.info(entry)).collect()
+        let infos = entries.iter().filter_map(|entry| queues.info(entry).ok());
+        infos.collect()
     }
 
     /// Stops deliveries until [`resume_queue`](Self::resume_queue); what is leased may be settled.
@@ -229,14 +230,14 @@ impl Broker {
     pub fn purge_queue(&self, name: impl AsRef<str>) -> Result<u64, QueueError> {
         let entry = self.queues_of_broker().entry(&queue_name(name.as_ref())?)?;
         let queue = Arc::clone(&entry.queue);
-        Ok(entry.queue.ask(move |core, now| {
+        entry.queue.ask(move |core, now| {
             core.scan_to_end(&queue, now);
             let before = core.counts().unsettled_scanned + core.unscanned(&queue);
             let to = queue.topic.high_watermark();
             core.step(now, Input::Purge { to });
             let after = core.counts().unsettled_scanned + core.unscanned(&queue);
             before.saturating_sub(after)
-        }))
+        })
     }
 
     /// Sends dead letters of queue `name` back to the queues they died in; gives how many. Takes as
@@ -270,7 +271,7 @@ impl Broker {
         let peeked = entry.queue.look(move |core, now| {
             core.scan_to_end(&queue, now);
             core.scheduler.peek(from, max as usize)
-        });
+        })?;
         let peeked = peeked.into_iter().filter_map(|record| {
             Some(PeekedRecord {
                 offset: record.offset,
@@ -295,7 +296,7 @@ impl Broker {
     /// See [`QueueError`].
     pub fn leases(&self, name: impl AsRef<str>, max: u32) -> Result<Vec<LeaseInfo>, QueueError> {
         let entry = self.queues_of_broker().entry(&queue_name(name.as_ref())?)?;
-        Ok(entry.queue.look(move |core, now| {
+        entry.queue.look(move |core, now| {
             let leases = core.scheduler.leases(max as usize);
             let leases = leases.into_iter().map(|lease| LeaseInfo {
                 offset: lease.offset,
@@ -305,7 +306,7 @@ impl Broker {
                     .unwrap_or(u32::MAX),
             });
             leases.collect()
-        }))
+        })
     }
 
     /// A consumer of queue `name`.
@@ -372,7 +373,7 @@ impl Broker {
 }
 
 impl Queues {
-    fn info(&self, entry: &Entry) -> QueueInfo {
+    fn info(&self, entry: &Entry) -> Result<QueueInfo, QueueError> {
         let queue = Arc::clone(&entry.queue);
         let (counts, floor, unscanned, consumers, rates, paused) =
             entry.queue.look(move |core, now| {
@@ -385,12 +386,12 @@ impl Queues {
                     core.rate.milli_per_s(now.boot_us),
                     core.paused,
                 )
-            });
+            })?;
         let definition = &entry.definition;
         let dead = definition.dead_letter_queue();
         let dead = dead.and_then(|name| self.entry(&name).ok());
         let wall_us = self.clock.now().wall_us;
-        QueueInfo {
+        Ok(QueueInfo {
             name: definition.name.clone(),
             topic: definition.topic.clone(),
             queue_id: definition.id,
@@ -402,7 +403,7 @@ impl Queues {
             leased: counts.leased,
             delayed: counts.delayed,
             moving: counts.moving,
-            dead: dead.map_or(0, |entry| unsettled(&entry)),
+            dead: dead.and_then(|entry| unsettled(&entry).ok()).unwrap_or(0),
             oldest_ready_us: match counts.oldest_ready_append_us {
                 0 => 0,
                 append_us => wall_us.saturating_sub(append_us).max(1),
@@ -414,12 +415,12 @@ impl Queues {
             acked_milli: rates.1,
             totals: totals(&counts),
             attempts: counts.totals.attempts,
-        }
+        })
     }
 }
 
 /// Records of a queue that are not settled.
-fn unsettled(entry: &Entry) -> u64 {
+fn unsettled(entry: &Entry) -> Result<u64, QueueError> {
     let queue = Arc::clone(&entry.queue);
     entry.queue.look(move |core, now| {
         core.scan_to_end(&queue, now);

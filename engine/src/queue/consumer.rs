@@ -1,5 +1,6 @@
 //! Taking records from a queue: pushed within a window, or pulled.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -115,7 +116,23 @@ pub struct Consumer {
     fetcher: Fetcher,
     /// Granted, and not handed out yet.
     grant: Option<Grant>,
-    receiving: bool,
+    /// Until when each pull that is under way waits, the oldest first. All but the last were given
+    /// up: what they bring is for the next who asks.
+    pulls: VecDeque<u64>,
+}
+
+/// What [`Consumer`] finds next.
+enum Found {
+    Delivery(Box<Delivery>),
+    /// A pull is over.
+    Over(Pull),
+}
+
+/// Which pull is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pull {
+    Newest,
+    GivenUp,
 }
 
 impl Consumer {
@@ -128,7 +145,7 @@ impl Consumer {
             }),
             fetcher: Fetcher::new(&queue.topic),
             grant: None,
-            receiving: false,
+            pulls: VecDeque::new(),
         };
         let lease_us = micros(options.lease);
         queue.send(Message::Attach { link, lease_us });
@@ -231,6 +248,17 @@ impl Consumer {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Worked, ConsumeError>>> {
+        self.poll_found(cx).map(|found| {
+            found.map(|found| {
+                found.map(|found| match found {
+                    Found::Delivery(delivery) => Worked::Delivery(delivery),
+                    Found::Over(_) => Worked::ReceiveOver,
+                })
+            })
+        })
+    }
+
+    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Found, ConsumeError>>> {
         loop {
             if let Some(grant) = &self.grant {
                 let offset = grant.first;
@@ -241,7 +269,7 @@ impl Consumer {
                 match fetched {
                     Ok(record) => {
                         let delivery = Delivery::new(record, &self.attachment, &part);
-                        return Poll::Ready(Some(Ok(Worked::Delivery(Box::new(delivery)))));
+                        return Poll::Ready(Some(Ok(Found::Delivery(Box::new(delivery)))));
                     }
                     Err(_) => self.link().settle(offset, part.lease, Verb::Gone, 0),
                 }
@@ -252,9 +280,9 @@ impl Consumer {
             }
             match ready!(self.attachment.link.mailbox.poll_pop(cx)) {
                 Some(Event::Grant(grant)) => self.grant = Some(grant),
-                Some(Event::ReceiveOver) => {
-                    self.receiving = false;
-                    return Poll::Ready(Some(Ok(Worked::ReceiveOver)));
+                Some(Event::ReceiveOver(granted)) => {
+                    let over = self.pull_over(granted);
+                    return Poll::Ready(Some(Ok(Found::Over(over))));
                 }
                 None => {
                     return Poll::Ready(match self.link().closed() {
@@ -278,9 +306,26 @@ impl Consumer {
         Some(part)
     }
 
+    /// Takes the pull off the list that is over. They are served in turn; of those that brought
+    /// nothing the one that waited least long is over first.
+    fn pull_over(&mut self, granted: u32) -> Pull {
+        let at = match granted {
+            0 => self
+                .pulls
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, until)| **until),
+            _ => self.pulls.iter().enumerate().next(),
+        };
+        let at = at.map_or(0, |(at, _)| at);
+        let newest = at + 1 == self.pulls.len();
+        self.pulls.remove(at);
+        if newest { Pull::Newest } else { Pull::GivenUp }
+    }
+
     /// Takes up to `max` records: those that are there, or else the first to come within `wait`.
     ///
-    /// Empty when nothing came.
+    /// Empty when nothing came. What a call that was dropped would have got is for the next one.
     ///
     /// # Errors
     ///
@@ -290,20 +335,37 @@ impl Consumer {
         max: u32,
         wait: Duration,
     ) -> Result<Vec<Delivery>, ConsumeError> {
-        self.begin_receive(max, u64::MAX, wait, Duration::ZERO);
+        let max = max.clamp(1, PREFETCH_MAX);
         let mut received = Vec::new();
-        loop {
-            match poll_fn(|cx| self.poll_work(cx)).await {
-                Some(Ok(Worked::Delivery(delivery))) => received.push(*delivery),
-                Some(Ok(Worked::ReceiveOver)) => return Ok(received),
+        // What is here already, of pulls that were given up.
+        let mut here = Context::from_waker(Waker::noop());
+        while received.len() < max as usize
+            && let Poll::Ready(Some(Ok(found))) = self.poll_found(&mut here)
+        {
+            if let Found::Delivery(delivery) = found {
+                received.push(*delivery);
+            }
+        }
+        if !received.is_empty() {
+            return Ok(received);
+        }
+        self.begin_receive(max, u64::MAX, wait, Duration::ZERO);
+        // What another pull brings beyond `max` is for the next call.
+        while received.len() < max as usize || self.pulls.len() == 1 {
+            match poll_fn(|cx| self.poll_found(cx)).await {
+                Some(Ok(Found::Delivery(delivery))) => received.push(*delivery),
+                Some(Ok(Found::Over(Pull::Newest))) => break,
+                Some(Ok(Found::Over(Pull::GivenUp))) if received.is_empty() => {}
+                Some(Ok(Found::Over(Pull::GivenUp))) => break,
                 Some(Err(error)) => return Err(error),
                 None if received.is_empty() => {
                     let closed = self.link().closed().cloned();
                     return Err(closed.unwrap_or(ConsumeError::Closed));
                 }
-                None => return Ok(received),
+                None => break,
             }
         }
+        Ok(received)
     }
 
     /// As [`receive`](Self::receive), blocking.
@@ -322,22 +384,23 @@ impl Consumer {
     /// Begins a pull of up to `max` records and `bytes`, which ends with [`Worked::ReceiveOver`].
     /// A lease of zero is the consumer's own. One at a time.
     pub fn begin_receive(&mut self, max: u32, bytes: u64, wait: Duration, lease: Duration) {
-        self.receiving = true;
         let consumer = self.link().id;
+        let until_boot_us = boot_us().saturating_add(micros(wait));
+        self.pulls.push_back(until_boot_us);
         self.link().flush();
         self.link().queue.send(Message::Receive {
             consumer,
             messages: max.clamp(1, PREFETCH_MAX),
             bytes,
-            until_boot_us: boot_us().saturating_add(micros(wait)),
+            until_boot_us,
             lease_us: micros(lease),
         });
     }
 
     /// Whether a pull is under way.
     #[must_use]
-    pub const fn is_receiving(&self) -> bool {
-        self.receiving
+    pub fn is_receiving(&self) -> bool {
+        !self.pulls.is_empty()
     }
 
     /// Settles a record that was delivered to this consumer, by number: for servers, whose
@@ -367,6 +430,7 @@ impl Consumer {
 
     /// The peer behind this consumer was lost: what it had counts as delivered in vain.
     pub fn lose(self) {
+        self.link().lose_peer();
         self.attachment.detach(Detached::Lost);
     }
 
@@ -376,24 +440,18 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let link = self.link();
-        if link.closed().is_some() {
+        if self.link().closed().is_some() {
             return;
         }
         self.set_window(0, 0);
-        let mut grants: Vec<Grant> = self.grant.take().into_iter().collect();
-        while let Some(event) = self.link().mailbox.pop() {
-            if let Event::Grant(grant) = event {
-                grants.push(grant);
-            }
+        let grant = self.grant.take();
+        let link = self.link();
+        if let Some(grant) = grant {
+            link.give_back_grant(&grant);
         }
-        for grant in grants {
-            for index in 0..u64::from(grant.count) {
-                let offset = grant.first + index;
-                self.link().settle(offset, grant.lease, Verb::Release, 0);
-            }
-        }
-        self.link().flush();
+        // A pull may be under way, and somebody else at the queue.
+        link.stop_reading();
+        link.flush();
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use millstream_protocol::Offset;
-use millstream_storage::AppendError;
+use millstream_storage::{AppendError, ReadError, park_until};
 
 use super::error::{ConsumeError, SettleError};
 use super::far::FarStore;
@@ -18,13 +18,16 @@ use super::link::{Event, Link};
 use super::rate::Rate;
 use super::scanner::Scanner;
 use super::scheduler::{
-    ConsumerId, Counts, Detached, Effect, Entry, Input, Now, Reason, Scheduler,
+    ConsumerId, Counts, Detached, Effect, Entry, FarEntry, Input, Now, Reason, Scheduler,
 };
 use super::shared::{Message, QueueShared};
 use super::topic::Gate;
 
 /// Inputs taken in one round.
 const INPUTS_PER_ROUND: u32 = 256;
+/// Entries of one frame of the journal at most: with the longest of them it stays well below what a
+/// frame may hold, whatever happens in one round.
+const FRAME_ENTRIES: usize = 8192;
 /// Inputs kept while the journal has no room; those behind stay in the ring.
 const DEFERRED_MAX: usize = 65_536;
 /// Pieces of the topic looked at in one round.
@@ -49,7 +52,8 @@ pub(super) enum Progress {
 #[derive(Debug)]
 struct Waiting {
     end: Offset,
-    consumer: ConsumerId,
+    /// Kept here: its consumer may leave before the disk is done.
+    link: Arc<Link>,
     tag: u64,
     result: Result<(), SettleError>,
 }
@@ -92,10 +96,17 @@ pub(super) struct Core {
     pub(super) writer: Writer,
     pub(super) far: FarStore,
     consumers: HashMap<ConsumerId, Arc<Link>>,
+    /// Left in this round: what concerns them is still carried out.
+    leaving: Vec<ConsumerId>,
     effects: Vec<Effect>,
+    /// How many of the effects have been looked at for what must last.
+    noted: usize,
+    /// What must last and is in no frame yet.
     entries: Vec<Entry>,
-    /// Inputs that came while the journal had no room, except requests.
+    /// Inputs that came while the journal had no room, and settles of grants nobody took.
     deferred: VecDeque<Message>,
+    /// `deferred` holds a look at all settles: one is enough.
+    sweep_deferred: bool,
     waiting: VecDeque<Waiting>,
     floors: Floors,
     gate: Arc<Gate>,
@@ -106,8 +117,8 @@ pub(super) struct Core {
     armed_us: Option<u64>,
     /// Leases do not end before this.
     grace_us: u64,
-    /// The topic was read to its end, closed or failed.
-    scanned_out: bool,
+    /// Why nothing more comes from the topic: it was read to its end, closed or failed.
+    scanned_out: Option<ReadError>,
 }
 
 /// What a core is made from.
@@ -133,9 +144,12 @@ impl Core {
             writer: parts.writer,
             far: parts.far,
             consumers: HashMap::new(),
+            leaving: Vec::new(),
             effects: Vec::new(),
+            noted: 0,
             entries: Vec::new(),
             deferred: VecDeque::new(),
+            sweep_deferred: false,
             waiting: VecDeque::new(),
             floors,
             gate: parts.gate,
@@ -144,7 +158,7 @@ impl Core {
             paused: parts.paused,
             armed_us: None,
             grace_us: 0,
-            scanned_out: false,
+            scanned_out: None,
         }
     }
 
@@ -157,7 +171,7 @@ impl Core {
             }
             return Progress::Done;
         }
-        if self.writer.is_due() && !self.write_out(queue, now) {
+        if self.is_due() && !self.write_out(queue, now) {
             self.answer_requests(queue, now);
             return Progress::Done;
         }
@@ -169,16 +183,22 @@ impl Core {
             self.take(message, now);
             inputs += 1;
         }
-        self.take_due(now);
+        if self.closed.is_some() {
+            return Progress::More;
+        }
+        // Before pulls end: what they are for may be in the topic already.
         let scanned_all = self.scan(queue, now);
+        self.take_due(now);
         self.note_journal();
         if !self.write_out(queue, now) {
             return Progress::Done;
         }
         self.answer_synced(queue);
         self.tell_gate(queue);
+        self.end_with_topic();
         self.arm(queue, now);
-        if inputs == INPUTS_PER_ROUND || !scanned_all || !self.effects.is_empty() {
+        let more = !self.effects.is_empty() || !self.deferred.is_empty();
+        if inputs == INPUTS_PER_ROUND || !scanned_all || more {
             Progress::More
         } else {
             Progress::Done
@@ -200,7 +220,7 @@ impl Core {
             Message::Detach { consumer, cause } => {
                 self.take_settles(consumer, now);
                 self.step(now, Input::Detach { consumer, cause });
-                self.consumers.remove(&consumer);
+                self.leaving.push(consumer);
             }
             Message::Window {
                 consumer,
@@ -231,7 +251,10 @@ impl Core {
                 },
             ),
             Message::Settles(consumer) => self.take_settles(consumer, now),
-            Message::AllSettles => self.take_all_settles(now),
+            Message::AllSettles => {
+                self.sweep_deferred = false;
+                self.take_all_settles(now);
+            }
             Message::Ask(request) | Message::Look(request) => request(self, now),
         }
     }
@@ -241,9 +264,20 @@ impl Core {
             return;
         };
         link.begin_settles();
+        // Room is given back by all of them before any is used again: leases stay whole runs.
         while let Some(settle) = link.next_settle() {
-            self.step(now, Input::Settle { consumer, settle });
+            let input = Input::Settle { consumer, settle };
+            self.scheduler.absorb(now, input, &mut self.effects);
         }
+        self.scheduler.deliver(now, &mut self.effects);
+    }
+
+    /// What is delayed far ahead and not with the far store yet.
+    pub(super) fn unstored_far(&self) -> impl Iterator<Item = &FarEntry> {
+        self.effects.iter().flat_map(|effect| match effect {
+            Effect::Far { entries } => entries.as_slice(),
+            _ => &[],
+        })
     }
 
     fn take_all_settles(&mut self, now: Now) {
@@ -308,7 +342,8 @@ impl Core {
     fn scan(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
         let mut cx = Context::from_waker(queue.waker());
         for _ in 0..SCANS_PER_ROUND {
-            if self.scanned_out || (self.scheduler.wants() == 0 && !self.gate.is_eager()) {
+            if self.scanned_out.is_some() || (self.scheduler.wants() == 0 && !self.gate.is_eager())
+            {
                 return true;
             }
             self.scanner.skip_to(self.scheduler.next_scan());
@@ -317,7 +352,7 @@ impl Core {
                 Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
                 Poll::Ready(Err(error)) => {
                     tracing::info!(queue = %queue.name, %error, "the queue's topic gives nothing more");
-                    self.scanned_out = true;
+                    self.scanned_out = Some(error);
                 }
             }
         }
@@ -328,37 +363,73 @@ impl Core {
     pub(super) fn scan_to_end(&mut self, queue: &Arc<QueueShared>, now: Now) {
         let mut cx = Context::from_waker(queue.waker());
         // While a frame waits for room no step may be taken (Q2).
-        while !self.writer.is_due() && !self.scanned_out && self.scheduler.wants_lookahead() {
+        while !self.is_due() && self.scanned_out.is_none() && self.scheduler.wants_lookahead() {
             self.scanner.skip_to(self.scheduler.next_scan());
             match self.scanner.poll_next(&mut cx) {
                 Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
-                Poll::Ready(Err(_)) => self.scanned_out = true,
+                Poll::Ready(Err(error)) => self.scanned_out = Some(error),
                 Poll::Pending => break,
             }
         }
     }
 
-    /// Makes one frame of what must last.
+    /// Whether something that must last is not in the journal yet: no step may be taken (Q2).
+    fn is_due(&self) -> bool {
+        self.writer.is_due() || !self.entries.is_empty()
+    }
+
+    /// Takes what must last out of the effects, for the journal.
     fn note_journal(&mut self) {
-        for effect in &mut self.effects {
+        for effect in self.effects.iter().skip(self.noted) {
             if let Effect::Journal(entry) = effect {
                 self.entries.push(entry.clone());
             }
         }
-        if self.entries.is_empty() {
-            return;
-        }
-        let frame = self.writer.begin();
-        Entry::encode_all(&self.entries, frame);
-        self.entries.clear();
+        self.noted = self.effects.len();
     }
 
-    /// Writes the frame and carries out what waits for it. False if there is no room for it now.
+    /// Takes the settles that wait and writes what the steps so far made, in the middle of a round;
+    /// gives where the journal then ends for this queue. `None` when there is no room, or the queue ended before it could.
+    pub(super) fn flush(&mut self, queue: &Arc<QueueShared>, now: Now) -> Option<Offset> {
+        if self.closed.is_none() && !self.is_due() {
+            self.take_all_settles(now);
+        }
+        self.note_journal();
+        if self.closed.is_some() {
+            return (!self.is_due()).then(|| self.writer.end());
+        }
+        self.write_out(queue, now).then(|| self.writer.end())
+    }
+
+    /// Makes a frame of the next entries.
+    fn begin_frame(&mut self) {
+        let rest = self
+            .entries
+            .split_off(self.entries.len().min(FRAME_ENTRIES));
+        let frame = self.writer.begin();
+        Entry::encode_all(&self.entries, frame);
+        if rest.is_empty() {
+            self.entries.clear();
+        } else {
+            self.entries = rest;
+        }
+    }
+
+    /// Writes the frames and carries out what waits for them. False if there is no room for them now.
+    ///
+    /// Facts stand in the journal in the order they came, each for itself, so a stop between two
+    /// frames leaves a state that was.
     fn write_out(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
-        let wrote = self.writer.is_due();
+        let wrote = self.is_due();
         loop {
+            if !self.writer.is_due() {
+                if self.entries.is_empty() {
+                    break;
+                }
+                self.begin_frame();
+            }
             match self.writer.try_write() {
-                Ok(()) => break,
+                Ok(()) => {}
                 Err(AppendError::Rotating) => {
                     let mut cx = Context::from_waker(queue.waker());
                     if self.writer.poll_room(&mut cx).is_pending() {
@@ -366,6 +437,8 @@ impl Core {
                     }
                 }
                 Err(AppendError::Full { .. } | AppendError::Unprepared { .. }) => {
+                    // In place of the time it was to run at, which is asked for again afterwards.
+                    self.armed_us = Some(now.boot_us + RETRY_US);
                     queue.keeper().wake_at(queue, now.boot_us + RETRY_US);
                     return false;
                 }
@@ -385,6 +458,7 @@ impl Core {
     fn carry_out(&mut self, queue: &Arc<QueueShared>, now: Now) {
         let end = self.writer.end();
         let mut effects = std::mem::take(&mut self.effects);
+        self.noted = 0;
         let mut moved = false;
         for effect in effects.drain(..) {
             match effect {
@@ -393,6 +467,10 @@ impl Core {
                     // Whom the scheduler delivers to is attached, so the link is there.
                     if let Some(link) = self.consumers.get(&grant.consumer) {
                         link.mailbox.push(Event::Grant(grant));
+                        if !link.is_read() {
+                            link.give_back();
+                            self.deferred.push_back(Message::Settles(link.id));
+                        }
                     }
                 }
                 Effect::Settled {
@@ -400,15 +478,19 @@ impl Core {
                     tag,
                     result,
                     ..
-                } => self.waiting.push_back(Waiting {
-                    end,
-                    consumer,
-                    tag,
-                    result: result.map_err(SettleError::from),
-                }),
-                Effect::ReceiveOver { consumer, .. } => {
+                } => {
                     if let Some(link) = self.consumers.get(&consumer) {
-                        link.mailbox.push(Event::ReceiveOver);
+                        self.waiting.push_back(Waiting {
+                            end,
+                            link: Arc::clone(link),
+                            tag,
+                            result: result.map_err(SettleError::from),
+                        });
+                    }
+                }
+                Effect::ReceiveOver { consumer, granted } => {
+                    if let Some(link) = self.consumers.get(&consumer) {
+                        link.mailbox.push(Event::ReceiveOver(granted));
                     }
                 }
                 Effect::Journal(entry) => {
@@ -425,6 +507,9 @@ impl Core {
             }
         }
         self.effects = effects;
+        for consumer in self.leaving.drain(..) {
+            self.consumers.remove(&consumer);
+        }
         if moved {
             queue.keeper().look_after();
         }
@@ -442,19 +527,17 @@ impl Core {
             return;
         };
         let mut cx = Context::from_waker(queue.waker());
-        match self.writer.poll_synced(last, &mut cx) {
-            Poll::Ready(Err(error)) => return self.fail(&error.to_string()),
-            Poll::Ready(Ok(())) | Poll::Pending => {}
-        }
+        let reached = self.writer.poll_synced(last, &mut cx);
         let synced = self.writer.log().synced();
         while let Some(waiting) = self.waiting.front()
             && waiting.end <= synced
         {
-            if let Some(waiting) = self.waiting.pop_front()
-                && let Some(link) = self.consumers.get(&waiting.consumer)
-            {
-                link.tell(waiting.tag, waiting.result);
+            if let Some(waiting) = self.waiting.pop_front() {
+                waiting.link.tell(waiting.tag, waiting.result);
             }
+        }
+        if let Poll::Ready(Err(error)) = reached {
+            return self.fail(&error.to_string());
         }
         if self.floors.advance(synced) {
             queue.keeper().look_after();
@@ -510,7 +593,11 @@ impl Core {
         while self.deferred.len() < DEFERRED_MAX {
             match queue.next_input() {
                 Some(Message::Look(request)) => request(self, now),
-                Some(other) => self.deferred.push_back(other),
+                Some(Message::AllSettles) if self.sweep_deferred => {}
+                Some(other) => {
+                    self.sweep_deferred |= matches!(other, Message::AllSettles);
+                    self.deferred.push_back(other);
+                }
                 None => return,
             }
         }
@@ -528,8 +615,31 @@ impl Core {
         }
     }
 
+    /// A topic that failed gives nothing more: once all of it that could be read is settled, who
+    /// waits is told.
+    fn end_with_topic(&mut self) {
+        if let Some(ReadError::Poisoned(poisoned)) = &self.scanned_out
+            && self.closed.is_none()
+        {
+            let counts = self.scheduler.counts();
+            if counts.unsettled_scanned == 0 {
+                let reason = format!("its topic failed: {}", poisoned.reason);
+                self.fail(&reason);
+            }
+        }
+    }
+
+    /// Whether more may come from the topic.
+    pub(super) const fn is_reading(&self) -> bool {
+        self.scanned_out.is_none() && self.closed.is_none()
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
     /// Nothing more can be promised: everybody is told.
-    fn fail(&mut self, reason: &str) {
+    pub(super) fn fail(&mut self, reason: &str) {
         tracing::error!(%reason, "a queue stopped");
         self.close(&ConsumeError::Failed {
             reason: reason.to_owned(),
@@ -546,21 +656,33 @@ impl Core {
         for (_, link) in self.consumers.drain() {
             link.close(error.clone());
         }
+        for waiting in self.waiting.drain(..) {
+            // Of consumers that left before; the others were told just now.
+            waiting.link.close(error.clone());
+        }
+        self.leaving.clear();
+        // Who asked something is told that no answer comes.
         self.deferred.clear();
-        self.waiting.clear();
     }
 
-    /// Gives back all leases and writes what is settled, before the broker closes. False if the
-    /// journal takes no more.
+    /// Gives back all leases and writes what is settled, before the broker closes. Where the journal
+    /// has no room nothing more can be settled, and a restart gives the leases back.
     pub(super) fn wind_up(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        if self.closed.is_some() {
+            return;
+        }
+        if self.is_due() && !self.write_out(queue, now) {
+            return self.close(&ConsumeError::Closed);
+        }
         self.take_all_settles(now);
         let consumers: Vec<ConsumerId> = self.consumers.keys().copied().collect();
         for consumer in consumers {
             let cause = Detached::Closed;
             self.step(now, Input::Detach { consumer, cause });
         }
-        self.note_journal();
-        if self.write_out(queue, now) {
+        if let Some(end) = self.flush(queue, now) {
+            // What was settled in time is said to be. A failed journal is found again, and told, by what follows.
+            let _ = park_until(|cx| self.writer.poll_synced(end, cx));
             self.answer_synced(queue);
         }
         self.close(&ConsumeError::Closed);

@@ -43,6 +43,11 @@ pub enum QueueError {
     },
     /// The topic, or its name.
     Topic(TopicError),
+    /// The queue ended, or was stopped by a defect, before it could answer.
+    Stopped {
+        /// The queue.
+        name: TopicName,
+    },
     /// The journal takes no more: its disk failed. Reading and publishing to other topics go on.
     Journal {
         /// What the system said.
@@ -60,7 +65,7 @@ impl QueueError {
             Self::Settings(_) | Self::DeadLetterQueue { .. } => ErrorCode::QueueSettings,
             Self::CursorNotFound { .. } => ErrorCode::CursorNotFound,
             Self::Topic(error) => error.code(),
-            Self::Journal { .. } => ErrorCode::JournalFailed,
+            Self::Stopped { .. } | Self::Journal { .. } => ErrorCode::JournalFailed,
         }
     }
 
@@ -68,7 +73,7 @@ impl QueueError {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Journal { .. } => Effect::Unknown,
+            Self::Stopped { .. } | Self::Journal { .. } => Effect::Unknown,
             _ => Effect::NotApplied,
         }
     }
@@ -104,6 +109,11 @@ impl fmt::Display for QueueError {
                 name.as_str()
             ),
             Self::Topic(error) => error.fmt(f),
+            Self::Stopped { name } => write!(
+                f,
+                "queue {:?} ended before it answered; if it was not deleted or closed, the log says why, and a restart of the broker brings it back",
+                name.as_str()
+            ),
             Self::Journal { reason } => write!(
                 f,
                 "the journal of queues and cursors failed ({reason}); restart the broker once the disk is well"

@@ -81,9 +81,19 @@ impl Keeper {
     }
 
     /// Goes on with a queue that was handed over, in the worker.
-    pub(super) fn run_soon(&self, queue: &Arc<QueueShared>, handed: Handed) {
-        self.lists().runnable.push_back((Arc::clone(queue), handed));
+    ///
+    /// # Errors
+    ///
+    /// Gives the baton back when the worker has ended: nobody else would go on with it.
+    pub(super) fn run_soon(&self, queue: &Arc<QueueShared>, handed: Handed) -> Result<(), Handed> {
+        let mut lists = self.lists();
+        if lists.stopping {
+            return Err(handed);
+        }
+        lists.runnable.push_back((Arc::clone(queue), handed));
+        drop(lists);
         self.bell.notify_one();
+        Ok(())
     }
 
     /// Has `queue` look for settles soon.
@@ -128,14 +138,16 @@ impl Keeper {
             }
         }
         let mut lists = self.lists();
-        let left = (
-            std::mem::take(&mut lists.runnable),
-            std::mem::take(&mut lists.nudged),
-        );
+        let runnable = std::mem::take(&mut lists.runnable);
+        let nudged = std::mem::take(&mut lists.nudged);
         lists.timers.clear();
         lists.timed.clear();
         drop(lists);
-        drop(left);
+        // Settles that wait were refused when their queue was wound up.
+        drop(nudged);
+        for (queue, handed) in runnable {
+            guarded(&queue, |queue| queue.resume(handed));
+        }
     }
 
     fn run_queues(&self) {
@@ -144,12 +156,9 @@ impl Keeper {
             if lists.stopping {
                 return;
             }
-            if let Some((queue, handed)) = lists.runnable.pop_front() {
-                drop(lists);
-                guarded(&queue, |queue| queue.resume(handed));
-                continue;
-            }
             let now_us = boot_us();
+            // A queue that is always busy must not keep the others' leases from ending: who is due
+            // goes first, and each once until it asks again.
             if let Some(queue) = lists.due(now_us) {
                 drop(lists);
                 if let Some(queue) = queue.upgrade() {
@@ -157,18 +166,25 @@ impl Keeper {
                 }
                 continue;
             }
-            if !lists.nudged.is_empty() {
+            if !lists.nudged.is_empty() && lists.runnable.is_empty() {
                 // Those who nudge meanwhile are answered with the others.
                 let (waited, _) = self
                     .bell
                     .wait_timeout(lists, NUDGE)
                     .unwrap_or_else(PoisonError::into_inner);
                 lists = waited;
-                let nudged = std::mem::take(&mut lists.nudged);
+            }
+            let nudged = std::mem::take(&mut lists.nudged);
+            let runnable = lists.runnable.pop_front();
+            if !nudged.is_empty() || runnable.is_some() {
                 drop(lists);
                 for queue in nudged {
                     guarded(&queue, QueueShared::nudged);
                 }
+                let Some((queue, handed)) = runnable else {
+                    continue;
+                };
+                guarded(&queue, |queue| queue.resume(handed));
                 continue;
             }
             let next = lists.timers.first().map(|(at_us, _)| *at_us);

@@ -20,8 +20,8 @@ const CONFIRMATION: u64 = 1 << 63;
 #[derive(Debug)]
 pub(super) enum Event {
     Grant(Grant),
-    /// A pull is over; its grants came before.
-    ReceiveOver,
+    /// A pull is over, which brought so many; its grants came before.
+    ReceiveOver(u32),
 }
 
 /// What became of a settle that was numbered.
@@ -52,6 +52,10 @@ pub(super) struct Link {
     settles: Lane<Settle>,
     /// A message about waiting settles is in the queue's ring.
     announced: Flag,
+    /// Somebody takes from the mailbox.
+    read: Flag,
+    /// The peer was lost: what it had is somebody else's.
+    lost_peer: Flag,
     outcomes: Mutex<VecDeque<Outcome>>,
     confirmations: Mutex<BTreeMap<u64, Confirmation>>,
     next_confirmation: Counter,
@@ -62,6 +66,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(queue: &Arc<QueueShared>, name: &str) -> Self {
+        let read = Flag::new();
+        // It was not set before.
+        let _ = read.set();
         Self {
             id: queue.next_consumer(),
             queue: Arc::clone(queue),
@@ -69,6 +76,8 @@ impl Link {
             mailbox: Mailbox::new(),
             settles: Lane::new(),
             announced: Flag::new(),
+            read,
+            lost_peer: Flag::new(),
             outcomes: Mutex::new(VecDeque::new()),
             confirmations: Mutex::new(BTreeMap::new()),
             next_confirmation: Counter::new(),
@@ -79,8 +88,8 @@ impl Link {
 
     /// Hands a settle to the queue, now or together with those that follow soon.
     pub(super) fn settle(&self, offset: Offset, lease: LeaseNumber, verb: Verb, tag: u64) {
-        if let Some(error) = self.closed.get() {
-            return self.tell(tag, Err(error.for_settle()));
+        if let Some(error) = self.ended() {
+            return self.tell(tag, Err(error));
         }
         self.settles.push(Settle {
             offset,
@@ -92,6 +101,62 @@ impl Link {
             self.flush();
         } else {
             self.queue.nudge();
+        }
+        // It may have ended since: then nobody else looks at what was pushed.
+        if let Some(error) = self.ended() {
+            self.refuse_waiting(error);
+        }
+    }
+
+    /// What settles hear once nobody takes them any more.
+    fn ended(&self) -> Option<SettleError> {
+        match self.closed.get() {
+            Some(error) => Some(error.for_settle()),
+            None => self.lost_peer.is_set().then_some(SettleError::LeaseLost),
+        }
+    }
+
+    fn refuse_waiting(&self, error: SettleError) {
+        while let Some(settle) = self.settles.pop() {
+            self.tell(settle.tag, Err(error));
+        }
+    }
+
+    /// The peer is gone, and what it had goes to others: further settles come too late.
+    pub(super) fn lose_peer(&self) {
+        // It may be said more than once.
+        let _ = self.lost_peer.set();
+    }
+
+    /// Nobody takes from the mailbox any more: what is there, or comes, is given back.
+    pub(super) fn stop_reading(&self) {
+        self.read.clear();
+        self.give_back();
+    }
+
+    /// Whether somebody takes what is pushed to the mailbox. Looked at after pushing.
+    pub(super) fn is_read(&self) -> bool {
+        self.read.is_set()
+    }
+
+    /// Releases the grants in the mailbox; the settles still are to be handed over.
+    pub(super) fn give_back(&self) {
+        while let Some(event) = self.mailbox.pop() {
+            if let Event::Grant(grant) = event {
+                self.give_back_grant(&grant);
+            }
+        }
+    }
+
+    /// Releases the records of one grant; the settles still are to be handed over.
+    pub(super) fn give_back_grant(&self, grant: &Grant) {
+        for index in 0..u64::from(grant.count) {
+            self.settles.push(Settle {
+                offset: grant.first + index,
+                lease: grant.lease,
+                verb: Verb::Release,
+                tag: 0,
+            });
         }
     }
 
@@ -121,8 +186,12 @@ impl Link {
             self.lost.add(1);
         }
         if tag >= CONFIRMATION {
-            let told = self.confirmations().insert(tag, Confirmation::Told(result));
-            if let Some(Confirmation::Waiting(Some(waker))) = told {
+            let told = match self.confirmations().get_mut(&tag) {
+                Some(told) => std::mem::replace(told, Confirmation::Told(result)),
+                // Nobody waits for it any more.
+                None => return,
+            };
+            if let Confirmation::Waiting(Some(waker)) = told {
                 waker.wake();
             }
         } else if tag != 0 {
@@ -179,9 +248,7 @@ impl Link {
         let settle_error = error.for_settle();
         // The first reason stays.
         let _ = self.closed.set(error);
-        while let Some(settle) = self.settles.pop() {
-            self.tell(settle.tag, Err(settle_error));
-        }
+        self.refuse_waiting(settle_error);
         let waiting: Vec<u64> = self.confirmations().keys().copied().collect();
         for tag in waiting {
             let untold = matches!(

@@ -10,21 +10,25 @@ use std::sync::Arc;
 
 use millstream_protocol::batch::{BatchBuilder, Message, Record};
 use millstream_protocol::frame::{ProducerStamp, walk_stored};
+use millstream_protocol::limits::BODY_BYTES_MAX;
 use millstream_protocol::{Offset, Start, TopicName};
 use millstream_storage::{AppendError, Appender, Chunk, Level, Log, LogReader, park_until};
 
+use super::error::QueueError;
 use super::fetcher::Fetcher;
 use super::journal::{Owner, Writer};
 use super::notes;
 use super::recovery::{Mark, Marks, encode_mark};
 use super::registry::Queues;
 use super::scheduler::{Input, PendingMove, Reason};
-use super::shared::{Message as QueueMessage, QueueShared};
+use super::shared::QueueShared;
 
 /// Moves carried out together, with one sync.
 const MOVES_TOGETHER: usize = 256;
 /// Producers of moved records: this bit and the queue's id.
 const MOVER: u64 = 1 << 63;
+/// Bodies from here on may leave no room for notes in a frame.
+const LARGE_BYTES: usize = BODY_BYTES_MAX - (64 << 10);
 /// Bytes of frames looked at together when copies are searched for.
 const SEARCH_BYTES: u32 = 1 << 20;
 
@@ -34,6 +38,8 @@ pub(super) struct Mover {
     writer: Writer,
     fetcher: Fetcher,
     marks: Marks,
+    /// Some moves may not be applied on disk.
+    pending: bool,
     /// What was appended by topic: the highest number, and by whom.
     targets: HashMap<TopicName, Target>,
     builder: BatchBuilder,
@@ -43,6 +49,21 @@ pub(super) struct Mover {
 struct Target {
     appender: Appender,
     highest: u64,
+}
+
+impl Target {
+    fn log(&self) -> &Arc<Log> {
+        self.appender.log()
+    }
+
+    /// Waits until all that was appended is on disk, also by an attempt that was stopped.
+    fn sync(&mut self) -> Result<(), Stopped> {
+        self.appender.announce();
+        let end = self.log().committed();
+        Ok(park_until(|cx| {
+            self.appender.poll_reached(Level::Synced, end, cx)
+        })?)
+    }
 }
 
 /// Why moves stopped; they are tried again.
@@ -61,6 +82,8 @@ impl Mover {
             writer: Writer::new(journal, Owner::Mover(queue)),
             fetcher: Fetcher::new(topic),
             marks,
+            // A restart does not know.
+            pending: true,
             targets: HashMap::new(),
             builder: BatchBuilder::new(),
         }
@@ -70,31 +93,53 @@ impl Mover {
         &self.marks
     }
 
-    /// Carries out the moves that wait, some at a time; true if all were.
-    pub(super) fn run(&mut self, queues: &Queues, queue: &Arc<QueueShared>) -> bool {
-        loop {
-            let (moves, journal_end) = queue.look(|core, _| {
-                let moves: Vec<PendingMove> = core
-                    .scheduler
-                    .pending_moves(0)
-                    .take(MOVES_TOGETHER)
-                    .cloned()
-                    .collect();
-                (moves, core.writer.end())
-            });
-            let Some(through) = moves.last().map(|last| last.number) else {
-                return true;
-            };
-            let done = self
-                .await_journal(journal_end)
-                .and_then(|()| self.carry_over(queues, queue, &moves));
-            if let Err(Stopped(reason)) = done {
-                tracing::warn!(queue = %queue.name, %reason, "moving dead letters waits");
-                return false;
+    /// Where copies of moves may be that the journal does not call applied, on disk: a restart
+    /// would look for them from there on.
+    pub(super) fn unapplied(&self) -> impl Iterator<Item = (&TopicName, Offset)> {
+        let marks = self.pending.then_some(&self.marks);
+        let marks = marks.into_iter().flatten();
+        marks.map(|(topic, mark)| (topic, mark.offset))
+    }
+
+    /// Carries out the moves that wait, some at a time; true if all were, and the journal says so on
+    /// disk.
+    pub(super) fn run(&mut self, queues: &Arc<Queues>, queue: &Arc<QueueShared>) -> bool {
+        match self.run_all(queues, queue) {
+            Ok(()) => true,
+            Err(Stopped(reason)) => {
+                tracing::warn!(queue = %queue.name, %reason, "moving records to another queue waits");
+                false
             }
-            queue.send(QueueMessage::Ask(Box::new(move |core, now| {
-                core.step(now, Input::Applied { through });
-            })));
+        }
+    }
+
+    fn run_all(&mut self, queues: &Arc<Queues>, queue: &Arc<QueueShared>) -> Result<(), Stopped> {
+        loop {
+            let there = Arc::clone(queue);
+            let looked = queue.look(move |core, now| {
+                // What is not in the journal yet must not be anywhere else.
+                let journal_end = core.flush(&there, now)?;
+                let moves = core.scheduler.pending_moves(0).take(MOVES_TOGETHER);
+                Some((moves.cloned().collect::<Vec<PendingMove>>(), journal_end))
+            });
+            let (moves, journal_end) = found(looked)?;
+            let Some(through) = moves.last().map(|last| last.number) else {
+                if self.pending {
+                    // Until then copies must be found again, so nothing trims them.
+                    self.await_journal(journal_end)?;
+                    self.pending = false;
+                }
+                return Ok(());
+            };
+            self.pending = true;
+            self.await_journal(journal_end)?;
+            self.carry_over(queues, queue, &moves)?;
+            // In its turn among the steps, which wait while the journal has no room (Q2).
+            let applied = queue.ask(move |core, now| {
+                let goes_on = !core.is_closed();
+                goes_on.then(|| core.step(now, Input::Applied { through }))
+            });
+            found(applied)?;
         }
     }
 
@@ -105,32 +150,44 @@ impl Mover {
 
     fn carry_over(
         &mut self,
-        queues: &Queues,
+        queues: &Arc<Queues>,
         queue: &Arc<QueueShared>,
         moves: &[PendingMove],
     ) -> Result<(), Stopped> {
         let mut letters = Vec::new();
         for moved in moves {
             let fetched = park_until(|cx| self.fetcher.poll_fetch(moved.offset, cx)).ok();
-            letters.push((moved.number, address(queues, queue, moved, fetched)?));
+            let mut letter = address(queues, queue, moved, fetched.as_ref())?;
+            if !self.fits(&letter.1)
+                && let Some(record) = &fetched
+            {
+                letter = without_notes(queues, queue, moved, record)?;
+            }
+            letters.push((moved.number, letter));
         }
         self.mark_targets(queues, queue, &letters)?;
         for (number, (topic, message)) in &letters {
             self.append(queue.id, topic, *number, message)?;
         }
         for target in self.targets.values_mut() {
-            target.appender.announce();
-            // Also what an earlier attempt appended before it was stopped.
-            let end = target.appender.log().committed();
-            park_until(|cx| target.appender.poll_reached(Level::Synced, end, cx))?;
+            target.sync()?;
         }
         Ok(())
+    }
+
+    /// Whether the message fits into a frame: one of the largest may not, with notes on it.
+    fn fits(&mut self, message: &Message) -> bool {
+        if message.body().len() < LARGE_BYTES {
+            return true;
+        }
+        self.builder.clear();
+        self.builder.push_noted(message).is_ok()
     }
 
     /// Says in the journal where the copies about to be made can be, and finds what was made before.
     fn mark_targets(
         &mut self,
-        queues: &Queues,
+        queues: &Arc<Queues>,
         queue: &Arc<QueueShared>,
         letters: &[(u64, (TopicName, Message))],
     ) -> Result<(), Stopped> {
@@ -139,16 +196,27 @@ impl Mover {
             if fresh.contains_key(topic) {
                 continue;
             }
-            if !self.targets.contains_key(topic) {
-                let log = queues
-                    .log(topic)
-                    .ok_or_else(|| Stopped(format!("there is no topic {:?}", topic.as_str())))?;
-                let highest = highest_copy(&log, queue.id, self.marks.get(topic));
+            let log = queues
+                .log(topic)
+                .ok_or_else(|| Stopped(format!("there is no topic {:?}", topic.as_str())))?;
+            let incarnation = log.identity().incarnation;
+            let known = self.targets.get(topic);
+            if known.is_none_or(|known| known.log().identity().incarnation != incarnation) {
+                let mark = match known {
+                    // It was deleted and made again: nothing of this queue is in it.
+                    Some(_) => None,
+                    None => self.marks.get(topic),
+                };
+                let highest = highest_copy(&log, queue.id, mark);
                 let appender = Appender::new(&log);
                 let target = Target { appender, highest };
                 self.targets.insert(topic.clone(), target);
             }
-            if let Some(target) = self.targets.get(topic) {
+            if let Some(target) = self.targets.get_mut(topic) {
+                if target.highest >= *number {
+                    // Made in an attempt that was stopped: the mark will say so, so it is synced first.
+                    target.sync()?;
+                }
                 let offset = target.appender.log().committed();
                 let number = (*number).max(target.highest + 1);
                 fresh.insert(topic.clone(), Mark { number, offset });
@@ -204,12 +272,18 @@ impl Mover {
     }
 }
 
+/// What the queue said, if it goes on and its journal has room.
+fn found<T>(looked: Result<Option<T>, QueueError>) -> Result<T, Stopped> {
+    let found = looked.map_err(|error| Stopped(error.to_string()))?;
+    found.ok_or_else(|| Stopped("the queue's journal has no room, or it ended".to_owned()))
+}
+
 /// Where a moved record goes, and as what.
 fn address(
-    queues: &Queues,
+    queues: &Arc<Queues>,
     queue: &Arc<QueueShared>,
     moved: &PendingMove,
-    fetched: Option<Record>,
+    fetched: Option<&Record>,
 ) -> Result<(TopicName, Message), Stopped> {
     let own = &queue.topic.identity().name;
     let Some(record) = fetched else {
@@ -217,19 +291,34 @@ fn address(
         return Ok((dead_letter_topic(queues, queue)?, message));
     };
     if moved.why != Reason::Redriven {
-        let message = notes::dead_letter(&record, moved, queue.name.as_str(), own.as_str());
+        let message = notes::dead_letter(record, moved, queue.name.as_str(), own.as_str());
         return Ok((dead_letter_topic(queues, queue)?, message));
     }
-    let source = notes::header_text(&record, notes::QUEUE);
+    let source = notes::header_text(record, notes::QUEUE);
     let home = source.as_deref().and_then(|name| queues.topic_of(name));
     match (source, home) {
-        (Some(name), Some(topic)) => Ok((topic, notes::redriven(&record, &name))),
+        (Some(name), Some(topic)) => Ok((topic, notes::redriven(record, &name))),
         // The queue it died in is gone: it stays a dead letter.
-        _ => Ok((own.clone(), notes::kept(&record))),
+        _ => Ok((own.clone(), notes::kept(record))),
     }
 }
 
-fn dead_letter_topic(queues: &Queues, queue: &Arc<QueueShared>) -> Result<TopicName, Stopped> {
+/// The same for a record so large that no notes fit on it. What is redriven stays a dead letter:
+/// without a note every queue of the topic would get it.
+fn without_notes(
+    queues: &Arc<Queues>,
+    queue: &Arc<QueueShared>,
+    moved: &PendingMove,
+    record: &Record,
+) -> Result<(TopicName, Message), Stopped> {
+    let topic = match moved.why {
+        Reason::Redriven => queue.topic.identity().name.clone(),
+        _ => dead_letter_topic(queues, queue)?,
+    };
+    Ok((topic, notes::kept(record)))
+}
+
+fn dead_letter_topic(queues: &Arc<Queues>, queue: &Arc<QueueShared>) -> Result<TopicName, Stopped> {
     queues
         .dead_letter_topic(&queue.name)
         .map_err(|error| Stopped(error.to_string()))
@@ -237,9 +326,13 @@ fn dead_letter_topic(queues: &Queues, queue: &Arc<QueueShared>) -> Result<TopicN
 
 /// The highest number of a copy by this queue's mover in `log`.
 fn highest_copy(log: &Arc<Log>, queue: u32, mark: Option<&Mark>) -> u64 {
-    let from = mark.map_or(Offset(0), |mark| mark.offset);
-    let mut highest = mark.map_or(0, |mark| mark.number.saturating_sub(1));
-    let mut reader = LogReader::new(log, Start::Offset(from.max(log.first_offset())));
+    // A mark is on disk before the first copy is made: without one there is none.
+    let Some(mark) = mark else {
+        return 0;
+    };
+    let mut highest = mark.number.saturating_sub(1);
+    let from = mark.offset.max(log.first_offset());
+    let mut reader = LogReader::new(log, Start::Offset(from));
     while reader.next_offset() < log.high_watermark() {
         let Ok(chunk) = park_until(|cx| reader.poll_next(SEARCH_BYTES, cx)) else {
             break;

@@ -74,6 +74,8 @@ pub(super) struct Recovered {
     pub(super) queues: BTreeMap<u32, RecoveredQueue>,
     pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
     pub(super) next_id: u32,
+    /// What of the journal the checkpoint that was read needs; `None` where there was none.
+    pub(super) keep_from: Option<Offset>,
     position: Offset,
 }
 
@@ -81,10 +83,12 @@ impl Recovered {
     /// Reads the newest checkpoint that is sound, and the journal behind it.
     pub(super) fn read(store: &Store, log: &Arc<Log>) -> Self {
         let mut recovered = Self::default();
+        let mut found_one = false;
         for (number, bytes) in store.checkpoints().load() {
             match Self::from_checkpoint(&bytes) {
                 Ok(found) => {
                     recovered = found;
+                    found_one = true;
                     break;
                 }
                 Err(error) => {
@@ -94,6 +98,7 @@ impl Recovered {
         }
         let positions = recovered.queues.values().map(|queue| queue.position);
         let from = positions.fold(recovered.position, Offset::min);
+        recovered.keep_from = found_one.then_some(from);
         let replayed = journal::replay(log, from, |frame| recovered.apply(frame));
         if let Err(error) = replayed {
             tracing::error!(%error, "the journal can't be read to its end: what was settled behind it is delivered again");

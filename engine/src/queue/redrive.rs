@@ -1,18 +1,21 @@
 //! Sends dead letters back to the queues they died in.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millstream_protocol::TopicName;
+use millstream_protocol::{Offset, TopicName};
 
 use super::consumer::{Consumer, ConsumerOptions};
 use super::delivery::{Delivery, DeliveryParts};
 use super::error::{QueueError, SettleError};
 use super::notes;
-use super::registry::Queues;
+use super::registry::{Entry, Queues};
 use crate::block_on::block_on;
 
 /// Dead letters looked at together.
 const LETTERS_TOGETHER: u32 = 256;
+/// Pages that are brought in from disk are waited for in steps of this.
+const LOOK: Duration = Duration::from_millis(5);
 /// Letters that are passed over are kept from others for as long as looking may take.
 const LEASE: Duration = Duration::from_secs(3600);
 
@@ -107,7 +110,11 @@ impl Queues {
                 Err(error) => break Some(error.to_string()),
             };
             if letters.is_empty() {
-                break None;
+                match still_looking(&entry, end) {
+                    Ok(true) => continue,
+                    Ok(false) => break None,
+                    Err(error) => return Err(error),
+                }
             }
             let mut going = Vec::new();
             for letter in letters {
@@ -144,6 +151,22 @@ impl Queues {
         let source = notes::header_text(letter.record(), notes::QUEUE);
         source.is_some_and(|name| self.topic_of(&name).is_some())
     }
+}
+
+/// Whether letters below `end` were not found yet, because the topic is still being read: then a
+/// little was waited for them.
+fn still_looking(entry: &Entry, end: Offset) -> Result<bool, QueueError> {
+    let queue = Arc::clone(&entry.queue);
+    let looking = entry.queue.look(move |core, now| {
+        core.scan_to_end(&queue, now);
+        let scheduler = &core.scheduler;
+        let reading = core.is_reading() && scheduler.next_scan() < end;
+        reading && !core.paused && scheduler.wants_lookahead()
+    })?;
+    if looking {
+        std::thread::sleep(LOOK);
+    }
+    Ok(looking)
 }
 
 fn stopped(reason: &str) -> QueueError {

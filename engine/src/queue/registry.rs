@@ -36,6 +36,17 @@ pub(super) struct Entry {
     pub(super) mover: Arc<Mutex<Mover>>,
 }
 
+impl Entry {
+    /// Carries over what is on its way out of the queue; true if all has arrived.
+    pub(super) fn carry_moves(&self, queues: &Arc<Queues>) -> bool {
+        self.mover().run(queues, &self.queue)
+    }
+
+    pub(super) fn mover(&self) -> MutexGuard<'_, Mover> {
+        self.mover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the registry's mutex guards. Held while the journal is synced: by administration, never
 /// while records are published, delivered or settled.
 #[derive(Debug, Default)]
@@ -91,6 +102,8 @@ impl Queues {
         let mut state = self.state();
         self.start(&mut state, log)?;
         state.next_id = recovered.next_id;
+        let found = Upkeep::after_start(log.size().1, recovered.keep_from);
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = found;
         state.cursors = recovered.cursors;
         for (_, queue) in recovered.queues {
             let name = queue.definition.name.clone();
@@ -264,10 +277,11 @@ impl Queues {
     pub(super) fn create(self: &Arc<Self>, wanted: &NewQueue) -> Result<Entry, QueueError> {
         check_settings(&wanted.name, &wanted.settings)?;
         let mut state = self.state();
-        if let Some(entry) = state.queues.get(&wanted.name) {
-            return wanted.same_as(entry);
-        }
-        let entry = self.create_new(&mut state, wanted)?;
+        let entry = match state.queues.get(&wanted.name) {
+            Some(entry) => wanted.same_as(entry)?,
+            None => self.create_new(&mut state, wanted)?,
+        };
+        // Also for one that is there: a stop may have come between the two.
         self.create_dead_letter_queue(&mut state, &entry.definition)?;
         Ok(entry)
     }
@@ -321,7 +335,8 @@ impl Queues {
                     .queues
                     .values()
                     .any(|entry| entry.definition.topic == *name);
-                let unused = millstream_storage::claimed_end(&log).0 == Offset(0) && !queued;
+                // Also one that a stop left between making the topic and making the queue.
+                let unused = log.size().1 == 0 && !queued;
                 Ok((log, unused))
             }
             Err(error) => Err(create_error(error).into()),
@@ -333,25 +348,35 @@ impl Queues {
         state: &mut State,
         definition: &Definition,
     ) -> Result<(), QueueError> {
-        let Some(name) = definition.dead_letter_queue() else {
-            return Ok(());
-        };
-        if state.queues.contains_key(&name) {
-            return Ok(());
+        match definition.dead_letter_queue() {
+            Some(name) => self.create_dead_letters(state, &name).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the queue `name` for dead letters if it is not there; gives its topic.
+    fn create_dead_letters(
+        self: &Arc<Self>,
+        state: &mut State,
+        name: &TopicName,
+    ) -> Result<TopicName, QueueError> {
+        if let Some(entry) = state.queues.get(name) {
+            return Ok(entry.definition.topic.clone());
         }
         let wanted = NewQueue {
-            name,
+            name: name.clone(),
             topic: None,
             mode: QueueMode::Plain,
             start: Start::Earliest,
             settings: dead_letter_settings(),
         };
-        self.create_new(state, &wanted).map(|_| ())
+        let entry = self.create_new(state, &wanted)?;
+        Ok(entry.definition.topic)
     }
 
     /// The topic that dead letters of the queue go to; its queue is made again if it was deleted.
     pub(super) fn dead_letter_topic(
-        self: &Queues,
+        self: &Arc<Self>,
         name: &TopicName,
     ) -> Result<TopicName, QueueError> {
         let entry = self.entry(name)?;
@@ -359,13 +384,8 @@ impl Queues {
         let letters = entry.definition.dead_letter_queue();
         let letters = letters.or_else(|| dead_letter_queue(name, &QueueSettings::default()));
         let letters = letters.ok_or_else(|| QueueError::NotFound { name: name.clone() })?;
-        if let Some(topic) = self.topic_of(letters.as_str()) {
-            return Ok(topic);
-        }
-        match self.store.create_log(&letters, Durability::Synced) {
-            Ok(_) | Err(CreateError::Exists(_)) => Ok(letters),
-            Err(error) => Err(create_error(error).into()),
-        }
+        let mut state = self.state();
+        self.create_dead_letters(&mut state, &letters)
     }
 
     /// Gives a queue other settings.
@@ -383,7 +403,7 @@ impl Queues {
         let policy = policy(settings);
         changed
             .queue
-            .ask(move |core, now| core.step(now, Input::SetPolicy(policy)));
+            .ask(move |core, now| core.step(now, Input::SetPolicy(policy)))?;
         let mut state = self.state();
         self.create_dead_letter_queue(&mut state, &changed.definition)?;
         Ok(changed)
@@ -399,8 +419,7 @@ impl Queues {
         changed.queue.ask(move |core, now| {
             core.paused = paused;
             core.step(now, if paused { Input::Pause } else { Input::Resume });
-        });
-        Ok(())
+        })
     }
 
     fn change(
@@ -418,7 +437,15 @@ impl Queues {
     }
 
     /// Deletes a queue, and its topic if that was made with it and no other queue is over it.
+    ///
+    /// What is on its way out of it, as a dead letter or back to its queue, arrives before.
     pub(super) fn delete(self: &Arc<Self>, name: &TopicName) -> Result<u64, QueueError> {
+        let leaving = self.entry(name)?;
+        if !leaving.carry_moves(self) {
+            return Err(QueueError::Journal {
+                reason: "records on their way to another queue have not arrived".to_owned(),
+            });
+        }
         let mut state = self.state();
         let entry = state.queues.get(name).cloned();
         let entry = entry.ok_or_else(|| QueueError::NotFound { name: name.clone() })?;
@@ -431,11 +458,11 @@ impl Queues {
             .any(|other| other.definition.topic == topic);
         drop(state);
         let waker = Arc::clone(&entry.queue);
-        let unsettled = entry.queue.ask(move |core, _| {
+        let unsettled = entry.queue.look(move |core, _| {
             let unsettled = core.counts().unsettled_scanned + core.unscanned(&waker);
             core.close(&ConsumeError::QueueGone);
             unsettled
-        });
+        })?;
         self.rules(&entry.queue.topic).remove_gate(&entry.gate);
         if entry.definition.own_topic && !shared {
             // Records go with the last queue that was to work on them.
@@ -458,7 +485,10 @@ impl Queues {
         }
         for entry in self.entries() {
             let queue = Arc::clone(&entry.queue);
-            entry.queue.ask(move |core, now| core.wind_up(&queue, now));
+            let wound_up = entry.queue.look(move |core, now| core.wind_up(&queue, now));
+            if let Err(error) = wound_up {
+                tracing::error!(%error, "a queue could not be wound up");
+            }
         }
         self.keeper.stop();
         self.state().queues.clear();

@@ -4,14 +4,16 @@
 //! in his own thread; who does not leaves it to the holder, who looks again before he goes (Q5).
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Wake, Waker};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 
 use millstream_protocol::TopicName;
 use millstream_storage::{Baton, Counter, Flag, Held, Log, Ring, park_until};
 
 use super::clock::Clock;
 use super::core::{Core, Progress};
+use super::error::QueueError;
 use super::keeper::Keeper;
 use super::link::Link;
 use super::scheduler::{ConsumerId, Detached, Now};
@@ -191,7 +193,14 @@ impl QueueShared {
     /// something else.
     fn knock_for_worker(self: &Arc<Self>) {
         if let Some(held) = self.baton.knock() {
-            self.keeper.run_soon(self, held.hand_over());
+            self.leave_to_worker(held);
+        }
+    }
+
+    fn leave_to_worker(self: &Arc<Self>, held: Held<'_, Core>) {
+        if let Err(handed) = self.keeper.run_soon(self, held.hand_over()) {
+            // The worker has ended, and so has the queue: there is little to do.
+            self.resume(handed);
         }
     }
 
@@ -204,17 +213,31 @@ impl QueueShared {
         let mut rounds = 0;
         loop {
             held.begin_round();
-            let progress = held.round(self);
+            let progress = self.round(&mut held);
             rounds += 1;
             if progress == Progress::More {
-                if rounds >= ROUNDS_MAX {
-                    return self.keeper.run_soon(self, held.hand_over());
+                if rounds >= ROUNDS_MAX && !held.is_closed() {
+                    return self.leave_to_worker(held);
                 }
                 continue;
             }
             match held.leave() {
                 Ok(()) => return,
                 Err(again) => held = again,
+            }
+        }
+    }
+
+    /// One round. A panic in it ends this queue: its state may be half changed, so nothing more is
+    /// delivered or settled, and everybody is told.
+    fn round(self: &Arc<Self>, core: &mut Core) -> Progress {
+        match catch_unwind(AssertUnwindSafe(|| core.round(self))) {
+            Ok(progress) => progress,
+            Err(_) => {
+                tracing::error!(queue = %self.name, "a queue panicked and is stopped");
+                core.fail("a defect of the broker, which the log tells of");
+                // The input that it was at is gone; those behind it are answered.
+                Progress::More
             }
         }
     }
@@ -233,18 +256,26 @@ impl QueueShared {
     }
 
     /// Runs `request` with the queue's state and gives its answer, blocking until its turn came.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Stopped`] when the queue ended before that.
     pub(super) fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
-    ) -> T {
+    ) -> Result<T, QueueError> {
         self.answer(Message::Ask, request)
     }
 
     /// As [`ask`](Self::ask), for a request that takes no step: it need not wait for the journal.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
     pub(super) fn look<T: Send + 'static>(
         self: &Arc<Self>,
         request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
-    ) -> T {
+    ) -> Result<T, QueueError> {
         self.answer(Message::Look, request)
     }
 
@@ -252,56 +283,83 @@ impl QueueShared {
         self: &Arc<Self>,
         message: fn(Request) -> Message,
         request: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
-    ) -> T {
-        let answer = Arc::new(Answer::default());
-        let slot = Arc::clone(&answer);
+    ) -> Result<T, QueueError> {
+        let slot = Arc::new(Slot::default());
+        let answer = Answer(Arc::clone(&slot));
         self.send(message(Box::new(move |core, now| {
-            slot.give(request(core, now));
+            answer.give(request(core, now));
         })));
-        park_until(|cx| answer.poll(cx))
+        let answered = park_until(|cx| slot.poll(cx));
+        answered.ok_or_else(|| QueueError::Stopped {
+            name: self.name.clone(),
+        })
     }
 }
 
 /// Where an answer is put.
-pub(super) struct Answer<T> {
-    state: std::sync::Mutex<(Option<T>, Option<Waker>)>,
+#[derive(Debug)]
+struct Slot<T> {
+    state: Mutex<Awaited<T>>,
 }
 
-impl<T> Default for Answer<T> {
+#[derive(Debug)]
+enum Awaited<T> {
+    Nothing(Option<Waker>),
+    /// The answer; `None` when none will come.
+    Answer(Option<T>),
+}
+
+/// The duty to answer: dropped unanswered, who asked is told that no answer comes.
+struct Answer<T>(Arc<Slot<T>>);
+
+impl<T> Answer<T> {
+    fn give(self, value: T) {
+        self.0.put(Some(value));
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        self.0.put(None);
+    }
+}
+
+impl<T> Default for Slot<T> {
     fn default() -> Self {
         Self {
-            state: std::sync::Mutex::new((None, None)),
+            state: Mutex::new(Awaited::Nothing(None)),
         }
     }
 }
 
-impl<T> Answer<T> {
-    /// Puts the answer there and wakes who waits for it.
-    pub(super) fn give(&self, value: T) {
+impl<T> Slot<T> {
+    /// Puts the first answer there and wakes who waits for it.
+    fn put(&self, answer: Option<T>) {
         let waker = {
             let mut state = self.lock();
-            state.0 = Some(value);
-            state.1.take()
+            let Awaited::Nothing(waker) = &mut *state else {
+                return;
+            };
+            let waker = waker.take();
+            *state = Awaited::Answer(answer);
+            waker
         };
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    pub(super) fn poll(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<T> {
-        let mut state = self.lock();
-        match state.0.take() {
-            Some(value) => std::task::Poll::Ready(value),
-            None => {
-                state.1 = Some(cx.waker().clone());
-                std::task::Poll::Pending
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        match &mut *self.lock() {
+            Awaited::Answer(answer) => Poll::Ready(answer.take()),
+            Awaited::Nothing(waker) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Option<T>, Option<Waker>)> {
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Awaited<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,10 +23,37 @@ const LOAD_BYTES: u32 = 1 << 20;
 pub(super) struct Upkeep {
     /// Where the journal was when the last checkpoint was begun, and how large that became.
     last: Option<(u64, u64)>,
+    /// Bytes of journal that were there at the start: runs too short for a checkpoint of their own
+    /// must not let it grow without end.
+    found_bytes: u64,
     /// The lowest position that the checkpoint before the last needs: the journal is kept from there.
     keep_from: Option<Offset>,
     /// The same of the last.
     next_keep_from: Option<Offset>,
+}
+
+impl Upkeep {
+    /// After a start that found `found_bytes` of journal, and a checkpoint that needs it from
+    /// `keep_from` on.
+    pub(super) fn after_start(found_bytes: u64, keep_from: Option<Offset>) -> Self {
+        Self {
+            found_bytes,
+            next_keep_from: keep_from,
+            ..Self::default()
+        }
+    }
+}
+
+/// How far one topic may be trimmed.
+#[derive(Debug)]
+struct Floor {
+    log: Arc<Log>,
+    /// It was made for one of its queues.
+    own_topic: bool,
+    /// All its queues have settled what is below, and nobody looks for copies there.
+    settled: Offset,
+    /// The queues that were asked.
+    queues: Vec<u32>,
 }
 
 impl Queues {
@@ -34,11 +61,7 @@ impl Queues {
     pub(super) fn look_after(self: &Arc<Self>) {
         let entries = self.entries();
         for entry in &entries {
-            let mut mover = entry
-                .mover
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            if !mover.run(self, &entry.queue) {
+            if !entry.carry_moves(self) {
                 self.keeper.look_after();
             }
         }
@@ -48,37 +71,72 @@ impl Queues {
 
     /// Drops segments of topics that were made for their queues, once all have settled them (R1).
     fn trim_topics(self: &Arc<Self>, entries: &[Entry]) {
-        let mut floors: BTreeMap<TopicName, (Arc<Log>, bool, Offset)> = BTreeMap::new();
+        let mut floors: BTreeMap<TopicName, Floor> = BTreeMap::new();
         for entry in entries {
-            let floor = entry.queue.look(|core, _| core.synced_floor());
+            // One that can't say keeps everything.
+            let settled = entry.queue.look(|core, _| core.synced_floor());
+            let settled = settled.unwrap_or(Offset(0));
             let definition = &entry.definition;
-            let known = floors
-                .entry(definition.topic.clone())
-                .or_insert_with(|| (Arc::clone(&entry.queue.topic), false, floor));
-            known.1 |= definition.own_topic;
-            known.2 = known.2.min(floor);
+            let known = floors.entry(definition.topic.clone());
+            let known = known.or_insert_with(|| Floor {
+                log: Arc::clone(&entry.queue.topic),
+                own_topic: false,
+                settled,
+                queues: Vec::new(),
+            });
+            known.own_topic |= definition.own_topic;
+            known.settled = known.settled.min(settled);
+            known.queues.push(definition.id);
         }
-        for (topic, (log, own, floor)) in floors {
-            if !own || floor <= log.first_offset() {
-                continue;
-            }
-            let rules = self.rules(&log);
-            if !rules.ids().is_loaded() {
-                // Which ids must not be forgotten is not known yet.
-                self.load_ids_soon(&rules, &log);
-                self.keeper.look_after();
-                continue;
-            }
-            let held = rules.ids().hold_from(boot_us());
-            let before = held.map_or(floor, |held| held.min(floor));
-            match trim(&log, before) {
-                Ok(trimmed) if trimmed.segments > 0 => {
-                    tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
+        for entry in entries {
+            let mover = entry.mover();
+            for (topic, offset) in mover.unapplied() {
+                if let Some(floor) = floors.get_mut(topic) {
+                    floor.settled = floor.settled.min(offset);
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%topic, %error, "cannot drop settled segments");
-                }
+            }
+        }
+        for (topic, floor) in floors {
+            if floor.own_topic && floor.settled > floor.log.first_offset() {
+                self.trim_topic(&topic, &floor);
+            }
+        }
+    }
+
+    fn trim_topic(self: &Arc<Self>, topic: &TopicName, floor: &Floor) {
+        let log = &floor.log;
+        let rules = self.rules(log);
+        if !rules.ids().is_loaded() {
+            // Which ids must not be forgotten is not known yet.
+            self.load_ids_soon(&rules, log);
+            self.keeper.look_after();
+            return;
+        }
+        let held = rules.ids().hold_from(boot_us());
+        let before = held.map_or(floor.settled, |held| held.min(floor.settled));
+        // No queue begins over the topic, and none goes with it, while it is trimmed.
+        let state = self.state();
+        let over = state
+            .queues
+            .values()
+            .filter(|entry| entry.definition.topic == *topic);
+        let mut now: Vec<u32> = over.map(|entry| entry.definition.id).collect();
+        now.sort_unstable();
+        let mut then = floor.queues.clone();
+        then.sort_unstable();
+        if now != then {
+            self.keeper.look_after();
+            return;
+        }
+        let trimmed = trim(log, before);
+        drop(state);
+        match trimmed {
+            Ok(trimmed) if trimmed.segments > 0 => {
+                tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%topic, %error, "cannot drop settled segments");
             }
         }
     }
@@ -91,7 +149,8 @@ impl Queues {
         let due = {
             let mut upkeep = self.upkeep();
             let (begun, size) = *upkeep.last.get_or_insert((0, 0));
-            end_bytes.saturating_sub(begun) >= CHECKPOINT_BYTES.max(size)
+            let grown = end_bytes.saturating_sub(begun) + upkeep.found_bytes;
+            grown >= CHECKPOINT_BYTES.max(size)
         };
         if due && let Err(error) = self.checkpoint(&journal) {
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
@@ -123,6 +182,7 @@ impl Queues {
         let keep_from = {
             let mut upkeep = self.upkeep();
             upkeep.last = Some((begun_bytes, bytes.len() as u64));
+            upkeep.found_bytes = 0;
             upkeep.keep_from = upkeep.next_keep_from.replace(lowest);
             upkeep.keep_from
         };
@@ -145,11 +205,13 @@ impl Queues {
         if !rules.ids().begin_loading() {
             return;
         }
+        let unread = Arc::clone(&rules);
         let load = move || read_ids(&rules, &log, clock.now().wall_us);
         // The keeper's threads run only where there are queues.
         let started = std::thread::Builder::new().name("ms-ids".to_owned());
         if let Err(error) = started.spawn(load) {
-            tracing::error!(%error, "cannot read the ids of before the start");
+            tracing::error!(%error, "cannot read the ids of before the start yet");
+            unread.ids().loading_failed();
         }
     }
 }
@@ -157,17 +219,16 @@ impl Queues {
 /// One queue as it is now, under its baton.
 fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
     let log = Arc::clone(journal);
-    let (position, durable) = entry.queue.ask(move |core, _| {
+    let asked = entry.queue.ask(move |core, _| {
         let mut durable = core.scheduler.durable();
+        core.unstored_far().for_each(|entry| durable.add_far(entry));
         let far = core.far.for_each(|entry| durable.add_far(entry));
         let mut bytes = Vec::new();
         durable.encode(&mut bytes);
         far.map(|()| (log.committed(), bytes))
-    })?;
-    let mover = entry
-        .mover
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    });
+    let (position, durable) = asked.map_err(std::io::Error::other)??;
+    let mover = entry.mover();
     Ok(QueueSection {
         id: entry.definition.id,
         position,
