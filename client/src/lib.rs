@@ -21,16 +21,37 @@
 //! # }
 //! ```
 //!
+//! A queue delivers records to workers, each under a lease, until they are settled:
+//!
+//! ```no_run
+//! # async fn example(client: millstream_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use millstream_client::{Failure, QueueOptions, Worker};
+//!
+//! client.create_queue("billing", QueueOptions::new().topic("orders")).await?;
+//! let worker = Worker::new(client.consumer("billing").await?);
+//! worker.run(|delivery| async move {
+//!     println!("{:?}, time {}", delivery.as_bytes(), delivery.attempts());
+//!     Ok::<(), Failure>(()) // acked; an error retries it
+//! }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What is promised
 //!
 //! - A [`Receipt`] means that the records are as safe as its level says, at its offsets.
 //! - What one handle publishes is stored in the order of its calls.
 //! - Every error tells its kind (`code`), whether the records are in the topic all the same
 //!   (`effect`), and whether trying again may help (`is_retriable`).
+//! - A settle that comes after the end of its lease changes nothing, is counted and told; one whose
+//!   confirmation came is on disk.
 //! - A record is given out only after every checksum on its way was compared.
-//! - Memory is bounded: publishing waits at the server's window, reading at its own credit.
+//! - Memory is bounded: publishing waits at the server's window, reading at its own credit,
+//!   consuming at its own window.
 //!
-//! A connection that was lost stays lost: what was sent and not acknowledged is unknown.
+//! What was sent on a connection that was lost and not acknowledged is unknown. Consumers go on by
+//! themselves on a new connection, see [`ConsumerOptions::reconnect`]; other handles are opened
+//! again after [`Client::reconnect`].
 #![forbid(unsafe_code)]
 
 pub mod blocking;
