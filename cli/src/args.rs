@@ -112,14 +112,15 @@ pub(crate) enum Io {
 
 /// Which server to ask, and how long to wait for it.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
 pub(crate) struct ConnectArgs {
     /// Server to talk to, millstream://HOST:PORT or millstream+unix:///PATH
     #[arg(long, value_name = "ADDRESS", env = "MILLSTREAM_SERVER",
           default_value = DEFAULT_LISTEN, value_parser = address::parse)]
     pub(crate) server: Address,
 
-    /// Give up when the server has not answered for this long, for example 500ms or 2m; a tail
-    /// told so gives up when no message came either [default: 30s]
+    /// Give up when the server has not answered for this long, for example 500ms or 2m; a tail told
+    /// so gives up when no message came either [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }

@@ -115,6 +115,20 @@ fn assert_all_done(place: &Place, server: &Server, records: u64) -> Value {
     shown
 }
 
+/// Asserts that every delivery is an attempt of a record that was acked in the end, unless it was
+/// given back.
+#[track_caller]
+fn assert_attempts_add_up(shown: &Value) {
+    let total = |name: &str| shown["totals"][name].as_u64().unwrap();
+    let attempts: u64 = shown["attempts"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(attempts, records)| attempts.parse::<u64>().unwrap() * records.as_u64().unwrap())
+        .sum();
+    assert_eq!(attempts, total("delivered") - total("released"), "{shown}");
+}
+
 #[test]
 fn killed_workers_lose_no_record_and_settle_none_twice() {
     const RECORDS: u32 = 600;
@@ -147,6 +161,7 @@ fn killed_workers_lose_no_record_and_settle_none_twice() {
     server.queue_until("q", |shown| shown["totals"]["acked"] == RECORDS);
     let shown = assert_all_done(&place, &server, RECORDS.into());
     assert_eq!(shown["totals"]["acked"], RECORDS, "each settled once");
+    assert_attempts_add_up(&shown);
     for worker in workers {
         worker.signal(rustix::process::Signal::TERM);
         worker.wait().expect(0);

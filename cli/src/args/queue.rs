@@ -367,11 +367,12 @@ What a command says by its exit:
   others  retried after the queue's back-off, also when a signal ended it
 
 A command finds in its environment MILLSTREAM_QUEUE, MILLSTREAM_TOPIC, MILLSTREAM_OFFSET,
-MILLSTREAM_ATTEMPTS (1 at the first delivery) and, where the record has them, MILLSTREAM_KEY and
-MILLSTREAM_GROUP. A record is delivered at least once: a command must bear to see one again.
+MILLSTREAM_ATTEMPTS (1 at the first delivery) and, where the record has them, MILLSTREAM_KEY
+and MILLSTREAM_GROUP. A record is delivered at least once: a command must bear to see one again.
 
-On SIGINT or SIGTERM no more records are taken, commands that run may finish, all else is given back,
-and it ends with exit code 0. A second signal kills the commands and gives their records back.
+On SIGINT or SIGTERM no more records are taken, commands that run may finish, the rest is given
+back, and it ends with exit code 0. A second signal kills the commands and gives their records
+back, too.
 
 A server that goes away is waited for, unless --timeout says how long.";
 
