@@ -14,7 +14,8 @@ use super::{Closing, Core, Stream};
 use crate::error::TopicErrorCause;
 
 impl Core {
-    /// Asks for a publisher stream; [`Event::PublisherOpened`] or [`Event::StreamEnded`] answers.
+    /// Asks for a publisher stream; [`Event::PublisherOpened`](super::Event::PublisherOpened) or
+    /// [`Event::StreamEnded`](super::Event::StreamEnded) answers.
     ///
     /// # Errors
     ///
@@ -27,7 +28,8 @@ impl Core {
         Ok(stream)
     }
 
-    /// Asks for a reader stream; [`Event::ReaderOpened`] or [`Event::StreamEnded`] answers.
+    /// Asks for a reader stream; [`Event::ReaderOpened`](super::Event::ReaderOpened) or
+    /// [`Event::StreamEnded`](super::Event::StreamEnded) answers.
     ///
     /// # Errors
     ///
@@ -90,7 +92,8 @@ impl Core {
         }
     }
 
-    /// Asks for a consumer stream; [`Event::ConsumerOpened`] or [`Event::StreamEnded`] answers.
+    /// Asks for a consumer stream; [`Event::ConsumerOpened`](super::Event::ConsumerOpened) or
+    /// [`Event::StreamEnded`](super::Event::StreamEnded) answers.
     ///
     /// # Errors
     ///
@@ -111,7 +114,7 @@ impl Core {
     }
 
     /// Asks once for records, unless the last such request is not over or the stream is;
-    /// [`Event::ReceiveOver`] answers, behind the records.
+    /// [`Event::ReceiveOver`](super::Event::ReceiveOver) answers, behind the records.
     pub fn receive_work(&mut self, stream: StreamId, receive: &Receive) {
         if let Some(Stream::Consumer(consuming)) = self.streams.get_mut(&stream)
             && let Some(number) = consuming.start_receive()
