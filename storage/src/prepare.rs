@@ -14,6 +14,7 @@ use crate::layout::{
 use crate::log::Log;
 use crate::manifest::{Entry, ManifestError};
 use crate::segment::Standby;
+use crate::shared::SegmentSizes;
 
 /// A segment is this many times as large as the one before it, up to the largest.
 const GROWTH: u32 = 4;
@@ -104,8 +105,17 @@ impl Log {
         })
     }
 
+    /// The folder's sizes, or the log's own where those are smaller.
+    fn sizes(&self) -> SegmentSizes {
+        let folder = self.shared().sizes;
+        self.own_sizes.get().map_or(folder, |own| SegmentSizes {
+            first_bytes: own.first_bytes.min(folder.first_bytes),
+            largest_bytes: own.largest_bytes.min(folder.largest_bytes),
+        })
+    }
+
     fn len_bytes(&self, wanted: &Wanted) -> u32 {
-        let sizes = self.own_sizes.get().unwrap_or(&self.shared().sizes);
+        let sizes = self.sizes();
         let grown = if wanted.last_bytes == 0 {
             sizes.first_bytes
         } else {

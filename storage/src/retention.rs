@@ -92,8 +92,8 @@ fn remove(folder: &dyn Folder, name: &str) {
     }
 }
 
-/// Sets how large segments of `log` are made from now on, in place of the folder's sizes. The first
-/// call holds.
+/// Sets how large segments of `log` are made from now on, where that is less than the folder's sizes.
+/// The first call holds, until the store is opened again.
 pub fn set_segment_sizes(log: &Log, first_bytes: u32, largest_bytes: u32) {
     // The first call holds.
     let _ = log.own_sizes.set(SegmentSizes {

@@ -27,6 +27,10 @@ use super::upkeep::Upkeep;
 use crate::broker::create_error;
 use crate::error::TopicError;
 
+/// First and largest segment of a topic that was made for its queue: what is settled goes by whole
+/// segments, so they are small.
+const OWN_TOPIC_SEGMENT_BYTES: (u32, u32) = (4 << 20, 16 << 20);
+
 /// One queue, as the registry has it.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -176,6 +180,10 @@ impl Queues {
             marks,
             ..
         } = recovered;
+        if definition.own_topic {
+            let (first_bytes, largest_bytes) = OWN_TOPIC_SEGMENT_BYTES;
+            millstream_storage::set_segment_sizes(topic, first_bytes, largest_bytes);
+        }
         let mode = definition.scheduler_mode();
         let mut scheduler = Scheduler::new(mode, policy(&definition.settings), &durable);
         if definition.paused {

@@ -12,8 +12,8 @@ use super::recovery::{QueueSection, encode_checkpoint};
 use super::registry::{Entry, Queues};
 use super::topic::{ID_WINDOW_US, TopicRules};
 
-/// Bytes of journal behind the last checkpoint after which the next is written, unless that was
-/// larger.
+/// Bytes of journal behind the last checkpoint after which the next is written, unless half of that
+/// was more.
 const CHECKPOINT_BYTES: u64 = 2 << 20;
 /// Bytes of frames looked at together when ids are read.
 const LOAD_BYTES: u32 = 1 << 20;
@@ -150,7 +150,7 @@ impl Queues {
             let mut upkeep = self.upkeep();
             let (begun, size) = *upkeep.last.get_or_insert((0, 0));
             let grown = end_bytes.saturating_sub(begun) + upkeep.found_bytes;
-            grown >= CHECKPOINT_BYTES.max(size)
+            grown >= CHECKPOINT_BYTES.max(size / 2)
         };
         if due && let Err(error) = self.checkpoint(&journal) {
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
