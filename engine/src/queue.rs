@@ -21,6 +21,8 @@ mod definition;
 mod delivery;
 mod error;
 mod far;
+#[cfg(test)]
+mod faults;
 mod fetcher;
 mod journal;
 mod keeper;

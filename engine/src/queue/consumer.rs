@@ -155,6 +155,11 @@ impl Consumer {
         consumer
     }
 
+    #[cfg(test)]
+    pub(super) fn confirmations(&self) -> usize {
+        self.link().kept_confirmations()
+    }
+
     fn link(&self) -> &Arc<Link> {
         &self.attachment.link
     }

@@ -620,6 +620,8 @@ impl Core {
     fn end_with_topic(&mut self) {
         if let Some(ReadError::Poisoned(poisoned)) = &self.scanned_out
             && self.closed.is_none()
+            // Who settled the last ones still hears that it lasts.
+            && self.waiting.is_empty()
         {
             let counts = self.scheduler.counts();
             if counts.unsettled_scanned == 0 {

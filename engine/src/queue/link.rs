@@ -229,6 +229,12 @@ impl Link {
         }
     }
 
+    /// Confirmations that are kept.
+    #[cfg(test)]
+    pub(super) fn kept_confirmations(&self) -> usize {
+        self.confirmations().len()
+    }
+
     /// Nobody waits for `tag` any more.
     pub(super) fn forget_confirmation(&self, tag: u64) {
         self.confirmations().remove(&tag);
