@@ -317,3 +317,92 @@ fn many_groups_run_at_once_and_each_keeps_its_order() {
     }
     server.terminate().expect(0);
 }
+
+/// A worker that prints what it is given to the end of `out`, before it acks.
+fn printing_worker(place: &Place) -> Running {
+    let out = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(place.path().join("out"))
+        .unwrap();
+    let mut worker = Command::new(harness::MILLSTREAM);
+    worker
+        .args(["work", "q", "--output", "jsonl"])
+        .env("MILLSTREAM_SERVER", place.address());
+    Running::writing_to(&mut worker, out)
+}
+
+/// Asserts that of each group every number came, in order; a number may come again until the next
+/// one came, as nobody heard that it was done.
+#[track_caller]
+fn assert_groups_in_order(printed: &str, groups: u64, each: u64) -> u64 {
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    let mut again = 0;
+    for line in printed.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let group = record["group"].as_str().unwrap().to_owned();
+        let number: u64 = record["body"].as_str().unwrap().parse().unwrap();
+        let attempts = record["attempts"].as_u64().unwrap();
+        match last.get(&group) {
+            Some(last) if *last == number => again += 1,
+            Some(last) => assert_eq!(number, last + 1, "group {group}, attempt {attempts}"),
+            None => assert_eq!(number, 0, "group {group}"),
+        }
+        last.insert(group, number);
+    }
+    assert_eq!(last.len() as u64, groups);
+    assert!(last.values().all(|last| last + 1 == each), "{last:?}");
+    again
+}
+
+#[test]
+fn groups_keep_their_order_while_workers_and_servers_are_killed() {
+    const GROUPS: u64 = 10;
+    let each = 200 * u64::from(rounds());
+    let place = Place::new();
+    let mut server = place.serve("auto");
+    let create = ["queue", "create", "q", "--grouped", "--max-deliveries", "0"];
+    server
+        .run(&[&create[..], &["--backoff", "2ms"]].concat())
+        .expect(0);
+    let lines: String = (0..each).map(|number| format!("{number}\n")).collect();
+    for group in 0..GROUPS {
+        let name = format!("g{group}");
+        server
+            .run_with(&["pub", "q", "--group", &name], lines.as_bytes())
+            .expect(0);
+    }
+    let mut numbers = Numbers::new(12);
+    let mut workers: Vec<Running> = (0..WORKERS).map(|_| printing_worker(&place)).collect();
+    let kills = 4 * rounds();
+    for kill in 1..=kills {
+        // One more part of the whole is done before each.
+        let left = GROUPS * each / u64::from(kills + 1) * u64::from(kills + 1 - kill);
+        until("the work", || {
+            let shown = server.queue("q");
+            let unsettled = shown["ready"].as_u64().unwrap() + shown["leased"].as_u64().unwrap();
+            if unsettled <= left {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        });
+        if kill.is_multiple_of(8) {
+            server.kill();
+            server = place.serve("auto");
+        } else {
+            let number = (numbers.next() % WORKERS as u64) as usize;
+            workers.remove(number).kill();
+            workers.insert(number, printing_worker(&place));
+        }
+    }
+    server.queue_until("q", |shown| shown["floor_offset"] == shown["next_offset"]);
+    for worker in workers {
+        worker.signal(rustix::process::Signal::TERM);
+        worker.wait().expect(0);
+    }
+    let printed = fs::read_to_string(place.path().join("out")).unwrap();
+    let again = assert_groups_in_order(&printed, GROUPS, each);
+    println!("{kills} kills, {again} records printed again");
+    server.terminate().expect(0);
+}

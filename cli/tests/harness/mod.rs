@@ -8,6 +8,7 @@
 )]
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -314,6 +315,22 @@ impl Running {
         }
     }
 
+    /// Starts `command` with its output in `file`.
+    pub(crate) fn writing_to(command: &mut Command, file: File) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = collect_bytes(child.stderr.take().unwrap());
+        Self {
+            child: Some(child),
+            stdout: None,
+            stderr: Some(stderr),
+        }
+    }
+
     /// Sends `signal` to this process and no other.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().unwrap());
@@ -338,7 +355,10 @@ impl Running {
         let stderr = self.stderr.take().unwrap().join().unwrap();
         Ended {
             code,
-            stdout: self.stdout.take().unwrap().join().unwrap(),
+            stdout: match self.stdout.take() {
+                Some(stdout) => stdout.join().unwrap(),
+                None => Vec::new(),
+            },
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
         }
     }
