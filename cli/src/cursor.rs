@@ -92,6 +92,9 @@ pub(crate) fn run(args: &CursorArgs, output: Output) -> Result<(), Failure> {
 /// The offset of a place in `topic`.
 fn resolve(server: &Connected, topic: &TopicName, place: Start) -> Result<Offset, Failure> {
     if let Start::Offset(offset) = place {
+        // A name that is misspelt would make a cursor nobody reads from.
+        let there = server.runtime.block_on(server.client.topic(topic));
+        there.map_err(|error| topic_failure(&error))?;
         return Ok(offset);
     }
     let reader = server.runtime.block_on(server.client.reader(topic, place));

@@ -142,8 +142,8 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "BACKOFF")]
     pub(crate) backoff: Option<BackoffText>,
 
-    /// Where dead letters go: to the queue NAME, to one of its `own` called like it and `.dead`, or
-    /// `none` are kept [a new queue: own]
+    /// Where dead letters go: to the queue NAME, made when it is not there, to one of its `own`
+    /// called like it and `.dead`, or `none` are kept [a new queue: own]
     #[arg(long, value_name = "NAME|own|none", value_parser = parse_dead_letter)]
     pub(crate) dead_letter: Option<DeadLetter>,
 

@@ -694,6 +694,9 @@ pub(crate) fn a_cursor_is_where_tail_left_it(setup: Setup) {
         (&listed[0]["topic"], &listed[0]["cursor"]),
         (&json!("t"), &json!("mine"))
     );
+    server
+        .run(&["cursor", "set", "none", "mine", "1"])
+        .expect(3);
     server.run(&["cursor", "rm", "t", "mine"]).expect(0);
     server.run(&show).expect(3);
 }
