@@ -402,6 +402,17 @@ impl Chain {
         Some((active.base_offset() + u64::from(records), bytes))
     }
 
+    /// How many offsets from `from` on and below `to` lie in kept segments: not those that an unclean
+    /// stop left out between two.
+    pub(crate) fn offsets_between(&self, from: Offset, to: Offset) -> u64 {
+        let state = self.lock();
+        let ends = state.kept.values().map(|kept| {
+            let end = kept.end.map_or(to, |end| end.offset.min(to));
+            end.since(kept.base_offset.max(from)).unwrap_or(0)
+        });
+        ends.sum()
+    }
+
     /// Numbers of all kept segments, oldest first, with where they start.
     pub(crate) fn numbers(&self) -> Vec<(SegmentNumber, Offset)> {
         let state = self.lock();

@@ -66,7 +66,7 @@ pub use memory::SegmentMemory;
 pub use park::park_until;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
-pub use retention::{TrimError, Trimmed, claimed_end, set_segment_sizes, trim};
+pub use retention::{TrimError, Trimmed, claimed_end, records_between, set_segment_sizes, trim};
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
