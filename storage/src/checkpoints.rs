@@ -191,4 +191,29 @@ mod tests {
             bytes[at] ^= 4;
         }
     }
+
+    #[test]
+    fn whatever_fails_or_is_cut_off_a_whole_one_is_left() {
+        for nth in 1..=6 {
+            let (heap, checkpoints) = checkpoints();
+            checkpoints.write(b"first").unwrap();
+            checkpoints.write(b"second").unwrap();
+            heap.fail_nth_change(nth, crate::Failure::Device);
+            let said = checkpoints.write(b"third");
+            heap.heal();
+            for left in [heap.duplicate(), heap.after_power_loss()] {
+                let folder: Arc<dyn Folder> = Arc::new(left);
+                let left = Checkpoints::new(&folder);
+                let found: Vec<Vec<u8>> = left.load().into_iter().map(|(_, bytes)| bytes).collect();
+                let newest = found.first().unwrap().as_slice();
+                assert!(
+                    newest == b"third" || (newest == b"second" && said.is_err()),
+                    "{nth}"
+                );
+                assert!(found.len() >= 2, "{nth}: the one before is kept");
+                assert!(left.write(b"fourth").is_ok());
+                assert_eq!(left.load().first().unwrap().1, b"fourth");
+            }
+        }
+    }
 }

@@ -144,10 +144,11 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
             }
             Err(_) if log.gate_flags() & Gate::CLOSED != 0 => Fetched::Closed,
             Err(reason) => {
-                let next = log
-                    .chain()
-                    .finished(number)
-                    .map_or(from, |finished| finished.end.offset);
+                let Some(finished) = log.chain().finished(number) else {
+                    // Trimmed meanwhile, which is no damage: the reader looks where it goes on.
+                    return Fetched::Unreadable { next: from };
+                };
+                let next = finished.end.offset;
                 tracing::error!(topic = %log.identity().name, segment = number.0, %reason, "segment cannot be read");
                 Fetched::Unreadable { next }
             }
@@ -433,9 +434,12 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
     let numbers = log.chain().numbers();
     // Times never go back, so the segments form a prefix that starts before the time.
     let behind = numbers.partition_point(|(number, _)| {
-        any_segment(log, *number)
-            .and_then(|segment| glance_at(&segment, FRAMES_START))
-            .is_some_and(|glance| glance.append_time_us < time_us)
+        match any_segment(log, *number) {
+            Some(segment) => glance_at(&segment, FRAMES_START)
+                .is_some_and(|glance| glance.append_time_us < time_us),
+            // Trimmed meanwhile: older than all that is kept.
+            None => *number < first_kept(log),
+        }
     });
     let holder = behind
         .checked_sub(1)
@@ -466,6 +470,12 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
     numbers
         .get(behind)
         .map_or_else(|| log.high_watermark(), |(_, base)| *base)
+}
+
+fn first_kept(log: &Arc<Log>) -> SegmentNumber {
+    let numbers = log.chain().numbers();
+    let first = numbers.first();
+    first.map_or(SegmentNumber(u32::MAX), |(number, _)| *number)
 }
 
 fn any_segment(log: &Arc<Log>, number: SegmentNumber) -> Option<Arc<Segment>> {

@@ -255,7 +255,8 @@ impl LogReader {
         };
         if at.offset > self.from {
             let next = at.offset;
-            let reason = if self.log.first_offset() == next {
+            // What is kept may begin further on by now.
+            let reason = if self.log.first_offset() >= next {
                 GapReason::Trimmed
             } else {
                 GapReason::Void

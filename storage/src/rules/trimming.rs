@@ -160,3 +160,70 @@ fn a_closed_log_is_not_trimmed() {
     assert_eq!(trim(&log, end).unwrap(), nothing);
     assert_eq!(folder.changes(), changes, "another process may have it");
 }
+
+#[test]
+fn what_is_trimmed_while_a_reader_is_on_its_way_there_is_a_gap_and_no_damage() {
+    for fetched_before in [true, false] {
+        let folder = HeapFolder::new();
+        let (_store, log, end) = grown(&folder);
+        trim(&log, base(&log, 2)).unwrap();
+        let mut late = LogReader::new(&log, Start::Offset(Offset(0)));
+        let mut cx = Context::from_waker(Waker::noop());
+        // Mostly its segment is still to be fetched.
+        let early = late.poll_next(1 << 20, &mut cx);
+        if fetched_before {
+            // Fetches are done in turn, so this one's answer comes behind the other.
+            let mut behind = LogReader::new(&log, Start::Earliest);
+            assert!(park_until(|cx| behind.poll_next(1, cx)).is_ok());
+        }
+        let first = trim(&log, base(&log, 3)).unwrap().first_offset;
+        let mut next = match early {
+            Poll::Ready(chunk) => chunk,
+            Poll::Pending => park_until(|cx| late.poll_next(1 << 20, cx)),
+        };
+        loop {
+            match next.unwrap() {
+                Chunk::Frames(slice) if slice.next_offset() >= end => break,
+                Chunk::Frames(_) => {}
+                Chunk::Gap(gap) => {
+                    assert_eq!(gap.reason, GapReason::Trimmed);
+                    assert!(gap.next_offset <= first);
+                }
+            }
+            next = park_until(|cx| late.poll_next(1 << 20, cx));
+        }
+    }
+}
+
+#[test]
+fn r1_whatever_change_fails_or_is_cut_off_what_is_kept_is_all_there() {
+    for nth in 1..=8 {
+        for failure in [Failure::Device, Failure::Full] {
+            let folder = HeapFolder::new();
+            let (store, log, end) = grown(&folder);
+            let (all, _) = read(&log, end);
+            let line = base(&log, 3);
+            folder.fail_nth_change(nth, failure);
+            // It may say that it could not; and something else may have met the failure.
+            let said = trim(&log, line);
+            folder.heal();
+            for left in [folder.duplicate(), folder.after_power_loss()] {
+                let again = open(&left);
+                let log = log_of(&again, Durability::Synced);
+                let first = log.first_offset();
+                assert!(first == Offset(0) || first == line, "{first:?}, {said:?}");
+                assert!(said.is_err() || first == line, "what was said is so");
+                let (kept, gaps) = read(&log, end);
+                assert!(gaps.is_empty());
+                assert!(kept == all[first.0 as usize..], "{nth} {failure:?}");
+                let files = files(&left, &log);
+                assert_eq!(
+                    files.contains(&"00000001.seg".to_owned()),
+                    first == Offset(0)
+                );
+                again.close().unwrap();
+            }
+            drop(store);
+        }
+    }
+}
