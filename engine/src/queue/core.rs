@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use millstream_protocol::Offset;
-use millstream_storage::{AppendError, ReadError, park_until};
+use millstream_storage::{AppendError, ReadError, park_until, records_between};
 
 use super::error::{ConsumeError, SettleError};
 use super::far::FarStore;
@@ -555,10 +555,9 @@ impl Core {
             return;
         }
         let counts = self.scheduler.counts();
-        // What is on its way to the dead letters no longer fills the queue.
-        let here = counts.unsettled_scanned.saturating_sub(counts.moving);
-        let settled = self.scheduler.next_scan().0.saturating_sub(here);
-        let over = self.gate.update(&queue.topic, &counts, settled);
+        let over = self
+            .gate
+            .update(&queue.topic, &counts, self.scheduler.next_scan());
         if over > 0 {
             let now = queue.clock().now();
             let messages = over;
@@ -700,7 +699,7 @@ impl Core {
 
     /// How many visible records were not scanned yet.
     pub(super) fn unscanned(&self, queue: &QueueShared) -> u64 {
-        let visible = queue.topic.high_watermark();
-        visible.since(self.scheduler.next_scan()).unwrap_or(0)
+        let topic = &queue.topic;
+        records_between(topic, self.scheduler.next_scan(), topic.high_watermark())
     }
 }

@@ -29,6 +29,7 @@ use super::far::FarStore;
 use super::registry::{Entry, NewQueue, Queues};
 use super::scheduler::FarEntry;
 use super::shared::Message as Input;
+use crate::error::PublishError;
 use crate::publisher::Publisher;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -328,6 +329,42 @@ fn a_confirmation_nobody_waits_for_leaves_nothing_behind() {
     assert_eq!(consumer.confirmations(), 0);
     let settled = entry.queue.look(|core, _| core.scheduler.floor());
     assert_eq!(settled, Ok(Offset(2)), "the ack itself stands");
+    drop(consumer);
+    setup.close();
+}
+
+#[test]
+fn offsets_that_an_unclean_stop_left_out_fill_no_queue() {
+    let setup = Setup::new();
+    let limited = QueueSettings {
+        messages_max: 8,
+        ..settings()
+    };
+    let entry = setup.queue(limited);
+    setup.publish(&entry, ["1", "2", "3"]);
+    let killed = setup.heap.duplicate();
+    drop(entry);
+    setup.close();
+    let setup = Setup::over(killed);
+    let entry = setup.queues.entry(&name("jobs")).unwrap();
+    setup.publish(&entry, ["4", "5", "6", "7", "8"]);
+    assert!(
+        entry.queue.topic.high_watermark() > Offset(1000),
+        "they were"
+    );
+    let appender = Appender::new(&entry.queue.topic);
+    let mut publisher = Publisher::new(Level::Synced, appender, &setup.queues);
+    let refused = publisher.publish_blocking("9");
+    assert!(
+        matches!(refused, Err(PublishError::QueueFull { .. })),
+        "{refused:?}, {:?}, {:?}",
+        entry.gate,
+        entry
+            .queue
+            .look(|core, _| (core.counts(), core.scheduler.next_scan())),
+    );
+    let mut consumer = puller(&entry);
+    assert_eq!(take(&mut consumer, 8).len(), 8);
     drop(consumer);
     setup.close();
 }

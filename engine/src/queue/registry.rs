@@ -190,6 +190,8 @@ impl Queues {
             scheduler.step(self.clock.now(), Input::Pause, &mut Vec::new());
         }
         let gate = Arc::new(Gate::new(&definition.name, &definition.settings));
+        // Limits hold from the first record on, also while the queue can't get on with its rounds.
+        gate.update(topic, &scheduler.counts(), scheduler.next_scan());
         self.rules(topic).add_gate(&gate);
         let scanner = Scanner::new(
             topic,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::control::{QueueSettings, WhenFull};
 use millstream_protocol::{Offset, TopicName};
-use millstream_storage::{Flag, Log, claimed_end};
+use millstream_storage::{Flag, Log, claimed_end, records_between};
 
 use super::scheduler::Counts;
 
@@ -15,9 +15,6 @@ use super::scheduler::Counts;
 pub(crate) const ID_WINDOW_US: u64 = 300_000_000;
 /// Ids remembered for one topic at most; beyond, the oldest are forgotten early.
 pub(crate) const IDS_MAX: usize = 1 << 20;
-
-/// Up to this limit of messages all of the topic is looked at as it comes, so that it is exact.
-const EXACT_MAX: u64 = 262_144;
 
 /// A queue's limits, as its topic's publishers see them.
 #[derive(Debug)]
@@ -75,9 +72,7 @@ impl Gate {
         let limited = settings.messages_max != 0 || settings.bytes_max != 0;
         let drops = limited && settings.when_full == WhenFull::DropOldest;
         put(&self.limited, limited);
-        // What was not looked at counts as unsettled, also the offsets that an unclean stop left out.
-        let exact = (1..=EXACT_MAX).contains(&settings.messages_max);
-        put(&self.eager, drops || exact || settings.age_max_ms != 0);
+        put(&self.eager, drops || settings.age_max_ms != 0);
         let mut state = self.lock();
         state.messages_max = settings.messages_max;
         state.bytes_max = settings.bytes_max;
@@ -107,8 +102,10 @@ impl Gate {
 
     /// Says anew how far publishers may go; returns how many records are to be dropped.
     ///
-    /// All records below `settled` may be taken for settled: it counts those that are.
-    pub(super) fn update(&self, topic: &Log, counts: &Counts, settled: u64) -> u64 {
+    /// The queue looked at the topic up to `next_scan`; all behind it counts as unsettled.
+    pub(super) fn update(&self, topic: &Log, counts: &Counts, next_scan: Offset) -> u64 {
+        // What is on its way to the dead letters no longer fills the queue.
+        let scanned = counts.unsettled_scanned.saturating_sub(counts.moving);
         let mut state = self.lock();
         let mut unsettled_max = match state.messages_max {
             0 => u64::MAX,
@@ -116,7 +113,7 @@ impl Gate {
         };
         let (_, bytes) = topic.size();
         let end = topic.high_watermark();
-        let kept = end.since(topic.first_offset()).unwrap_or(0);
+        let kept = records_between(topic, topic.first_offset(), end);
         if state.bytes_max != 0 && kept > 0 && bytes > 0 {
             // Records are taken to be of average size: exact sizes would cost memory per record.
             let average = (bytes / kept).max(1);
@@ -125,10 +122,15 @@ impl Gate {
         state.unsettled_max = unsettled_max;
         if state.when_full == WhenFull::DropOldest {
             state.allowed_end = u64::MAX;
-            let unsettled = end.0.saturating_sub(settled);
+            let unsettled = scanned + records_between(topic, next_scan, end);
             return unsettled.saturating_sub(unsettled_max).min(counts.ready);
         }
-        let allowed_end = settled.saturating_add(unsettled_max);
+        let (next, _) = claimed_end(topic);
+        let unsettled = scanned + records_between(topic, next_scan, next);
+        let allowed_end = next
+            .0
+            .saturating_sub(unsettled)
+            .saturating_add(unsettled_max);
         if allowed_end > state.allowed_end || !state.waiting.is_empty() {
             state.allowed_end = allowed_end;
             state.wake();
