@@ -514,6 +514,24 @@ fn a_deleted_queue_takes_its_own_topic_along_and_tells_its_consumers() {
 }
 
 #[test]
+fn closing_while_dead_letters_move_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let broker = open(folder.path());
+        broker.create_queue("jobs", QueueOptions::new()).unwrap();
+        publish(&broker, "jobs", ["bad"]);
+        let mut consumer = puller(&broker, "jobs");
+        take(&mut consumer, 1).remove(0).reject("no");
+        broker.close().unwrap();
+        drop(consumer);
+        let broker = open(folder.path());
+        let mut graves = puller(&broker, "jobs.dead");
+        assert_eq!(take(&mut graves, round + 1).len(), round as usize + 1);
+        broker.close().unwrap();
+    }
+}
+
+#[test]
 fn consumers_share_the_work_and_each_record_goes_to_one() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path());

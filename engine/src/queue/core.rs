@@ -32,6 +32,10 @@ const FRAME_ENTRIES: usize = 8192;
 const DEFERRED_MAX: usize = 65_536;
 /// Pieces of the topic looked at in one round.
 const SCANS_PER_ROUND: u32 = 1024;
+/// After so many bytes of its own in the journal a queue asks whether a checkpoint is due.
+const CHECKPOINT_LOOK_BYTES: usize = 256 << 10;
+/// Segments of the journal that a stop waits for; on a full disk it does not wait at all.
+const ROOM_WAITS_MAX: u32 = 8;
 /// A write that found no room is tried again after this.
 const RETRY_US: u64 = 100_000;
 /// A queue that runs so much later than it asked to was stopped with its process, or starved.
@@ -174,6 +178,10 @@ impl Core {
         if self.is_due() && !self.write_out(queue, now) {
             self.answer_requests(queue, now);
             return Progress::Done;
+        }
+        // A pull is given of all that is visible when it comes.
+        if queue.topic.high_watermark() > self.scheduler.next_scan() {
+            self.scan(queue, now);
         }
         let mut inputs = 0;
         while inputs < INPUTS_PER_ROUND {
@@ -450,9 +458,28 @@ impl Core {
         }
         if wrote {
             self.floors.note(self.writer.end(), self.scheduler.floor());
+            if self.writer.has_written(CHECKPOINT_LOOK_BYTES) {
+                queue.keeper().look_after();
+            }
         }
         self.carry_out(queue, now);
         true
+    }
+
+    /// Writes what the steps so far made, waiting while the journal's next segment is made: at a
+    /// stop nobody comes back later. False where there is no room on the disk, or the journal failed.
+    fn write_all_out(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
+        self.note_journal();
+        for _ in 0..ROOM_WAITS_MAX {
+            if self.write_out(queue, now) {
+                return true;
+            }
+            if self.closed.is_some() {
+                return false;
+            }
+            park_until(|cx| self.writer.poll_room(cx));
+        }
+        false
     }
 
     fn carry_out(&mut self, queue: &Arc<QueueShared>, now: Now) {
@@ -672,7 +699,7 @@ impl Core {
         if self.closed.is_some() {
             return;
         }
-        if self.is_due() && !self.write_out(queue, now) {
+        if !self.write_all_out(queue, now) {
             return self.close(&ConsumeError::Closed);
         }
         self.take_all_settles(now);
@@ -681,7 +708,8 @@ impl Core {
             let cause = Detached::Closed;
             self.step(now, Input::Detach { consumer, cause });
         }
-        if let Some(end) = self.flush(queue, now) {
+        if self.write_all_out(queue, now) {
+            let end = self.writer.end();
             // What was settled in time is said to be. A failed journal is found again, and told, by what follows.
             let _ = park_until(|cx| self.writer.poll_synced(end, cx));
             self.answer_synced(queue);

@@ -89,6 +89,8 @@ pub(super) struct Writer {
     /// Where this owner's last frame ends.
     end: Offset,
     wait: Option<(Offset, LevelWait)>,
+    /// Bytes of frames since somebody was told.
+    written_bytes: usize,
 }
 
 impl Writer {
@@ -100,6 +102,7 @@ impl Writer {
             due: false,
             end: Offset(0),
             wait: None,
+            written_bytes: 0,
         }
     }
 
@@ -136,7 +139,17 @@ impl Writer {
         self.appender.announce();
         self.due = false;
         self.end = appended.end;
+        self.written_bytes += self.body.len();
         Ok(())
+    }
+
+    /// Whether so much was written since this last said so.
+    pub(super) fn has_written(&mut self, bytes: usize) -> bool {
+        let enough = self.written_bytes >= bytes;
+        if enough {
+            self.written_bytes = 0;
+        }
+        enough
     }
 
     /// Ready once [`try_write`](Self::try_write) is worth another try.

@@ -40,6 +40,23 @@ struct Chores {
     stopping: bool,
 }
 
+/// Both threads, once they were started.
+#[derive(Default)]
+struct Threads {
+    queue: Option<JoinHandle<()>>,
+    keep: Option<JoinHandle<()>>,
+}
+
+/// Waits for the end of a thread, unless that is this one.
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread
+        && thread.thread().id() != thread::current().id()
+        && thread.join().is_err()
+    {
+        tracing::error!("a queue thread panicked");
+    }
+}
+
 /// The lists of both threads.
 #[derive(Default)]
 pub(super) struct Keeper {
@@ -47,7 +64,7 @@ pub(super) struct Keeper {
     bell: Condvar,
     chores: Mutex<Chores>,
     chores_bell: Condvar,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
 }
 
 impl fmt::Debug for Keeper {
@@ -71,12 +88,12 @@ impl Keeper {
         let runner = thread::Builder::new()
             .name("ms-queue".to_owned())
             .spawn(move || keeper.run_queues())?;
-        self.threads().push(runner);
+        self.threads().queue = Some(runner);
         let keeper = Arc::clone(self);
         let keep = thread::Builder::new()
             .name("ms-keep".to_owned())
             .spawn(move || keeper.run_chores(&repeated))?;
-        self.threads().push(keep);
+        self.threads().keep = Some(keep);
         Ok(())
     }
 
@@ -127,16 +144,14 @@ impl Keeper {
 
     /// Ends both threads once what they are at is done.
     pub(super) fn stop(&self) {
-        self.lists().stopping = true;
-        self.bell.notify_all();
+        let Threads { queue, keep } = std::mem::take(&mut *self.threads());
+        // First the one that asks queues and waits for their answers: the other may hold their batons.
         self.chores().stopping = true;
         self.chores_bell.notify_all();
-        let threads = std::mem::take(&mut *self.threads());
-        for thread in threads {
-            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-                tracing::error!("a queue thread panicked");
-            }
-        }
+        join(keep);
+        self.lists().stopping = true;
+        self.bell.notify_all();
+        join(queue);
         let mut lists = self.lists();
         let runnable = std::mem::take(&mut lists.runnable);
         let nudged = std::mem::take(&mut lists.nudged);
@@ -233,7 +248,7 @@ impl Keeper {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

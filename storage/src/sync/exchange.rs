@@ -134,7 +134,7 @@ impl<T> Held<'_, T> {
             self.mark();
         }
         if mutated!(LeaveByStore) {
-            self.baton.state.store(FREE, Ordering::Release);
+            self.baton.state.store(FREE, Ordering::Release); // BATON-1, wrongly
             return Ok(());
         }
         let freed = self.baton.state.compare_exchange(
