@@ -170,14 +170,14 @@ impl Core {
     pub(super) fn round(&mut self, queue: &Arc<QueueShared>) -> Progress {
         let now = queue.clock().now();
         if self.closed.is_some() {
-            while let Some(message) = queue.next_input() {
+            while let Some(message) = self.deferred.pop_front().or_else(|| queue.next_input()) {
                 self.take_closed(message, now);
             }
             return Progress::Done;
         }
         if self.is_due() && !self.write_out(queue, now) {
             self.answer_requests(queue, now);
-            return Progress::Done;
+            return self.after_no_room();
         }
         // A pull is given of all that is visible when it comes.
         if queue.topic.high_watermark() > self.scheduler.next_scan() {
@@ -199,7 +199,7 @@ impl Core {
         self.take_due(now);
         self.note_journal();
         if !self.write_out(queue, now) {
-            return Progress::Done;
+            return self.after_no_room();
         }
         self.answer_synced(queue);
         self.tell_gate(queue);
@@ -210,6 +210,14 @@ impl Core {
             Progress::More
         } else {
             Progress::Done
+        }
+    }
+
+    /// Without room the rest waits; of a queue that ended meanwhile everybody is still to be told.
+    const fn after_no_room(&self) -> Progress {
+        match self.closed {
+            Some(_) => Progress::More,
+            None => Progress::Done,
         }
     }
 
@@ -616,7 +624,7 @@ impl Core {
 
     /// While the journal has no room, answers those who only look, and keeps the rest in order.
     fn answer_requests(&mut self, queue: &Arc<QueueShared>, now: Now) {
-        while self.deferred.len() < DEFERRED_MAX {
+        while self.deferred.len() < DEFERRED_MAX && self.closed.is_none() {
             match queue.next_input() {
                 Some(Message::Look(request)) => request(self, now),
                 Some(Message::AllSettles) if self.sweep_deferred => {}
