@@ -17,10 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (messages, workers, batch) = (next(2_000_000)?, next(4)?, next(64)?);
     let folder = tempfile::tempdir()?;
     let broker = Broker::open(folder.path())?;
-    broker.create_topic(
-        "jobs",
-        TopicOptions::new().durability(Durability::Stored),
-    )?;
+    broker.create_topic("jobs", TopicOptions::new().durability(Durability::Stored))?;
     broker.create_queue("jobs", QueueOptions::new().topic("jobs"))?;
     let begun = Instant::now();
     thread::scope(|scope| -> Result<(), Box<dyn Error>> {

@@ -296,7 +296,10 @@ impl Scheduler {
                 };
                 match cause {
                     Detached::Closed => self.give_back(now, taken, effects),
-                    Detached::Lost => self.again(now, taken.counted(), 0, effects),
+                    Detached::Lost => {
+                        self.totals.lease_expired += 1;
+                        self.again(now, taken.counted(), 0, effects);
+                    }
                 }
             }
         }
