@@ -1,13 +1,16 @@
 //! Reading what may not be in memory, on a fetching thread: mapping segments of earlier runs,
 //! bringing their pages in, and checking every frame before it is served (L7).
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use millstream_protocol::Offset;
 use millstream_protocol::frame::{FrameKind, check_stored};
 
 use crate::chain::Place;
+use crate::folder::{Access, FileError};
 use crate::footer::{self, PageIndex};
 use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, footer_position, segment_name};
 use crate::log::Log;
@@ -158,6 +161,40 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
     }
 }
 
+/// How long is waited for descriptors or memory before a segment is asked for again.
+const SCARCITY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Opens a segment to read it. Where the process is short of something it waits: a segment that can't
+/// be opened now is not damaged, and must not be taken for that.
+fn open_patiently(log: &Log, name: &str) -> io::Result<Arc<dyn SegmentMemory>> {
+    let mut told = false;
+    loop {
+        let opened = log.shared().folder.open_segment(name, Access::Read);
+        match opened {
+            Err(error) if is_scarcity(&error) && log.gate_flags() & Gate::CLOSED == 0 => {
+                if !told {
+                    tracing::warn!(%name, %error, "reading waits until the process has what it lacks");
+                    told = true;
+                }
+                std::thread::sleep(SCARCITY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether the process lacks descriptors or memory, which says nothing about the file.
+fn is_scarcity(error: &io::Error) -> bool {
+    let file = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<FileError>());
+    let code = file.map_or(error.raw_os_error(), FileError::raw_os_error);
+    matches!(
+        code,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
+    )
+}
+
 /// Maps a finished segment, or shares it with whoever has it mapped.
 pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<Segment>, String> {
     if let Some(segment) = log.chain().mapped(number) {
@@ -168,11 +205,7 @@ pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<
         .finished(number)
         .ok_or_else(|| format!("segment {} is not kept", number.0))?;
     let name = segment_name(log.identity().id, number);
-    let memory = log
-        .shared()
-        .folder
-        .open_segment(&name, crate::folder::Access::Read)
-        .map_err(|error| error.to_string())?;
+    let memory = open_patiently(log, &name).map_err(|error| error.to_string())?;
     let end = finished.end;
     if memory.len_bytes() < end.position as usize + 64 {
         return Err(format!(

@@ -65,6 +65,8 @@ pub enum Failure {
     Device,
     /// The disk is full: `ENOSPC`.
     Full,
+    /// The process has no descriptor left: `EMFILE`.
+    Descriptors,
 }
 
 impl Failure {
@@ -72,6 +74,7 @@ impl Failure {
         io::Error::from_raw_os_error(match self {
             Self::Device => libc::EIO,
             Self::Full => libc::ENOSPC,
+            Self::Descriptors => libc::EMFILE,
         })
     }
 }

@@ -227,3 +227,21 @@ fn r1_whatever_change_fails_or_is_cut_off_what_is_kept_is_all_there() {
         }
     }
 }
+
+/// A segment that can't be opened for want of descriptors is read once there are some: it is not
+/// damaged, and a queue must not settle what is in it.
+#[test]
+fn a_process_without_descriptors_waits_and_reports_no_damage() {
+    let folder = HeapFolder::new();
+    let (store, _, end) = grown(&folder);
+    store.close().unwrap();
+    let store = open(&folder);
+    let log = store.log(&topic()).unwrap();
+    for nth in 1..=3 {
+        let operation = Operation::OpenSegment;
+        folder.fail(operation, ".seg", nth, Failure::Descriptors);
+    }
+    let (kept, gaps) = read(&log, end);
+    assert!(gaps.is_empty(), "{gaps:?}");
+    assert_eq!(kept.len() as u64, end.0);
+}
