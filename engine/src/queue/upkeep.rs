@@ -10,9 +10,10 @@ use super::clock::boot_us;
 use super::definition::Change;
 use super::recovery::{QueueSection, encode_checkpoint};
 use super::registry::{Entry, Queues};
+use super::scheduler::FarEntry;
 use super::topic::{ID_WINDOW_US, TopicRules};
 
-/// Bytes of journal behind the last checkpoint after which the next is written, unless half of that
+/// Bytes of journal behind the last checkpoint after which the next is written, unless a quarter of that
 /// was more.
 const CHECKPOINT_BYTES: u64 = 2 << 20;
 /// Bytes of frames looked at together when ids are read.
@@ -150,7 +151,7 @@ impl Queues {
             let mut upkeep = self.upkeep();
             let (begun, size) = *upkeep.last.get_or_insert((0, 0));
             let grown = end_bytes.saturating_sub(begun) + upkeep.found_bytes;
-            grown >= CHECKPOINT_BYTES.max(size / 2)
+            grown >= CHECKPOINT_BYTES.max(size / 4)
         };
         if due && let Err(error) = self.checkpoint(&journal) {
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
@@ -220,12 +221,11 @@ impl Queues {
 fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
     let log = Arc::clone(journal);
     let asked = entry.queue.ask(move |core, _| {
-        let mut durable = core.scheduler.durable();
-        core.unstored_far().for_each(|entry| durable.add_far(entry));
-        let far = core.far.for_each(|entry| durable.add_far(entry));
+        let mut far: Vec<FarEntry> = core.unstored_far().copied().collect();
+        let read = core.far.for_each(|entry| far.push(*entry));
         let mut bytes = Vec::new();
-        durable.encode(&mut bytes);
-        far.map(|()| (log.committed(), bytes))
+        core.scheduler.durable().encode_with(&mut far, &mut bytes);
+        read.map(|()| (log.committed(), bytes))
     });
     let (position, durable) = asked.map_err(std::io::Error::other)??;
     let mover = entry.mover();

@@ -20,6 +20,18 @@ pub(super) struct Attempted {
     pub(super) last_us: u64,
 }
 
+impl Attempted {
+    const fn of_far(entry: &FarEntry) -> (u64, Self) {
+        let attempted = Self {
+            attempts: entry.attempts,
+            due_us: entry.due_us,
+            first_us: entry.first_us,
+            last_us: entry.last_us,
+        };
+        (entry.offset.0, attempted)
+    }
+}
+
 /// A record on its way elsewhere: settled for the queue, kept in its topic until it has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingMove {
@@ -106,16 +118,12 @@ impl Durable {
         }
     }
 
-    /// Adds what the far store holds of this queue: a checkpoint must have it too.
+    /// Adds what the far store holds of this queue.
+    #[cfg(test)]
     pub(crate) fn add_far(&mut self, entry: &FarEntry) {
         if entry.attempts > 0 {
-            let attempted = Attempted {
-                attempts: entry.attempts,
-                due_us: entry.due_us,
-                first_us: entry.first_us,
-                last_us: entry.last_us,
-            };
-            self.note_attempted(entry.offset.0, attempted);
+            let (offset, attempted) = Attempted::of_far(entry);
+            self.note_attempted(offset, attempted);
         }
     }
 
@@ -162,8 +170,22 @@ impl Durable {
         }
     }
 
-    /// Appends the whole state, for a checkpoint.
+    /// Appends the whole state.
+    #[cfg(test)]
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_with(&mut Vec::new(), out);
+    }
+
+    /// Appends the whole state for a checkpoint, with what the far store holds beside it: as if each
+    /// of those were part of it, without the memory that would take.
+    pub(crate) fn encode_with(&self, far: &mut Vec<FarEntry>, out: &mut Vec<u8>) {
+        far.retain(|entry| {
+            let offset = entry.offset.0;
+            let unsettled = offset >= self.floor && !self.settled.contains(offset);
+            entry.attempts > 0 && unsettled && !self.attempted.contains_key(&offset)
+        });
+        far.sort_unstable_by_key(|entry| entry.offset);
+        far.dedup_by_key(|entry| entry.offset);
         put_number(out, self.floor);
         put_number(out, self.settled.len() as u64);
         let mut last = self.floor;
@@ -173,22 +195,36 @@ impl Durable {
             last = next;
         }
         put_number(out, self.next_move);
-        put_number(out, self.attempted.len() as u64);
+        put_number(out, (self.attempted.len() + far.len()) as u64);
+        let mut near = self
+            .attempted
+            .iter()
+            .map(|(offset, attempted)| (*offset, *attempted))
+            .peekable();
+        let mut far = far.iter().map(Attempted::of_far).peekable();
         let (mut before, mut before_us) = (0, 0);
-        for (offset, attempted) in &self.attempted {
+        loop {
+            let near_first = match (near.peek(), far.peek()) {
+                (Some(near), Some(far)) => near.0 < far.0,
+                (near, _) => near.is_some(),
+            };
+            let next = if near_first { near.next() } else { far.next() };
+            let Some((offset, attempted)) = next else {
+                break;
+            };
             put_number(out, offset - before);
             put_number(out, u64::from(attempted.attempts));
             put_distance(out, attempted.last_us, before_us);
             put_distance(out, attempted.first_us, attempted.last_us);
             put_distance(out, attempted.due_us, attempted.last_us);
-            (before, before_us) = (*offset, attempted.last_us);
+            (before, before_us) = (offset, attempted.last_us);
         }
         for moved in self.moves.values() {
             Entry::encode_all([&moved.entry()], out);
         }
     }
 
-    /// What [`encode`](Self::encode) wrote; all of `bytes`.
+    /// What [`encode_with`](Self::encode_with) wrote; all of `bytes`.
     ///
     /// # Errors
     ///

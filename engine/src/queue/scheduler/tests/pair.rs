@@ -316,13 +316,15 @@ impl Pair {
     /// What a checkpoint would hold.
     pub(super) fn checkpoint(&self) -> Durable {
         let mut durable = self.scheduler.durable();
-        for entry in &self.model.far {
-            let at = self.model.records[entry.offset.0 as usize].at;
-            if at == At::Delayed {
-                durable.add_far(entry);
-            }
-        }
+        self.far().for_each(|entry| durable.add_far(entry));
         durable
+    }
+
+    /// What the far store holds that is not settled.
+    fn far(&self) -> impl Iterator<Item = &FarEntry> {
+        let delayed =
+            |entry: &&FarEntry| self.model.records[entry.offset.0 as usize].at == At::Delayed;
+        self.model.far.iter().filter(delayed)
     }
 
     /// Ends the process and starts another from the journal, or from a checkpoint.
@@ -331,7 +333,11 @@ impl Pair {
             None => self.folded.clone(),
             Some(()) => {
                 let mut bytes = Vec::new();
-                self.checkpoint().encode(&mut bytes);
+                let mut far: Vec<FarEntry> = self.far().copied().collect();
+                self.scheduler.durable().encode_with(&mut far, &mut bytes);
+                let mut added = Vec::new();
+                self.checkpoint().encode(&mut added);
+                assert_eq!(bytes, added);
                 Durable::decode(&bytes).unwrap()
             }
         };
