@@ -16,6 +16,8 @@ mod checkpoints;
 mod claim;
 mod clock;
 mod cold;
+#[cfg(all(test, not(loom)))]
+mod crash;
 mod disk;
 mod dump;
 mod folder;

@@ -206,7 +206,35 @@ impl Store {
         Self::start(folder, None, manifest, options)
     }
 
+    /// As [`open_folder`](Self::open_folder), without a thread: what is listed in the store's work is
+    /// run by the caller, piece by piece.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn open_by_hand(
+        folder: Arc<dyn Folder>,
+        options: &StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let manifest = open_manifest(&folder)?;
+        Self::recover(folder, None, manifest, options)
+    }
+
+    /// What is listed for the threads it may not have.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn work(&self) -> &crate::work::Work {
+        &self.shared.work
+    }
+
     fn start(
+        folder: Arc<dyn Folder>,
+        lock: Option<FolderLock>,
+        manifest: Manifest,
+        options: &StoreOptions,
+    ) -> Result<Self, OpenError> {
+        let store = Self::recover(folder, lock, manifest, options)?;
+        store.start_threads(options.sync_workers.max(1))?;
+        Ok(store)
+    }
+
+    fn recover(
         folder: Arc<dyn Folder>,
         lock: Option<FolderLock>,
         mut manifest: Manifest,
@@ -226,7 +254,7 @@ impl Store {
         let sizes = segment_sizes(options);
         let shared = Arc::new(Shared::new(folder, state.folder_id, sizes, manifest));
         let logs = build_logs(&shared, &state, &failed);
-        let store = Self {
+        Ok(Self {
             boot_epoch,
             recoveries,
             logs: Mutex::new(Some(logs)),
@@ -234,9 +262,7 @@ impl Store {
             shared,
             lock: Mutex::new(lock),
             closed: Mutex::new(None),
-        };
-        store.start_threads(options.sync_workers.max(1))?;
-        Ok(store)
+        })
     }
 
     fn start_threads(&self, sync_workers: usize) -> Result<(), OpenError> {

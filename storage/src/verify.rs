@@ -76,13 +76,21 @@ pub fn verify(
 ) -> Result<VerifyReport, VerifyError> {
     let _kept_out = FolderLock::observe(path).map_err(VerifyError::Lock)?;
     let folder = DiskFolder::open(path).map_err(VerifyError::Folder)?;
-    let (state, manifest) = Manifest::inspect(&folder).map_err(VerifyError::Manifest)?;
+    verify_folder(&folder, progress)
+}
+
+/// As [`verify`], over any folder, which nobody else uses.
+pub(crate) fn verify_folder(
+    folder: &dyn Folder,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, VerifyError> {
+    let (state, manifest) = Manifest::inspect(folder).map_err(VerifyError::Manifest)?;
     let report = VerifyReport {
         folder_id: state.folder_id,
         boot_epoch: state.boot_epoch,
         manifest,
         topics: Vec::new(),
-        unnamed: unnamed(&folder, &state)?,
+        unnamed: unnamed(folder, &state)?,
         problems: Vec::new(),
         problems_left_out: 0,
     };
@@ -93,7 +101,7 @@ pub fn verify(
         .map(walked_bytes)
         .sum();
     let mut check = Check {
-        folder: &folder,
+        folder,
         state: &state,
         meter: Meter::new(progress, bytes_total),
         report,
@@ -117,7 +125,7 @@ fn walked_bytes(segment: &SegmentState) -> u64 {
 }
 
 /// Files that the manifest does not name.
-fn unnamed(folder: &DiskFolder, state: &State) -> Result<Vec<String>, VerifyError> {
+fn unnamed(folder: &dyn Folder, state: &State) -> Result<Vec<String>, VerifyError> {
     let mut unnamed = Vec::new();
     for name in folder.list("").map_err(VerifyError::Folder)? {
         let log = state.logs.iter().find(|(id, _)| log_dir(**id) == name);
@@ -139,7 +147,7 @@ fn unnamed(folder: &DiskFolder, state: &State) -> Result<Vec<String>, VerifyErro
 
 /// A check under way.
 struct Check<'a> {
-    folder: &'a DiskFolder,
+    folder: &'a dyn Folder,
     state: &'a State,
     meter: Meter<'a>,
     report: VerifyReport,
@@ -148,8 +156,8 @@ struct Check<'a> {
 /// The segments of one log seen so far.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Number and end offset of the last one that has an end.
-    last: Option<(SegmentNumber, Offset)>,
+    /// End offset of the last one that has an end.
+    last: Option<Offset>,
     /// The highest offset ceiling.
     ceiling: u64,
 }
@@ -171,7 +179,7 @@ impl Check<'_> {
             if let Some(end) = segment.end {
                 self.join(at, log, &seen, Offset(end.base_offset));
                 first = first.or(Some(Offset(end.base_offset)));
-                seen.last = Some((*number, Offset(end.end_offset)));
+                seen.last = Some(Offset(end.end_offset));
             }
             seen.ceiling = seen.ceiling.max(segment.offset_ceiling);
             tally.add(self.segment(at, log, segment, &mut open_end));
@@ -180,7 +188,7 @@ impl Check<'_> {
         tally.add(open_end.tally);
         let end = match (open_end.base, seen.last) {
             (Some(_), _) => open_end.expected,
-            (None, Some((_, end))) => end,
+            (None, Some(end)) => end,
             (None, None) => expected_base(log),
         };
         if let Some(next) = log.next_offset {
@@ -238,7 +246,7 @@ impl Check<'_> {
 
     /// Checks that offsets go on at `base`, or jump there for a reason the manifest knows.
     fn join(&mut self, at: Whereabouts<'_>, log: &LogState, seen: &Seen, base: Offset) {
-        let Some((before_number, before)) = seen.last else {
+        let Some(before) = seen.last else {
             return;
         };
         if base == before {
@@ -254,10 +262,11 @@ impl Check<'_> {
         }
         let by_cut = log.cuts.iter().any(|cut| cut.next_base_offset == base.0);
         // After an unclean stop without a cut, offsets jump to the ceiling of all segments so far;
-        // among them may be one that was never used and is gone.
+        // among them may be one that is gone, whose ceiling nobody knows: dropped unused by a stop
+        // long before this one, or trimmed.
         let to_ceiling = seen.ceiling == base.0;
-        let one_is_gone = (before_number.0 + 1..at.segment.0)
-            .any(|number| !log.segments.contains_key(&SegmentNumber(number)));
+        let one_is_gone =
+            (1..at.segment.0).any(|number| !log.segments.contains_key(&SegmentNumber(number)));
         if !(by_cut || to_ceiling || one_is_gone) {
             let fault = Fault::UnexplainedJump {
                 found: base,

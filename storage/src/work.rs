@@ -31,6 +31,15 @@ pub(crate) enum Preparation {
     Footer(Arc<Log>, SealedSegment),
 }
 
+impl Preparation {
+    fn run(self) {
+        match self {
+            Self::Standby(log) => log.prepare_standby(),
+            Self::Footer(log, sealed) => log.finish_segment(sealed),
+        }
+    }
+}
+
 /// Brings pages into memory for a reader.
 pub(crate) type Fetch = Box<dyn FnOnce() + Send>;
 
@@ -232,16 +241,20 @@ impl Work {
     /// Runs a sync worker until [`stop`](Self::stop).
     pub(crate) fn run_sync_worker(&self) {
         while let Some(task) = self.next_sync() {
-            match task {
-                SyncTask::Now(log) => {
-                    log.sync_listed();
-                    self.done(&log);
-                }
-                SyncTask::Due(log, Later::Bound) => self.sync_soon(&log),
-                SyncTask::Due(log, Later::Proof) => log.prove_idle(),
-                SyncTask::Due(log, Later::OpenClaim(segment, position)) => {
-                    log.name_open_claim(segment, position);
-                }
+            self.run_sync(task);
+        }
+    }
+
+    fn run_sync(&self, task: SyncTask) {
+        match task {
+            SyncTask::Now(log) => {
+                log.sync_listed();
+                self.done(&log);
+            }
+            SyncTask::Due(log, Later::Bound) => self.sync_soon(&log),
+            SyncTask::Due(log, Later::Proof) => log.prove_idle(),
+            SyncTask::Due(log, Later::OpenClaim(segment, position)) => {
+                log.name_open_claim(segment, position);
             }
         }
     }
@@ -249,10 +262,7 @@ impl Work {
     /// Runs the preparing thread until [`stop`](Self::stop).
     pub(crate) fn run_preparer(&self) {
         while let Some(work) = self.next_of(&self.prepare_bell, |lists| lists.prepare.pop_front()) {
-            match work {
-                Preparation::Standby(log) => log.prepare_standby(),
-                Preparation::Footer(log, sealed) => log.finish_segment(sealed),
-            }
+            work.run();
         }
     }
 
@@ -264,6 +274,37 @@ impl Work {
                 tracing::error!("reading back cold pages panicked");
             }
         }
+    }
+}
+
+/// One piece of what is listed, run by the caller: for tests without threads. False where nothing is.
+#[cfg(all(test, not(loom)))]
+impl Work {
+    pub(crate) fn sync_by_hand(&self) -> bool {
+        let next = self.lock().pop_sync();
+        next.map(|log| self.run_sync(SyncTask::Now(log))).is_some()
+    }
+
+    /// Takes what is to be looked at later as due, from the oldest on.
+    pub(crate) fn later_by_hand(&self) -> bool {
+        let mut lists = self.lock();
+        if lists.later.is_empty() {
+            return false;
+        }
+        let (_, log, why) = lists.later.remove(0);
+        drop(lists);
+        self.run_sync(SyncTask::Due(log, why));
+        true
+    }
+
+    pub(crate) fn prepare_by_hand(&self) -> bool {
+        let next = self.lock().prepare.pop_front();
+        next.map(Preparation::run).is_some()
+    }
+
+    pub(crate) fn fetch_by_hand(&self) -> bool {
+        let next = self.lock().fetch.pop_front();
+        next.map(|fetch| fetch()).is_some()
     }
 }
 
