@@ -84,11 +84,7 @@ impl BrokerOptions {
     ///
     /// See [`OpenError`]; a folder that is not ours, is newer or is in use is left as it is.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Broker, OpenError> {
-        let store = Arc::new(Store::open(path.as_ref(), &self.store)?);
-        let queues = Queues::open(&store).map_err(OpenError::Thread)?;
-        Ok(Broker {
-            inner: Arc::new(Inner { store, queues }),
-        })
+        Broker::over(Store::open(path.as_ref(), &self.store)?)
     }
 }
 
@@ -128,6 +124,15 @@ impl Broker {
     /// As [`BrokerOptions::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         BrokerOptions::new().open(path)
+    }
+
+    /// A broker over what is open, with the queues in it.
+    pub(crate) fn over(store: Store) -> Result<Self, OpenError> {
+        let store = Arc::new(store);
+        let queues = Queues::open(&store).map_err(OpenError::Thread)?;
+        Ok(Self {
+            inner: Arc::new(Inner { store, queues }),
+        })
     }
 
     /// The folder's id, drawn when it was made.

@@ -23,6 +23,9 @@
 mod block_on;
 mod broker;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod publisher;
 mod queue;
 mod reader;

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod control;
 pub mod frame;
+pub mod scheduler;
 pub mod wire;
 
 /// What became of an input whose claims all held.
@@ -29,4 +30,5 @@ pub const TARGETS: &[Target] = &[
     ("batch", batch::check),
     ("control", control::check),
     ("wire", wire::check),
+    ("scheduler", scheduler::check),
 ];

@@ -30,8 +30,8 @@ mod report;
 mod runs;
 mod scan;
 mod settle;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod tests;
 mod window;
 
 pub(crate) use durable::{Durable, PendingMove};

@@ -119,7 +119,7 @@ impl Durable {
     }
 
     /// Adds what the far store holds of this queue.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn add_far(&mut self, entry: &FarEntry) {
         if entry.attempts > 0 {
             let (offset, attempted) = Attempted::of_far(entry);
@@ -171,7 +171,7 @@ impl Durable {
     }
 
     /// Appends the whole state.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.encode_with(&mut Vec::new(), out);
     }
