@@ -409,6 +409,12 @@ impl Wire {
         self.turn();
     }
 
+    /// Hands `bytes` over as one piece of input, and takes no output.
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.turn_deaf();
+    }
+
     /// Does all that can be done now; whether anything was.
     pub fn turn(&mut self) -> bool {
         let mut moved = false;
