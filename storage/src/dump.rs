@@ -197,7 +197,7 @@ pub fn dump_segment(path: &Path) -> Result<SegmentDump, DumpError> {
 }
 
 impl SegmentDump {
-    fn open(folder: &dyn Folder, name: &str) -> Result<Self, DumpError> {
+    pub(crate) fn open(folder: &dyn Folder, name: &str) -> Result<Self, DumpError> {
         let (still, _) = Still::open(folder, name).map_err(DumpError::Io)?;
         let mut still = still.ok_or(DumpError::Identity(IdentityError::NotASegment))?;
         let page = still.bytes(0, PAGE_BYTES).map_err(DumpError::Io)?;

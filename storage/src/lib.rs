@@ -36,6 +36,8 @@ mod reader;
 mod recovery;
 mod retention;
 #[cfg(all(test, not(loom)))]
+mod rot;
+#[cfg(all(test, not(loom)))]
 mod rules;
 mod scratch;
 mod segment;
