@@ -215,6 +215,12 @@ impl BufferPools {
         }
     }
 
+    /// Buffers of the largest size that are not lent.
+    #[cfg(test)]
+    pub(crate) fn frames_left(&self) -> usize {
+        self.frames.permits.available_permits()
+    }
+
     /// The smallest class whose buffers hold `bytes`.
     fn class(&self, bytes: usize) -> &Arc<Class> {
         [&self.runs, &self.larges]

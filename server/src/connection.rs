@@ -24,7 +24,9 @@ use tokio::time::Sleep;
 use crate::buffers::{BufferPools, InputBuffer, Want};
 use crate::control::{Roster, Stage};
 use crate::jobs::JobQueue;
-use crate::limits::{FLUSH_TIME, INPUT_IDLE_BYTES, LINGER_TIME, TURNS_MAX, WRITE_STALL_TIME};
+use crate::limits::{
+    FLUSH_TIME, GO_BYTES_MAX, INPUT_IDLE_BYTES, LINGER_TIME, TURNS_MAX, WRITE_STALL_TIME,
+};
 use crate::output::OutputBatch;
 use crate::session::{JobDone, Session};
 use crate::socket::Socket;
@@ -47,6 +49,7 @@ pub(crate) async fn serve<S: Socket>(socket: S, session: Session, around: Rc<Sur
         start_read: |buffer, want| socket.0.read(buffer, want, &around.pools),
         start_write: |batch| socket.0.write(batch),
         shutdown: |how| socket.0.shutdown(how),
+        stand_back: S::stand_back,
         read: Operation {
             future: read.as_mut(),
         },
@@ -64,6 +67,7 @@ pub(crate) async fn serve<S: Socket>(socket: S, session: Session, around: Rc<Sur
         stalled: None,
         phase: Phase::Serving,
         due: true,
+        go_bytes: 0,
         clock: clock.as_mut(),
     };
     let place = poll_fn(|cx| Poll::Ready(around.roster.join(cx.waker()))).await;
@@ -79,6 +83,11 @@ impl<S: Socket> Drop for HangUp<S> {
         // Hung up already is as good.
         let _ = self.0.shutdown(Shutdown::Both);
     }
+}
+
+/// The time, on the clock the connections' timers go by.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// A place for one operation, polled to its end once started.
@@ -121,6 +130,7 @@ struct Connection<'a, R, W, StartRead, StartWrite, ShutDown> {
     start_read: StartRead,
     start_write: StartWrite,
     shutdown: ShutDown,
+    stand_back: fn(&mut Context<'_>),
     read: Operation<'a, R>,
     write: Operation<'a, W>,
     job: Option<oneshot::Receiver<JobDone>>,
@@ -141,6 +151,8 @@ struct Connection<'a, R, W, StartRead, StartWrite, ShutDown> {
     phase: Phase,
     /// Whether something happened that the session has not been polled for.
     due: bool,
+    /// Bytes taken in and given out in this go.
+    go_bytes: usize,
     clock: Pin<&'a mut Sleep>,
 }
 
@@ -152,9 +164,11 @@ where
     StartWrite: Fn(OutputBatch) -> W,
     ShutDown: Fn(Shutdown) -> io::Result<()>,
 {
-    /// Does all that can be done now. Ready once the connection is over.
+    /// Does all that can be done now, up to a bound, so that one that floods delays the others of its
+    /// thread by little. Ready once the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.due = true;
+        self.go_bytes = 0;
         self.obey();
         for _ in 0..TURNS_MAX {
             let moved = self.turn(cx);
@@ -164,8 +178,11 @@ where
             if !moved {
                 return Poll::Pending;
             }
+            if self.go_bytes >= GO_BYTES_MAX {
+                break;
+            }
         }
-        cx.waker().wake_by_ref();
+        (self.stand_back)(cx);
         Poll::Pending
     }
 
@@ -244,6 +261,7 @@ where
             return true;
         };
         buffer.consume(received.consumed);
+        self.go_bytes += received.consumed;
         self.news = self.session.is_held();
         self.want = match received.need {
             ..=INPUT_IDLE_BYTES if drained => Want::Idle,
@@ -331,6 +349,7 @@ where
         let Some(batch) = self.batch.take() else {
             return false;
         };
+        self.go_bytes += batch.bytes();
         self.write.start((self.start_write)(batch));
         true
     }
@@ -342,7 +361,7 @@ where
                 if !self.session.is_closed() {
                     return false;
                 }
-                let until = Instant::now() + FLUSH_TIME;
+                let until = now() + FLUSH_TIME;
                 self.enter(Phase::Flushing { until }, until);
             }
             Phase::Flushing { .. } => {
@@ -352,7 +371,7 @@ where
                 if self.ended || (self.shutdown)(Shutdown::Write).is_err() {
                     self.cut();
                 } else {
-                    let until = Instant::now() + LINGER_TIME;
+                    let until = now() + LINGER_TIME;
                     self.want = Want::Idle;
                     if let Some(buffer) = &mut self.input {
                         buffer.clear();
@@ -387,8 +406,7 @@ where
 
     fn look_at_clock(&mut self, cx: &mut Context<'_>) {
         while self.phase != Phase::Cut && self.clock.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let next = self.tick(now);
+            let next = self.tick(now());
             self.clock.as_mut().reset(next.into());
         }
     }
@@ -413,3 +431,6 @@ where
         next
     }
 }
+
+#[cfg(test)]
+mod tests;

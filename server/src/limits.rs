@@ -78,7 +78,9 @@ pub(crate) const CLOCK_TIME: Duration = Duration::from_millis(HEARTBEAT_MS / 2);
 /// A message begun must come to its end: a message's time is three heartbeats and a second for each
 /// of so many bytes.
 pub(crate) const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
-/// Turns a connection may take in one go before the others of its thread have theirs.
+/// Bytes taken in and sent after which a connection lets the others of its thread have their turn.
+pub(crate) const GO_BYTES_MAX: usize = 64 << 10;
+/// Turns after which it does, however little they moved.
 pub(crate) const TURNS_MAX: usize = 4;
 /// Pause after the listening socket failed in a way that accepting at once would repeat.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

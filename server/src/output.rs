@@ -161,6 +161,11 @@ impl OutputBatch {
         &self.pieces
     }
 
+    /// Bytes that are still to be sent.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.bytes == 0
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::task::Context;
 
 use crate::buffers::{BufferPools, InputBuffer, Want};
 use crate::output::OutputBatch;
@@ -34,4 +35,7 @@ pub(crate) trait Socket: Sized + 'static {
 
     /// Ends one or both directions, and with them the reads and writes under way.
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+
+    /// Has the task of `cx` polled again, after the other connections of the thread had their turn.
+    fn stand_back(cx: &mut Context<'_>);
 }

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
+use std::task::Context;
 
 use tokio_uring::net::TcpStream;
 
@@ -53,6 +54,12 @@ impl Socket for UringSocket {
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.stream.shutdown(how)
+    }
+
+    /// A deferred wake would keep the thread from parking, and it submits only then. What came is at
+    /// most one read, so there is no second go before that.
+    fn stand_back(cx: &mut Context<'_>) {
+        cx.waker().wake_by_ref();
     }
 }
 
