@@ -7,12 +7,20 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// Microseconds of the Unix epoch, a few milliseconds behind at most.
 #[cfg(not(loom))]
 pub(crate) fn wall_us() -> u64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(us) = crate::hand::time_us() {
+        return us;
+    }
     micros(clock_gettime(ClockId::RealtimeCoarse))
 }
 
 /// Microseconds since the machine started; for durations, whatever is done to the wall clock.
 #[cfg(not(loom))]
 pub(crate) fn run_us() -> u64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(us) = crate::hand::time_us() {
+        return us;
+    }
     micros(clock_gettime(ClockId::MonotonicCoarse))
 }
 

@@ -12,8 +12,10 @@
 //! invented; what ended is not changed by a byte any more; the slots covered what was acknowledged;
 //! `verify` agrees.
 //!
-//! `MILLSTREAM_CRASHES=100000 cargo test -p millstream-storage --release --lib crash` runs more;
-//! `MILLSTREAM_CRASH_SEED` runs the one life that a failure named.
+//! `MILLSTREAM_CRASHES=100000 cargo test -p millstream-storage --release --lib crash` runs more, from
+//! seed `MILLSTREAM_CRASH_FROM` on; `MILLSTREAM_CRASH_SEED` runs the one life that a failure named.
+//!
+//! The disk is also for the tests of the crates above, by the feature `testing`.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,57 +24,113 @@
     reason = "a test fails by panicking, and its numbers are small"
 )]
 
+#[cfg(test)]
+mod again;
+#[cfg(test)]
+mod bound;
 mod dice;
 mod disk;
 mod folder;
+#[cfg(test)]
 mod life;
 mod memory;
+#[cfg(test)]
 mod model;
+#[cfg(test)]
 mod program;
+#[cfg(test)]
+mod tally;
 
-use std::time::Instant;
+pub use dice::Dice;
+pub use disk::End;
+pub use folder::{CrashFolder, Moment, Strike};
 
-use life::{Life, Tally};
+/// What a thread of a store does, and whoever opened it by hand does instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// Syncs a listed log.
+    Sync,
+    /// Prepares a segment, or writes a footer.
+    Prepare,
+    /// Looks at what is due later as if it were due.
+    Later,
+    /// Brings pages in for a reader.
+    Fetch,
+}
 
-/// Crashes of a run that nobody asked to be longer.
-const CRASHES: u64 = 300;
-
-fn number_of(variable: &str) -> Option<u64> {
+/// A number that the environment gives.
+///
+/// # Panics
+///
+/// When it is none.
+#[must_use]
+pub fn number_of(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().expect("a number"))
 }
 
-/// Says which life it was that failed.
-struct Named(u64);
+/// Says, when a panic passes by, which command lives the one life again that failed.
+#[derive(Debug)]
+pub struct Named {
+    /// The life's seed.
+    pub seed: u64,
+    /// The crate whose test it is.
+    pub package: &'static str,
+    /// The test.
+    pub test: &'static str,
+}
 
 impl Drop for Named {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("failed with MILLSTREAM_CRASH_SEED={}", self.0);
+            eprintln!(
+                "failed with seed {0}; again: MILLSTREAM_CRASH_SEED={0} cargo test -p {1} --lib {2} -- --nocapture",
+                self.seed, self.package, self.test
+            );
         }
     }
 }
 
-fn live(seed: u64) -> Tally {
-    let named = Named(seed);
-    let tally = Life::new(seed).run();
-    drop(named);
-    tally
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
 
-#[test]
-fn whatever_is_struck_nothing_acknowledged_is_lost() {
-    if let Some(seed) = number_of("MILLSTREAM_CRASH_SEED") {
-        live(seed);
-        return;
+    use super::life::Life;
+    use super::tally::Tally;
+    use super::{Named, number_of};
+
+    /// Crashes of a run that nobody asked to be longer.
+    const CRASHES: u64 = 1500;
+
+    fn live(seed: u64) -> Tally {
+        let _named = Named {
+            seed,
+            package: "millstream-storage",
+            test: "whatever_is_struck_nothing_acknowledged_is_lost",
+        };
+        Life::new(seed).run()
     }
-    let crashes = number_of("MILLSTREAM_CRASHES").unwrap_or(CRASHES);
-    let began = Instant::now();
-    let mut all = Tally::default();
-    let mut seed = 0;
-    while all.crashes < crashes {
-        all.add(live(seed));
-        seed += 1;
+
+    #[test]
+    fn whatever_is_struck_nothing_acknowledged_is_lost() {
+        if let Some(seed) = number_of("MILLSTREAM_CRASH_SEED") {
+            println!("{}", live(seed));
+            return;
+        }
+        let crashes = number_of("MILLSTREAM_CRASHES").unwrap_or(CRASHES);
+        let first = number_of("MILLSTREAM_CRASH_FROM").unwrap_or(0);
+        let began = Instant::now();
+        let mut all = Tally::default();
+        let mut seed = first;
+        while all.crashes < crashes {
+            let told = all.crashes / 50_000;
+            all.add(live(seed));
+            seed += 1;
+            if all.crashes / 50_000 > told {
+                println!("seeds {first} to {}: {all}", seed - 1);
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("seeds {first} to {}, {seconds:.1} s: {all}", seed - 1);
     }
-    println!("{seed} lives in {:.1?}: {all}", began.elapsed());
 }

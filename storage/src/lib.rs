@@ -16,12 +16,16 @@ mod checkpoints;
 mod claim;
 mod clock;
 mod cold;
-#[cfg(all(test, not(loom)))]
-mod crash;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+#[doc(hidden)]
+pub mod crash;
 mod disk;
 mod dump;
 mod folder;
 mod footer;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+#[doc(hidden)]
+pub mod hand;
 mod heap;
 mod layout;
 mod lock;

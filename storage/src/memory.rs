@@ -63,6 +63,7 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
 
     /// Told that the byte at `position` was stored again with the value it had: a simulated disk,
     /// which compares bytes, can't see that.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
     fn stored_again(&self, _position: usize) {}
 }

@@ -27,8 +27,16 @@ pub fn park_until<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
         loop {
             match poll(&mut cx) {
                 Poll::Ready(output) => return output,
-                Poll::Pending => thread::park(),
+                Poll::Pending => wait(),
             }
         }
     })
+}
+
+fn wait() {
+    #[cfg(all(any(test, feature = "testing"), not(loom)))]
+    if crate::hand::work_instead() {
+        return;
+    }
+    thread::park();
 }

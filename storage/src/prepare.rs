@@ -129,7 +129,11 @@ impl Log {
         grown
             .min(sizes.largest_bytes)
             .max(need)
-            .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+            // A store's smallest is less only where a test says so.
+            .clamp(
+                SEGMENT_BYTES_MIN.min(self.shared().sizes.first_bytes),
+                SEGMENT_BYTES_MAX,
+            )
             .next_multiple_of(PAGE_BYTES)
     }
 

@@ -207,20 +207,30 @@ impl Store {
     }
 
     /// As [`open_folder`](Self::open_folder), without a thread: what is listed in the store's work is
-    /// run by the caller, piece by piece.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn open_by_hand(
+    /// run by the caller, piece by piece. Segments may be smaller than any other's.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    #[cfg(all(any(test, feature = "testing"), not(loom)))]
+    #[doc(hidden)]
+    pub fn open_by_hand(
         folder: Arc<dyn Folder>,
         options: &StoreOptions,
     ) -> Result<Self, OpenError> {
         let manifest = open_manifest(&folder)?;
-        Self::recover(folder, None, manifest, options)
+        let sizes = SegmentSizes {
+            first_bytes: options.segment_bytes_first,
+            largest_bytes: options.segment_bytes_max,
+        };
+        Self::recover(folder, None, manifest, sizes)
     }
 
-    /// What is listed for the threads it may not have.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn work(&self) -> &crate::work::Work {
-        &self.shared.work
+    /// Does one piece of what is listed for threads; false where nothing of the kind is.
+    #[cfg(all(any(test, feature = "testing"), not(loom)))]
+    #[doc(hidden)]
+    pub fn work_by_hand(&self, piece: crate::crash::Piece) -> bool {
+        self.shared.work.by_hand(piece)
     }
 
     fn start(
@@ -229,7 +239,7 @@ impl Store {
         manifest: Manifest,
         options: &StoreOptions,
     ) -> Result<Self, OpenError> {
-        let store = Self::recover(folder, lock, manifest, options)?;
+        let store = Self::recover(folder, lock, manifest, segment_sizes(options))?;
         store.start_threads(options.sync_workers.max(1))?;
         Ok(store)
     }
@@ -238,7 +248,7 @@ impl Store {
         folder: Arc<dyn Folder>,
         lock: Option<FolderLock>,
         mut manifest: Manifest,
-        options: &StoreOptions,
+        sizes: SegmentSizes,
     ) -> Result<Self, OpenError> {
         let boot_epoch = manifest.state().boot_epoch + 1;
         let boot = Entry::Boot {
@@ -251,7 +261,6 @@ impl Store {
         for (id, log) in &state.logs {
             remove_leftovers(folder.as_ref(), state.folder_id, *id, log);
         }
-        let sizes = segment_sizes(options);
         let shared = Arc::new(Shared::new(folder, state.folder_id, sizes, manifest));
         let logs = build_logs(&shared, &state, &failed);
         Ok(Self {

@@ -278,33 +278,35 @@ impl Work {
 }
 
 /// One piece of what is listed, run by the caller: for tests without threads. False where nothing is.
-#[cfg(all(test, not(loom)))]
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
 impl Work {
-    pub(crate) fn sync_by_hand(&self) -> bool {
-        let next = self.lock().pop_sync();
-        next.map(|log| self.run_sync(SyncTask::Now(log))).is_some()
-    }
-
-    /// Takes what is to be looked at later as due, from the oldest on.
-    pub(crate) fn later_by_hand(&self) -> bool {
-        let mut lists = self.lock();
-        if lists.later.is_empty() {
-            return false;
+    pub(crate) fn by_hand(&self, piece: crate::crash::Piece) -> bool {
+        use crate::crash::Piece;
+        match piece {
+            Piece::Sync => {
+                let next = self.lock().pop_sync();
+                next.map(|log| self.run_sync(SyncTask::Now(log))).is_some()
+            }
+            Piece::Prepare => {
+                let next = self.lock().prepare.pop_front();
+                next.map(Preparation::run).is_some()
+            }
+            // Taken as due, from the oldest on.
+            Piece::Later => {
+                let mut lists = self.lock();
+                if lists.later.is_empty() {
+                    return false;
+                }
+                let (_, log, why) = lists.later.remove(0);
+                drop(lists);
+                self.run_sync(SyncTask::Due(log, why));
+                true
+            }
+            Piece::Fetch => {
+                let next = self.lock().fetch.pop_front();
+                next.map(|fetch| fetch()).is_some()
+            }
         }
-        let (_, log, why) = lists.later.remove(0);
-        drop(lists);
-        self.run_sync(SyncTask::Due(log, why));
-        true
-    }
-
-    pub(crate) fn prepare_by_hand(&self) -> bool {
-        let next = self.lock().prepare.pop_front();
-        next.map(Preparation::run).is_some()
-    }
-
-    pub(crate) fn fetch_by_hand(&self) -> bool {
-        let next = self.lock().fetch.pop_front();
-        next.map(|fetch| fetch()).is_some()
     }
 }
 

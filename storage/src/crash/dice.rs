@@ -9,27 +9,31 @@ pub(super) fn mix(number: u64) -> u64 {
 }
 
 /// The same numbers for the same seed.
-pub(super) struct Dice {
+#[derive(Debug)]
+pub struct Dice {
     state: u64,
 }
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    /// The numbers of `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self { state: mix(seed) }
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
         self.state = self.state.wrapping_add(1);
         mix(self.state)
     }
 
     /// A number below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.any() % end
     }
 
     /// True once in `odds` throws.
-    pub(super) fn once_in(&mut self, odds: u64) -> bool {
+    pub fn once_in(&mut self, odds: u64) -> bool {
         self.below(odds) == 0
     }
 }

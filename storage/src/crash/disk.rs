@@ -19,7 +19,7 @@ const PAGE_BYTES: usize = 4096;
 
 /// How a run ends that nobody stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// The process is killed: the page cache stays.
     Kill,
     /// The power goes: of what no sync covered any sectors stay, and any names.

@@ -19,26 +19,35 @@ use crate::scratch::ScratchFile;
 
 /// At which moment of an operation a crash strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
+pub enum Moment {
+    /// Nothing of it was done.
     Before,
     /// The process sees it done, and no sync in it has taken place.
     Within,
+    /// It is done, and nobody has heard.
     After,
 }
 
 /// A crash to come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Strike {
+pub struct Strike {
     /// Operations that change the folder and are still let pass.
-    pub(super) skip: u64,
-    pub(super) moment: Moment,
-    pub(super) end: End,
-    pub(super) seed: u64,
+    pub skip: u64,
+    /// When within the next one.
+    pub moment: Moment,
+    /// As what.
+    pub end: End,
+    /// Says what is left.
+    pub seed: u64,
 }
+
+/// Looks at what was acknowledged up to a crash.
+type Witness = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Machine {
     disk: Disk,
+    witness: Option<Witness>,
     strike: Option<Strike>,
     operations: u64,
     left: Option<(Disk, End)>,
@@ -46,14 +55,15 @@ struct Machine {
 
 /// A data folder of a machine that may crash. Clones are handles to the same folder.
 #[derive(Clone)]
-pub(super) struct CrashFolder {
+pub struct CrashFolder {
     live: HeapFolder,
     machine: Arc<Mutex<Machine>>,
 }
 
 impl CrashFolder {
     /// An empty folder.
-    pub(super) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         Self::holding(Disk::default())
     }
 
@@ -76,32 +86,50 @@ impl CrashFolder {
     }
 
     /// What failures are planned with.
-    pub(super) fn failures(&self) -> &HeapFolder {
+    #[must_use]
+    pub fn failures(&self) -> &HeapFolder {
         &self.live
     }
 
     /// Plans a crash, or none.
-    pub(super) fn plan(&self, strike: Option<Strike>) {
+    pub fn plan(&self, strike: Option<Strike>) {
         self.lock().strike = strike;
     }
 
+    /// Has `look` called right before a crash strikes, once: what it sees acknowledged then has to
+    /// survive. It must not use the folder.
+    pub fn witness(&self, look: impl Fn() + Send + Sync + 'static) {
+        self.lock().witness = Some(Arc::new(look));
+    }
+
+    fn bear_witness(&self) {
+        let witness = self.lock().witness.take();
+        if let Some(look) = witness {
+            look();
+        }
+    }
+
     /// The crash happens now.
-    pub(super) fn strike_now(&self, end: End, seed: u64) {
+    pub fn strike_now(&self, end: End, seed: u64) {
+        self.bear_witness();
         self.lock().strike_now(end, seed);
     }
 
-    pub(super) fn is_struck(&self) -> bool {
+    /// Whether a crash has struck: nothing works any more.
+    #[must_use]
+    pub fn is_struck(&self) -> bool {
         self.lock().left.is_some()
     }
 
     /// What the crash left, as a folder.
-    pub(super) fn take_left(&self) -> Option<(Self, End)> {
+    #[must_use]
+    pub fn take_left(&self) -> Option<(Self, End)> {
         let (disk, end) = self.lock().left.take()?;
         Some((Self::holding(disk), end))
     }
 
     /// The kernel writes some dirty sectors of its own accord.
-    pub(super) fn write_back(&self, seed: u64) {
+    pub fn write_back(&self, seed: u64) {
         self.with_disk(|disk| disk.write_back(seed));
     }
 
@@ -129,6 +157,10 @@ impl CrashFolder {
     ) -> io::Result<T> {
         self.check_up()?;
         let due = self.lock().next_strike();
+        if due.is_some() {
+            // Whatever is promised by now was promised before this operation was done.
+            self.bear_witness();
+        }
         if let Some(strike) = due.filter(|strike| strike.moment == Moment::Before) {
             self.strike_now(strike.end, strike.seed);
             return Err(io::Error::other("the machine went down"));
@@ -192,6 +224,12 @@ impl Machine {
             let disk = std::mem::take(&mut self.disk);
             self.left = Some((disk.after(end, seed), end));
         }
+    }
+}
+
+impl Default for CrashFolder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

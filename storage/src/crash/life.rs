@@ -1,22 +1,25 @@
 //! One data folder through its crashes: starts, ends, and what is checked after each start.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::batch::BatchView;
 use millstream_protocol::checksum::crc32c;
 use millstream_protocol::control::GapReason;
 use millstream_protocol::frame::{FrameKind, walk_stored};
+use millstream_protocol::limits::FRAME_HEADER_BYTES;
 use millstream_protocol::{Start, TopicName};
 
+use super::Piece;
 use super::dice::Dice;
 use super::disk::End;
 use super::folder::{CrashFolder, Moment, Strike};
 use super::model::{Message, Model};
+use super::tally::Tally;
 use crate::appender::Appender;
 use crate::folder::Folder;
+use crate::hand;
 use crate::heap::Failure;
 use crate::layout::{FRAMES_START, SLOT_POSITIONS, segment_name};
 use crate::log::Log;
@@ -26,7 +29,7 @@ use crate::manifest::{
 use crate::reader::{Chunk, LogReader};
 use crate::slice::FrameSlice;
 use crate::slot::Slot;
-use crate::store::{Store, StoreOptions};
+use crate::store::{OpenError, Store, StoreOptions};
 use crate::verify::{Fault, verify_folder};
 
 /// Starts of one life; more would only make it slower, since every start reads everything.
@@ -34,59 +37,10 @@ const STARTS: u64 = 6;
 /// Crashes in a row during one start, at most.
 const STRIKES_AT_START: u64 = 4;
 
-/// What was done, to be told.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Tally {
-    pub(super) crashes: u64,
-    power_losses: u64,
-    at_start: u64,
-    pub(super) failures: u64,
-    pub(super) records: u64,
-    synced: u64,
-    lost: u64,
-    cuts: u64,
-    ended: u64,
-    pub(super) trimmed: u64,
-    closes: u64,
-}
-
-impl Tally {
-    pub(super) fn add(&mut self, other: Self) {
-        self.crashes += other.crashes;
-        self.power_losses += other.power_losses;
-        self.at_start += other.at_start;
-        self.failures += other.failures;
-        self.records += other.records;
-        self.synced += other.synced;
-        self.lost += other.lost;
-        self.cuts += other.cuts;
-        self.ended += other.ended;
-        self.trimmed += other.trimmed;
-        self.closes += other.closes;
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} crashes ({} power losses, {} during a start), {} failures planned, {} records, {} \
-             acknowledged as synced, {} unacknowledged lost, {} cuts, {} segments ended, {} trimmed, \
-             {} clean stops",
-            self.crashes,
-            self.power_losses,
-            self.at_start,
-            self.failures,
-            self.records,
-            self.synced,
-            self.lost,
-            self.cuts,
-            self.ended,
-            self.trimmed,
-            self.closes
-        )
-    }
-}
+/// Small, so that a life has many of them: a claim over 64 KiB fits, and larger ones take more.
+const SEGMENT_BYTES: u32 = 192 << 10;
+/// When a life begins, microseconds of the Unix epoch.
+const FIRST_US: u64 = 1_800_000_000_000_000;
 
 /// Whether the log of a topic is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +61,12 @@ pub(super) struct Topic {
     /// Of this run.
     pub(super) log: Option<Arc<Log>>,
     pub(super) appenders: Vec<Appender>,
+    /// Ends of the committed prefix and when each was seen, while not synced.
+    pub(super) unsynced: VecDeque<(u64, u64)>,
 }
+
+/// A log's incarnation, and how far it was synced.
+type Seen = ([u8; 16], u64);
 
 /// One data folder.
 pub(super) struct Life {
@@ -123,6 +82,11 @@ pub(super) struct Life {
     pub(super) failing: bool,
     /// Checksums of what ended, by log and segment: those bytes never change.
     ended_bytes: BTreeMap<(LogId, SegmentNumber), (SegmentEnd, u32)>,
+    /// Every nonce so far, and whose it is.
+    nonces: BTreeMap<u64, (LogId, SegmentNumber)>,
+    /// What was acknowledged when the last crash struck.
+    seen: Arc<Mutex<Vec<Seen>>>,
+    pub(super) now_us: u64,
 }
 
 impl Life {
@@ -134,6 +98,7 @@ impl Life {
             model: Model::default(),
             log: None,
             appenders: Vec::new(),
+            unsynced: VecDeque::new(),
         });
         Self {
             dice: Dice::new(seed),
@@ -145,14 +110,19 @@ impl Life {
             ended: End::Kill,
             failing: false,
             ended_bytes: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+            seen: Arc::default(),
+            now_us: FIRST_US,
         }
     }
 
     /// Lives through all of it.
     pub(super) fn run(mut self) -> Tally {
+        hand::set_time_us(self.now_us);
         for _ in 0..STARTS {
             self.start();
             self.run_program();
+            self.tally.runs += 1;
             self.end();
         }
         self.start();
@@ -160,6 +130,8 @@ impl Life {
             self.tally.synced += topic.model.synced_records();
         }
         self.stop();
+        self.tally.lives = 1;
+        hand::let_go();
         self.tally
     }
 
@@ -174,12 +146,7 @@ impl Life {
             if strikes < STRIKES_AT_START && self.dice.once_in(12) {
                 self.plan_failure(16);
             }
-            let options = StoreOptions {
-                sync_workers: 1,
-                segment_bytes_first: 1 << 20,
-                segment_bytes_max: 1 << 20,
-            };
-            let opened = Store::open_by_hand(Arc::new(self.folder.clone()), &options);
+            let opened = self.open();
             if !self.folder.is_struck() && (opened.is_ok() || !self.failing) {
                 let store = opened.unwrap_or_else(|error| panic!("the folder is refused: {error}"));
                 let healthy = store.logs().iter().all(|log| log.poisoned().is_none());
@@ -188,6 +155,9 @@ impl Life {
                     self.folder.plan(None);
                     self.folder.failures().heal();
                     self.take_up(store);
+                    if self.dice.once_in(4) {
+                        self.start_again();
+                    }
                     return;
                 }
                 self.strike_now(End::Kill);
@@ -202,6 +172,15 @@ impl Life {
         }
     }
 
+    pub(super) fn open(&self) -> Result<Store, OpenError> {
+        let options = StoreOptions {
+            sync_workers: 1,
+            segment_bytes_first: SEGMENT_BYTES,
+            segment_bytes_max: SEGMENT_BYTES,
+        };
+        Store::open_by_hand(Arc::new(self.folder.clone()), &options)
+    }
+
     /// Plans a crash at one of the next `operations`.
     pub(super) fn plan_strike(&mut self, operations: u64) {
         let moments = [Moment::Before, Moment::Within, Moment::After];
@@ -209,7 +188,7 @@ impl Life {
             skip: self.dice.below(operations),
             moment: moments[self.dice.below(3) as usize],
             end: self.some_end(),
-            seed: self.dice.next(),
+            seed: self.dice.any(),
         };
         self.folder.plan(Some(strike));
     }
@@ -233,7 +212,7 @@ impl Life {
         self.tally.failures += 1;
     }
 
-    fn some_end(&mut self) -> End {
+    pub(super) fn some_end(&mut self) -> End {
         if self.dice.once_in(3) {
             End::Kill
         } else {
@@ -241,8 +220,8 @@ impl Life {
         }
     }
 
-    fn strike_now(&mut self, end: End) {
-        let seed = self.dice.next();
+    pub(super) fn strike_now(&mut self, end: End) {
+        let seed = self.dice.any();
         self.folder.strike_now(end, seed);
     }
 
@@ -263,8 +242,18 @@ impl Life {
     }
 
     /// Goes on with what the crash left.
-    fn crashed(&mut self) {
+    pub(super) fn crashed(&mut self) {
         let (folder, end) = self.folder.take_left().unwrap();
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap());
+        for (incarnation, synced) in seen {
+            let topic = self
+                .topics
+                .iter_mut()
+                .find(|topic| topic.incarnation == Some(incarnation));
+            if let Some(topic) = topic {
+                topic.model.note_synced(synced);
+            }
+        }
         self.folder = folder;
         self.tally.crashes += 1;
         if end == End::PowerLoss {
@@ -303,10 +292,11 @@ impl Life {
     }
 
     /// Drops all that belongs to this run.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         for topic in &mut self.topics {
             topic.appenders.clear();
             topic.log = None;
+            topic.unsynced.clear();
         }
         self.store = None;
         self.folder.failures().heal();
@@ -370,7 +360,7 @@ impl Life {
     }
 
     /// Takes up an opened store, and checks all it holds.
-    fn take_up(&mut self, store: Store) {
+    pub(super) fn take_up(&mut self, store: Store) {
         for recovery in store.recoveries() {
             assert!(recovery.damaged.is_empty(), "nothing rotted: {recovery}");
             let in_doubt = recovery.possibly_acknowledged;
@@ -402,6 +392,20 @@ impl Life {
         self.topics = topics;
         self.check_ended();
         self.store = Some(store);
+        self.watch();
+    }
+
+    /// Has the next crash tell what was acknowledged when it struck.
+    pub(super) fn watch(&self) {
+        let logs = self.topics.iter().filter_map(|topic| topic.log.as_ref());
+        let logs: Vec<_> = logs.map(Arc::downgrade).collect();
+        let seen = Arc::clone(&self.seen);
+        self.folder.witness(move || {
+            let logs = logs.iter().filter_map(std::sync::Weak::upgrade);
+            let synced = logs.map(|log| (log.identity().incarnation, log.synced().0));
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.extend(synced);
+        });
     }
 
     /// What ended once, sealed or cut, is the same for ever.
@@ -410,15 +414,12 @@ impl Life {
         let mut now = BTreeMap::new();
         for (id, log) in &state.logs {
             for (number, segment) in &log.segments {
+                let whose = (*id, *number);
+                let owner = *self.nonces.entry(segment.nonce).or_insert(whose);
+                assert_eq!(owner, whose, "a nonce is used twice");
                 let Some(end) = segment.end else { continue };
                 let bytes = self.folder.read_file(&segment_name(*id, *number)).unwrap();
-                let seal = 64;
-                let counted = match end.kind {
-                    EndKind::Sealed { footer_bytes: 0 } => end.end_position as usize + seal,
-                    EndKind::Sealed { .. } => bytes.len(),
-                    EndKind::Cut => end.end_position as usize,
-                };
-                let frames = crc32c(&bytes[FRAMES_START as usize..counted]);
+                let frames = crc32c(covered(&bytes, &end));
                 now.insert((*id, *number), (end, frames));
             }
         }
@@ -450,7 +451,19 @@ impl Topic {
         self.model = Model::default();
         self.log = None;
         self.appenders.clear();
+        self.unsynced.clear();
     }
+}
+
+/// The frames of a segment that ended, with seal and footer.
+pub(super) fn covered<'a>(bytes: &'a [u8], end: &SegmentEnd) -> &'a [u8] {
+    let seal = FRAME_HEADER_BYTES;
+    let counted = match end.kind {
+        EndKind::Sealed { footer_bytes: 0 } => end.end_position as usize + seal,
+        EndKind::Sealed { .. } => bytes.len(),
+        EndKind::Cut => end.end_position as usize,
+    };
+    &bytes[FRAMES_START as usize..counted]
 }
 
 /// Every record that a reader is given, as the model knows it.
@@ -467,7 +480,7 @@ pub(super) fn read_all(log: &Arc<Log>, model: &Model) -> Vec<(u64, Message)> {
             }
             Poll::Ready(Err(_)) => return found,
             Poll::Pending => {
-                if !log.shared().work.fetch_by_hand() {
+                if !log.shared().work.by_hand(Piece::Fetch) {
                     return found;
                 }
             }

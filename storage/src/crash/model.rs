@@ -87,9 +87,11 @@ impl Model {
     }
 
     /// Behind the last record that is synced; 0 without one.
+    /// Also where it was asked to be trimmed, since nobody knows whether it is gone.
     pub(super) fn synced_end(&self) -> u64 {
         let last = self.present.range(..self.synced).next_back();
-        last.map_or(0, |(offset, _)| offset + 1)
+        let kept = last.filter(|(offset, _)| **offset >= self.trimmed_to);
+        kept.map_or(0, |(offset, _)| offset + 1)
     }
 
     /// Segments whose records are all below `offset` may go.
@@ -151,31 +153,30 @@ impl Model {
             End::Kill => self.prefix_end(),
             End::PowerLoss => self.synced,
         };
-        let cut = found.last().map_or(first, |(offset, _)| offset + 1);
+        let kept_to = found.last().map(|(offset, _)| offset + 1);
         assert!(
-            cut <= self.prefix_end(),
+            kept_to.is_none_or(|end| end <= self.prefix_end()),
             "a record behind an open claim was kept"
         );
-        let trimmed_to = if found.is_empty() {
-            // Where nothing is left, the log starts behind all that was lost.
-            self.trimmed_to.min(first)
-        } else {
+        if kept_to.is_some() {
             let unasked = self.present.range(self.trimmed_to..).next();
             assert!(
                 unasked.is_none_or(|(offset, _)| *offset >= first),
                 "trimmed unasked, or lost in the middle"
             );
-            cut
-        };
-        if let Some((offset, _)) = self.present.range(trimmed_to..).next() {
+        }
+        // Where nothing is left, all that was asked for may have been trimmed.
+        let lost_from = kept_to.unwrap_or(self.trimmed_to);
+        if let Some((offset, _)) = self.present.range(lost_from..).next() {
             assert!(
                 *offset >= needed_to,
                 "record {offset} is lost, and all below {needed_to} was acknowledged"
             );
         }
+        let end = kept_to.unwrap_or(first);
         let kept: BTreeMap<u64, Message> = self
             .present
-            .range(first..cut.max(first))
+            .range(first.min(end)..end)
             .map(|(offset, message)| (*offset, *message))
             .collect();
         let same = kept.iter().map(|(offset, message)| (*offset, *message));

@@ -6,11 +6,12 @@ use millstream_protocol::batch::BatchBuilder;
 use millstream_protocol::frame::{PublisherFields, body_crc, frame_bytes};
 use millstream_protocol::{Durability, Offset};
 
-use super::disk::End;
+use super::Piece;
 use super::life::{Life, There, read_all};
 use super::model::Message;
-use crate::appender::{AppendError, Appended};
+use crate::appender::{AppendError, Appended, Appender};
 use crate::chain::Following;
+use crate::hand;
 use crate::log::Log;
 use crate::retention::trim;
 use crate::segment::TryClaim;
@@ -37,6 +38,7 @@ impl Life {
             if self.folder.is_struck() {
                 return;
             }
+            self.tally.operations += 1;
             self.step(0);
             self.look();
         }
@@ -50,7 +52,7 @@ impl Life {
             14..=20 => self.work_once(),
             21..=23 => self.work_off(),
             24..=26 => {
-                let seed = self.dice.next();
+                let seed = self.dice.any();
                 self.folder.write_back(seed);
             }
             27 | 28 => self.trim(),
@@ -58,15 +60,12 @@ impl Life {
             32 if claims == 0 && self.dice.once_in(4) => self.delete(),
             33 if self.dice.once_in(2) => self.plan_failure(10),
             34 if claims > 0 => {
-                let end = if self.dice.once_in(2) {
-                    End::Kill
-                } else {
-                    End::PowerLoss
-                };
-                let seed = self.dice.next();
-                self.folder.strike_now(end, seed);
+                let end = self.some_end();
+                self.strike_now(end);
             }
             35 | 36 => self.read(),
+            37 => self.pass_time(),
+            38 if claims == 0 => self.rest(),
             _ => self.publish(),
         }
     }
@@ -79,10 +78,12 @@ impl Life {
         for topic in &mut self.topics {
             if let Some(log) = &topic.log {
                 topic.model.note_synced(log.synced().0);
+                let committed = log.committed().0;
                 assert!(
-                    log.committed().0 <= topic.model.prefix_end(),
+                    committed <= topic.model.prefix_end(),
                     "committed past a hole"
                 );
+                topic.note_committed(committed, log.synced().0, self.now_us);
             }
         }
     }
@@ -99,10 +100,10 @@ impl Life {
             0..=6 => (1, 2000),
             7..=10 => (2 + self.dice.below(12), 700),
             11 => (1 + self.dice.below(300), 20),
-            12 | 13 => (1, 300_000),
-            14 => (2 + self.dice.below(3), 150_000),
-            _ if self.dice.once_in(6) => (1, 1_500_000),
-            _ => (1, 500_000),
+            12 | 13 => (1, 80_000),
+            14 => (2 + self.dice.below(3), 40_000),
+            _ if self.dice.once_in(10) => (1, 700_000),
+            _ => (1, 160_000),
         };
         let mut builder = BatchBuilder::new();
         let mut messages = Vec::new();
@@ -175,7 +176,10 @@ impl Life {
         match self.dice.below(4) {
             0 => topic.appenders[who].announce_and_lead(),
             1 => {}
-            _ => topic.appenders[who].announce(),
+            _ => {
+                topic.appenders[who].announce();
+                topic.check_bound(self.now_us);
+            }
         }
     }
 
@@ -227,19 +231,49 @@ impl Life {
     /// One piece of what the threads would do.
     fn work_once(&mut self) {
         let Some(store) = &self.store else { return };
-        let work = store.work();
-        match self.dice.below(5) {
-            0 | 1 => work.sync_by_hand(),
-            2 | 3 => work.prepare_by_hand(),
-            _ => work.later_by_hand(),
-        };
+        store.work_by_hand(match self.dice.below(5) {
+            0 | 1 => Piece::Sync,
+            2 | 3 => Piece::Prepare,
+            _ => Piece::Later,
+        });
     }
 
     /// All that the threads would do.
     pub(super) fn work_off(&mut self) {
         let Some(store) = &self.store else { return };
-        let work = store.work();
-        while work.sync_by_hand() || work.prepare_by_hand() {}
+        while store.work_by_hand(Piece::Sync) || store.work_by_hand(Piece::Prepare) {}
+    }
+
+    /// Some time passes, in which no thread gets to work.
+    fn pass_time(&mut self) {
+        for topic in &mut self.topics {
+            topic.appenders.iter_mut().for_each(Appender::announce);
+        }
+        self.look();
+        self.now_us += self.dice.below(700_000);
+        hand::set_time_us(self.now_us);
+    }
+
+    /// Nobody publishes for a while: then everything is synced, whoever waits (S4).
+    fn rest(&mut self) {
+        for topic in &mut self.topics {
+            topic.appenders.iter_mut().for_each(Appender::announce);
+        }
+        let Some(store) = &self.store else { return };
+        let mut again = true;
+        while again {
+            again = [Piece::Sync, Piece::Prepare, Piece::Later]
+                .into_iter()
+                .any(|piece| store.work_by_hand(piece));
+        }
+        if self.folder.is_struck() {
+            return;
+        }
+        for topic in &self.topics {
+            if let Some(log) = topic.log.as_ref().filter(|log| log.poisoned().is_none()) {
+                assert_eq!(log.synced(), log.committed(), "forgotten by the workers");
+            }
+        }
     }
 
     fn trim(&mut self) {
@@ -287,7 +321,10 @@ impl Life {
         topic.there = There::Unknown;
         match store.create_log(&topic.name, durability) {
             Ok(_) if self.folder.is_struck() => {}
-            Ok(log) => topic.made(log),
+            Ok(log) => {
+                topic.made(log);
+                self.watch();
+            }
             Err(CreateError::Exists(_)) => panic!("a log that nobody made"),
             // Either nothing was written, or nobody can tell.
             Err(_) => {}

@@ -252,7 +252,7 @@ impl Region {
             let value = unsafe { byte.read_volatile() };
             // SAFETY: as above. Volatile, so that a store of the value just read is still made.
             unsafe { byte.write_volatile(value) };
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             region.memory.stored_again(position as usize);
             position += PAGE_BYTES;
         }
