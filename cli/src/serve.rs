@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millstream::{Broker, LogRecovery, OpenError};
+use millstream::{Broker, BrokerOptions, LogRecovery, OpenError};
 use millstream_server::{
     BindError, IoChoice, Listen, Server, ServerHandle, ServerOptions, Shutdown,
 };
@@ -92,7 +92,8 @@ pub(crate) fn run(args: &ServeArgs, output: Output) -> Result<(), Failure> {
     for place in &options.listen {
         wait_until_free(place)?;
     }
-    let broker = Broker::open(&args.data).map_err(|error| open_failure(args, &error))?;
+    let opened = BrokerOptions::new().catch_page_faults().open(&args.data);
+    let broker = opened.map_err(|error| open_failure(args, &error))?;
     let server = Server::bind(&options.server, &broker).map_err(|error| bind_failure(&error))?;
     announce(args, output, &broker, &server);
     let handle = server.handle();

@@ -114,6 +114,7 @@ const EXCEPTIONS: &[(&str, &str, usize)] = &[
 const UNSAFE_PLACES: &[&str] = &[
     "storage/src/sync/",
     "storage/src/disk/map.rs",
+    "storage/src/disk/fault.rs",
     "storage/src/heap/block.rs",
     "storage/src/heap.rs",
     "storage/src/memory.rs",

@@ -7,7 +7,7 @@ use millstream_protocol::control::TopicInfo;
 use millstream_protocol::{AckLevel, Durability, Start, TopicName};
 use millstream_storage::{
     Appender, CloseError, CreateError, DeleteError, Level, Log, LogReader, LogRecovery, OpenError,
-    Store, StoreOptions,
+    Store, StoreOptions, catch_page_faults,
 };
 
 use crate::error::TopicError;
@@ -48,6 +48,7 @@ impl TopicOptions {
 #[derive(Debug, Clone, Default)]
 pub struct BrokerOptions {
     store: StoreOptions,
+    catch_page_faults: bool,
 }
 
 impl BrokerOptions {
@@ -78,12 +79,29 @@ impl BrokerOptions {
         self
     }
 
+    /// Takes `SIGBUS`, which the kernel sends when a page of a mapped segment can't be written or read:
+    /// the disk is full or failing, or the file was cut off. Without this the process dies of it, and
+    /// every topic with it; with it that topic alone refuses publishing, and says why.
+    ///
+    /// Off by default, since signals belong to the whole process. Faults anywhere else go to the
+    /// handler that was there before; one that is set later should do the same with ours. Stays in
+    /// force when the broker is closed. A record read in place while its file is being cut off under
+    /// it may show zeros.
+    #[must_use]
+    pub fn catch_page_faults(mut self) -> Self {
+        self.catch_page_faults = true;
+        self
+    }
+
     /// Opens the folder `path`, or makes one there, and recovers what an unclean stop left.
     ///
     /// # Errors
     ///
     /// See [`OpenError`]; a folder that is not ours, is newer or is in use is left as it is.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Broker, OpenError> {
+        if self.catch_page_faults {
+            catch_page_faults().map_err(OpenError::Signal)?;
+        }
         Broker::over(Store::open(path.as_ref(), &self.store)?)
     }
 }

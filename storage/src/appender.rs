@@ -394,7 +394,8 @@ impl Appender {
         loop {
             let step = walker.advance(end);
             if walker.offset() >= end {
-                return true;
+                // Behind the walk (FAULT-1).
+                return !self.log.has_lost_pages() || self.log.has_reached(Level::Stored, end);
             }
             if !matches!(step, Step::Sealed) {
                 return false;

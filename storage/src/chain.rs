@@ -251,6 +251,16 @@ impl Chain {
             })
     }
 
+    /// The segments that this run made and has not finished.
+    pub(crate) fn held(&self) -> Vec<Arc<Segment>> {
+        let state = self.lock();
+        let held = state.kept.values().filter_map(|kept| match &kept.mapped {
+            Mapped::Held(segment) => Some(Arc::clone(segment)),
+            Mapped::Shared(_) => None,
+        });
+        held.collect()
+    }
+
     /// Where a reader that wants `offset` finds it: the last segment that starts at or before it,
     /// or the first one behind a jump.
     pub(crate) fn find(&self, offset: Offset) -> Place {

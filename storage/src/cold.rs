@@ -16,7 +16,7 @@ use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, footer_position, segment
 use crate::log::Log;
 use crate::manifest::SegmentNumber;
 use crate::memory::SegmentMemory;
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentEnd};
 use crate::sync::{Extend, Gate, Region, lock};
 use crate::walker::Glance;
 use crate::work::Fetch;
@@ -36,13 +36,14 @@ pub(crate) struct Damage {
 /// What a fetch brought.
 #[derive(Debug, Clone)]
 pub(crate) enum Fetched {
-    /// Frames from `position`, the first at `offset`, are in memory and good up to `checked_to`;
-    /// then comes `damage`, if any.
+    /// Frames from `position`, the first at `offset`, are in memory up to `resident_to` and good up to
+    /// `checked_to`, which is no bound where the segment is trusted; then comes `damage`, if any.
     Frames {
         segment: Arc<Segment>,
         position: u32,
         offset: Offset,
         checked_to: u32,
+        resident_to: u32,
         damage: Option<Damage>,
     },
     /// The segment can't be read at all: its records up to `next` are lost.
@@ -60,6 +61,8 @@ pub(crate) enum Wanted {
     Segment(SegmentNumber, Offset),
     /// More of a segment that is mapped: position and offset of the next frame.
     More(Arc<Segment>, u32, Offset),
+    /// The same of one of this run that has no frame where one was synced.
+    Doubted(Arc<Segment>, u32, Offset),
     /// The first record appended at or after this time.
     Time(u64),
 }
@@ -143,7 +146,7 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
         Wanted::Segment(number, from) => match open_earlier(log, number) {
             Ok(segment) => {
                 let (position, offset) = locate(&segment, from);
-                check(segment, position, offset)
+                check(log, segment, position, offset)
             }
             Err(_) if log.gate_flags() & Gate::CLOSED != 0 => Fetched::Closed,
             Err(reason) => {
@@ -156,7 +159,14 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
                 Fetched::Unreadable { next }
             }
         },
-        Wanted::More(segment, position, offset) => check(segment, position, offset),
+        Wanted::More(segment, position, offset) => check(log, segment, position, offset),
+        Wanted::Doubted(segment, position, offset) => {
+            let error = io::Error::other("a synced frame is not in its place any more");
+            log.note_unreadable(&segment, &error);
+            let ends = readable_end(log, &segment);
+            let until = position.saturating_add(FETCH_BYTES).min(ends.position);
+            check_frames(segment, (position, offset), until, ends)
+        }
         Wanted::Time(time_us) => Fetched::At(offset_at(log, time_us)),
     }
 }
@@ -290,7 +300,7 @@ pub(crate) fn locate(segment: &Arc<Segment>, from: Offset) -> (u32, Offset) {
 ///
 /// A page of an earlier run's segment that can't be read has none.
 fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
-    if segment.earlier_end().is_some() {
+    if !segment.is_trusted() {
         let header = position as usize..position as usize + 64;
         segment.region().memory().populate(header).ok()?;
     }
@@ -302,24 +312,51 @@ fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
     glance
 }
 
+/// Where the frames of a segment end that were ever promised to a reader.
+fn readable_end(log: &Log, segment: &Segment) -> SegmentEnd {
+    let ended = segment.earlier_end().or_else(|| {
+        let finished = log.chain().finished(segment.number())?;
+        Some(finished.end)
+    });
+    ended.unwrap_or(SegmentEnd {
+        position: segment.region().limit_bytes(),
+        offset: log.synced(),
+    })
+}
+
 /// Brings frames from `position` into memory and checks each, as far as [`FETCH_BYTES`] reach.
 ///
-/// Segments of this run are trusted as memory: their pages are brought in, and that is all.
-fn check(segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
-    let Some(end) = segment.earlier_end().map(|end| end.position) else {
-        let end = segment.region().limit_bytes();
-        let until = position.saturating_add(FETCH_BYTES).min(end);
-        let readable = readable_to(segment.region().memory().as_ref(), position, until);
-        return Fetched::Frames {
-            segment,
-            position,
-            offset,
-            // What can't be brought in is not held back: it may lie behind the file's end.
-            checked_to: readable.max(position + 1),
-            damage: None,
-        };
-    };
-    let until = position.saturating_add(FETCH_BYTES).min(end);
+/// Segments of this run are trusted as memory: their pages are brought in, and that is all, unless
+/// one of them was lost.
+fn check(log: &Log, segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
+    let end = readable_end(log, &segment);
+    let until = position.saturating_add(FETCH_BYTES).min(end.position);
+    if segment.is_trusted() {
+        match segment.bring_in(position, until) {
+            Err(error) if !is_scarcity(&error) => log.note_unreadable(&segment, &error),
+            _ => {
+                return Fetched::Frames {
+                    segment,
+                    position,
+                    offset,
+                    checked_to: u32::MAX,
+                    resident_to: until,
+                    damage: None,
+                };
+            }
+        }
+    }
+    check_frames(segment, (position, offset), until, end)
+}
+
+/// As [`check`], for a segment whose bytes are not trusted.
+fn check_frames(
+    segment: Arc<Segment>,
+    (position, offset): (u32, Offset),
+    until: u32,
+    ends: SegmentEnd,
+) -> Fetched {
+    let end = ends.position;
     let memory = Arc::clone(segment.region().memory());
     let readable = readable_to(
         memory.as_ref(),
@@ -329,7 +366,9 @@ fn check(segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
     let mut at = position;
     let mut next = offset;
     let damage = loop {
-        if at >= until {
+        // Of this run, what lies behind was promised to nobody.
+        let unpromised = segment.earlier_end().is_none() && next >= ends.offset;
+        if at >= until || unpromised {
             break None;
         }
         match check_frame(&segment, at, next, readable) {
@@ -340,17 +379,17 @@ fn check(segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
             // A frame longer than what was brought in: bring in all of it.
             None if readable < end && needs_more(&segment, at, readable) => {
                 if readable_to(memory.as_ref(), at, end) < end {
-                    break Some(resume_behind(&segment, at, next));
+                    break Some(resume_behind(&segment, (at, next), ends));
                 }
                 match check_frame(&segment, at, next, end) {
                     Some((bytes, end_offset)) => {
                         at += bytes;
                         next = end_offset;
                     }
-                    None => break Some(resume_behind(&segment, at, next)),
+                    None => break Some(resume_behind(&segment, (at, next), ends)),
                 }
             }
-            None => break Some(resume_behind(&segment, at, next)),
+            None => break Some(resume_behind(&segment, (at, next), ends)),
         }
     };
     Fetched::Frames {
@@ -358,6 +397,7 @@ fn check(segment: Arc<Segment>, position: u32, offset: Offset) -> Fetched {
         position,
         offset,
         checked_to: at,
+        resident_to: at,
         damage,
     }
 }
@@ -425,10 +465,8 @@ fn check_frame(
 
 /// The gap that starts with the damaged frame at `at`, up to the next boundary the index knows where
 /// a good frame starts; never found by scanning payload (L7).
-fn resume_behind(segment: &Arc<Segment>, at: u32, first: Offset) -> Damage {
-    let end = segment
-        .earlier_end()
-        .map_or(segment.region().limit_bytes(), |end| end.position);
+fn resume_behind(segment: &Arc<Segment>, (at, first): (u32, Offset), ends: SegmentEnd) -> Damage {
+    let end = ends.position;
     if let Some((resume, next)) = segment.behind_damage(at) {
         return Damage {
             first,
@@ -457,7 +495,7 @@ fn resume_behind(segment: &Arc<Segment>, at: u32, first: Offset) -> Damage {
     }
     Damage {
         first,
-        next: segment.earlier_end().map_or(first, |end| end.offset),
+        next: ends.offset.max(first),
         resume: end,
     }
 }

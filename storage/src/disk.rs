@@ -3,6 +3,7 @@
 //! All names are looked up from one open descriptor of the directory, so a folder that is moved or
 //! replaced by another while it is open is never mixed with that other one.
 
+mod fault;
 mod map;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
 use crate::memory::SegmentMemory;
 use crate::scratch::{DiskScratch, ScratchFile};
+pub use fault::catch_page_faults;
 use map::DiskSegment;
 
 /// Bytes of one write of zeros and of one piece of a copy; larger writes gain nothing.

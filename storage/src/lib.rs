@@ -30,6 +30,7 @@ mod heap;
 mod layout;
 mod lock;
 mod log;
+mod lost_pages;
 pub mod manifest;
 mod memory;
 #[cfg(all(test, loom))]
@@ -58,7 +59,7 @@ mod work;
 
 pub use appender::{AppendError, Appended, Appender, BodyWriter, LevelWait};
 pub use checkpoints::Checkpoints;
-pub use disk::DiskFolder;
+pub use disk::{DiskFolder, catch_page_faults};
 pub use dump::{
     DumpError, DumpedFooter, DumpedFrame, DumpedIdentity, DumpedMark, DumpedSlot, FrameProblem,
     SegmentDump, dump_segment,

@@ -215,7 +215,15 @@ impl Log {
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
         match self.identity.durability {
-            Durability::Stored if self.gate.flags() & Gate::POISONED == 0 => self.committed(),
+            Durability::Stored if self.gate.flags() & Gate::POISONED == 0 => {
+                let committed = self.committed();
+                // Behind the walk (FAULT-1).
+                if self.has_lost_pages() {
+                    self.synced()
+                } else {
+                    committed
+                }
+            }
             _ => self.synced(),
         }
     }
@@ -365,7 +373,11 @@ impl Log {
             return true;
         }
         match level {
-            Level::Stored => self.committed.get() >= end.0 || self.walk_prefix() >= end.0,
+            Level::Stored => {
+                let committed = self.committed.get() >= end.0 || self.walk_prefix() >= end.0;
+                // Behind the walk (FAULT-1).
+                committed && (!self.has_lost_pages() || self.synced.get() >= end.0)
+            }
             Level::Synced => self.synced.get() >= end.0,
         }
     }
@@ -529,8 +541,8 @@ impl Log {
     }
 
     /// Refuses further claims; who waits is told.
-    pub(crate) fn shut(&self) {
-        self.gate.shut(Gate::CLOSED);
+    pub(crate) fn shut_for(&self, reason: u32) {
+        self.gate.shut(reason);
     }
 
     pub(crate) fn wake_everyone(&self) {

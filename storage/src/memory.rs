@@ -61,6 +61,13 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// What the disk said, or `InvalidInput` when the file would grow.
     fn shrink(&self, len_bytes: usize) -> io::Result<()>;
 
+    /// Whether a page of it is not the file's any more, and why: what is stored there reaches no disk,
+    /// and what could not be read is zeros (S6). Never changes back. [`sync`](Self::sync) fails from
+    /// then on. Costs a load where no page of any memory was ever lost.
+    fn lost_pages(&self) -> Option<io::Error> {
+        None
+    }
+
     /// Told that the byte at `position` was stored again with the value it had: a simulated disk,
     /// which compares bytes, can't see that.
     #[cfg(any(test, feature = "testing"))]

@@ -170,6 +170,11 @@ impl LogReader {
         match place_of(&self.log, self.from) {
             Ok(Some(segment)) => {
                 let (position, offset) = locate(&segment, self.from);
+                if !segment.is_trusted() {
+                    let wanted = Wanted::More(segment, position, offset);
+                    self.fetch = Some(FetchTicket::start(&self.log, wanted));
+                    return false;
+                }
                 self.at = Some(At {
                     run: segment.run_at(position),
                     segment,
@@ -205,15 +210,15 @@ impl LogReader {
                 position,
                 offset,
                 checked_to,
+                resident_to,
                 damage,
             } => {
-                let trusted = segment.earlier_end().is_none();
                 self.at = Some(At {
                     run: segment.run_at(position),
                     segment,
                     offset,
-                    checked_to: if trusted { u32::MAX } else { checked_to },
-                    resident_to: checked_to,
+                    checked_to,
+                    resident_to,
                     damage,
                 });
                 Ok(None)
@@ -243,13 +248,35 @@ impl LogReader {
     fn limit(&self) -> Offset {
         match self.level {
             // It walks commit words itself, and so cannot pass a hole.
-            Level::Stored if self.log.gate_flags() & Gate::POISONED == 0 => Offset(u64::MAX),
+            Level::Stored
+                if self.log.gate_flags() & Gate::POISONED == 0 && !self.log.has_lost_pages() =>
+            {
+                Offset(u64::MAX)
+            }
             _ => self.log.synced(),
         }
     }
 
+    /// Leaves a segment that lost a page since it was taken up: its bytes are to be checked now.
+    fn leave_untrusted(&mut self) -> bool {
+        let Some(at) = &self.at else {
+            return false;
+        };
+        if at.checked_to != u32::MAX || at.segment.is_trusted() {
+            return false;
+        }
+        let wanted = Wanted::More(Arc::clone(&at.segment), at.run.end(), at.offset);
+        self.fetch = Some(FetchTicket::start(&self.log, wanted));
+        self.at = None;
+        true
+    }
+
     fn advance(&mut self, max_bytes: u32) -> Advance {
         let limit = self.limit();
+        let promised = self.log.synced();
+        if self.leave_untrusted() {
+            return Advance::Again;
+        }
         let Some(at) = &mut self.at else {
             return Advance::Again;
         };
@@ -270,6 +297,16 @@ impl LogReader {
         let bytes = at.run.end() - at.run.start();
         if bytes > 0 {
             return self.deliver();
+        }
+        if at.offset >= limit {
+            return Advance::Wait;
+        }
+        if at.checked_to == u32::MAX && at.offset < promised && !sealed {
+            // It was synced, and its place is empty: somebody changed the file.
+            let wanted = Wanted::Doubted(Arc::clone(&at.segment), at.run.end(), at.offset);
+            self.fetch = Some(FetchTicket::start(&self.log, wanted));
+            self.at = None;
+            return Advance::Again;
         }
         if at.run.end() >= at.checked_to {
             return self.behind_checked();
@@ -320,10 +357,11 @@ impl LogReader {
                 None => Advance::Again,
             };
         }
-        let ended = at
-            .segment
-            .earlier_end()
-            .is_some_and(|end| at.run.end() >= end.position);
+        let ends = at.segment.earlier_end().or_else(|| {
+            let finished = self.log.chain().finished(at.segment.number())?;
+            Some(finished.end)
+        });
+        let ended = ends.is_some_and(|end| at.run.end() >= end.position);
         if ended {
             self.at = None;
             return if self.find_place() || self.fetch.is_some() {

@@ -23,6 +23,7 @@ use crate::retention::remove_leftovers;
 use crate::scratch::ScratchFile;
 use crate::segment::SegmentEnd;
 use crate::shared::{SegmentSizes, Shared};
+use crate::sync::Gate;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub enum OpenError {
     Manifest(ManifestError),
     /// A thread could not be started.
     Thread(io::Error),
+    /// The handler of faults in mapped files could not be set.
+    Signal(io::Error),
 }
 
 impl fmt::Display for OpenError {
@@ -66,6 +69,7 @@ impl fmt::Display for OpenError {
             Self::Lock(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Self::Signal(error) => write!(f, "cannot take SIGBUS: {error}"),
         }
     }
 }
@@ -73,7 +77,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Folder(error) | Self::Thread(error) => Some(error),
+            Self::Folder(error) | Self::Thread(error) | Self::Signal(error) => Some(error),
             Self::Lock(error) => Some(error),
             Self::Manifest(error) => Some(error),
         }
@@ -409,7 +413,7 @@ impl Store {
         self.shared
             .commit(&[Entry::LogDeleted { log: id }])
             .map_err(DeleteError::Manifest)?;
-        log.shut();
+        log.shut_for(Gate::CLOSED);
         drop(log.chain().close());
         logs.remove(name);
         drop(guard);
@@ -491,7 +495,7 @@ impl Drop for Store {
 
 /// Seals one log and syncs it to its end.
 fn seal_log(log: &Arc<Log>) {
-    log.shut();
+    log.shut_for(Gate::CLOSED);
     let (active, standby) = log.chain().close();
     if let Some(standby) = standby {
         log.discard(&standby);

@@ -4,13 +4,16 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use super::fault::forget_exchanged;
 use crate::folder::{Access, FileError};
 use crate::memory::SegmentMemory;
+use crate::sync::{Registration, any_page_lost};
 
 /// Pages asked about in one `mincore`; a megabyte of 4 KiB pages.
 const PAGES_PER_CALL: usize = 256;
@@ -19,6 +22,8 @@ const READ_BYTES: usize = 64 << 10;
 
 /// One mapped segment file.
 pub(super) struct DiskSegment {
+    /// Where the handler of faults finds it; `None` where its table is full.
+    registration: Option<Registration>,
     map: MmapRaw,
     file: File,
     path: String,
@@ -38,7 +43,24 @@ unsafe impl SegmentMemory for DiskSegment {
     fn sync(&self) -> io::Result<()> {
         self.file
             .sync_data()
-            .map_err(|error| self.error("sync", error))
+            .map_err(|error| self.error("sync", error))?;
+        // What was stored to a page that is not the file's any more was not synced (S6).
+        match self.lost_pages() {
+            None => Ok(()),
+            Some(lost) => Err(lost),
+        }
+    }
+
+    fn lost_pages(&self) -> Option<io::Error> {
+        if !any_page_lost() {
+            return None;
+        }
+        let place = self.registration.as_ref()?.place();
+        let (lost, unreadable) = (place.lost_pages(), place.unreadable_pages());
+        let cause = format!(
+            "{lost} of its pages could not be written or read, {unreadable} of them are lost: the disk is full or failing, or the file was changed"
+        );
+        (lost > 0).then(|| self.error("keep", io::Error::other(cause)))
     }
 
     fn is_resident(&self, range: Range<usize>) -> bool {
@@ -78,9 +100,13 @@ unsafe impl SegmentMemory for DiskSegment {
         if len_bytes > self.map.len() {
             return Err(self.error("shrink", ErrorKind::InvalidInput.into()));
         }
-        self.file
-            .set_len(len_bytes as u64)
-            .map_err(|error| self.error("shrink", error))
+        let cut = || {
+            if self.file.metadata()?.len() < len_bytes as u64 {
+                return Err(io::Error::other("somebody cut it off before"));
+            }
+            self.file.set_len(len_bytes as u64)
+        };
+        cut().map_err(|error| self.error("shrink", error))
     }
 }
 
@@ -98,7 +124,18 @@ impl DiskSegment {
             Access::Read => options.map_raw_read_only(&file)?,
             Access::ReadWrite => options.map_raw(&file)?,
         };
-        Ok(Self { map, file, path })
+        let start = map.as_mut_ptr() as usize;
+        let writable = access == Access::ReadWrite;
+        let registration = Registration::new(start, map.len(), file.as_raw_fd(), writable);
+        if registration.is_none() {
+            tracing::warn!(%path, "too many files are mapped: a fault in this one ends the process");
+        }
+        Ok(Self {
+            registration,
+            map,
+            file,
+            path,
+        })
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> io::Error {
@@ -133,6 +170,14 @@ impl DiskSegment {
     }
 }
 
+impl Drop for DiskSegment {
+    fn drop(&mut self) {
+        if let Some(registration) = self.registration.take() {
+            forget_exchanged(registration.take_exchanged(), self.map.len());
+        }
+    }
+}
+
 impl fmt::Debug for DiskSegment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiskSegment")
@@ -143,7 +188,7 @@ impl fmt::Debug for DiskSegment {
 }
 
 /// Bytes of a page of this machine.
-fn page_bytes() -> usize {
+pub(super) fn page_bytes() -> usize {
     // SAFETY: `sysconf` reads a constant of the system and touches no memory of ours.
     let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(answer)

@@ -56,6 +56,8 @@ impl Gate {
     pub(crate) const CLOSED: u32 = 2;
     /// The disk is slower than the bound a stored topic keeps (S4).
     pub(crate) const HELD: u32 = 4;
+    /// Pages of a segment that is written to are not the file's any more (S6); poisoned as well.
+    pub(crate) const LOST: u32 = 8;
 
     pub(crate) fn open() -> Self {
         Self {

@@ -16,6 +16,7 @@
 //! | WAKE-2 | fence in [`Mailbox::wake`] | fence in [`Mailbox::poll_pop`] | one of the two sees the other |
 //! | CLOSE-1 | [`Mailbox::close`] | [`Mailbox::poll_pop`] | all that was pushed before |
 //! | FLAG-1 | fence in [`Flag::set`] | fence in [`Flag::clear`] | what was left is seen or the flag set again |
+//! | MAP-1, FAULT-1, FAULT-2 | | | see `mappings` |
 //!
 //! WAKE-1, DIRTY-1, WAKE-2 and FLAG-1 are store-then-load patterns on both sides, which only `SeqCst`
 //! fences order.
@@ -27,12 +28,14 @@
 
 mod cells;
 mod exchange;
+mod mappings;
 mod region;
 mod tail;
 mod waiters;
 
 pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
 pub use exchange::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
+pub(crate) use mappings::{Alone, MappedPlace, Registration, any_page_lost};
 pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,
