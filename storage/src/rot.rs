@@ -30,6 +30,7 @@ use millstream_protocol::frame::{FrameKind, ProducerStamp, PublisherFields, walk
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 
 use crate::appender::{AppendError, Appended, Appender};
+use crate::crash::Piece;
 use crate::dump::SegmentDump;
 use crate::folder::Folder;
 use crate::heap::HeapFolder;
@@ -155,7 +156,7 @@ fn append(
                 appender.announce();
                 return appended;
             }
-            Err(AppendError::Rotating) => while store.work().prepare_by_hand() {},
+            Err(AppendError::Rotating) => while store.work_by_hand(Piece::Prepare) {},
             Err(error) => panic!("{error}"),
         }
     }
@@ -177,7 +178,7 @@ fn publish_batch(store: &Store, appender: &mut Appender, bodies: &[Vec<u8>]) -> 
 }
 
 fn sync(store: &Store) {
-    while store.work().sync_by_hand() {}
+    while store.work_by_hand(Piece::Sync) {}
 }
 
 /// Everything that a reader is given of `log` up to where it is visible.
@@ -203,7 +204,7 @@ fn read_all(log: &Arc<Log>) -> Read {
                 read.gaps.push((gap.first_offset.0, gap.next_offset.0));
             }
             Poll::Ready(Err(_)) => return read,
-            Poll::Pending if log.shared().work.fetch_by_hand() => {}
+            Poll::Pending if log.shared().work.by_hand(Piece::Fetch) => {}
             Poll::Pending => return read,
         }
     }

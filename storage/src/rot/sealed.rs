@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::crash::Piece;
 use crate::layout::PAGE_BYTES;
 use crate::manifest::{MANIFEST_FILE, ManifestError};
 use crate::store::OpenError;
@@ -58,7 +59,7 @@ fn make() -> Sealed {
             let records = published.entry(name).or_default();
             publish_and_note(&store, name, &bodies(count, run), records);
         }
-        while store.work().prepare_by_hand() {}
+        while store.work_by_hand(Piece::Prepare) {}
         store.close().unwrap();
     }
     let files = contents(&folder).into_keys();
