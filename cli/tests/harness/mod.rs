@@ -154,6 +154,12 @@ impl Server {
     /// Starts `command`, which must be a `serve --json` with its output piped.
     #[track_caller]
     pub(crate) fn of(command: &mut Command) -> Self {
+        Self::try_of(command)
+            .unwrap_or_else(|ended| panic!("the server did not start: {:?}", ended))
+    }
+
+    /// As [`Server::of`]; a server that ends before it is ready is told of instead.
+    pub(crate) fn try_of(command: &mut Command) -> Result<Self, Ended> {
         let mut child = command.spawn().unwrap();
         let stderr = collect(child.stderr.take().unwrap());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -162,23 +168,23 @@ impl Server {
         while !line.starts_with('{') {
             line.clear();
             if stdout.read_line(&mut line).unwrap() == 0 {
-                let status = child.wait().unwrap();
-                panic!(
-                    "the server did not start: {status}: {}",
-                    stderr.join().unwrap()
-                );
+                return Err(Ended {
+                    code: child.wait().unwrap().code(),
+                    stdout: Vec::new(),
+                    stderr: stderr.join().unwrap(),
+                });
             }
         }
         let ready: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["event"], "ready", "{line}");
         let address = ready["listen"].as_str().unwrap().to_owned();
-        Self {
+        Ok(Self {
             child: Some(child),
             ready,
             address,
             stdout,
             stderr: Some(stderr),
-        }
+        })
     }
 
     /// The address it listens at.

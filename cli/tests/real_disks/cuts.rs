@@ -1,0 +1,158 @@
+//! The power fails while publishers publish, the file system stops where it stands, flushes take
+//! their time.
+
+use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
+
+use millstream_client::blocking::Client;
+use millstream_client::{AckLevel, PublisherOptions};
+use millstream_faultdisk::{Fault, Request, Shutdown, shut_down};
+
+use crate::harness::{Numbers, Server, until};
+use crate::ledger::{Ledger, Publishers, Said};
+use crate::rig::{Rig, available, disks, rounds};
+
+/// Power cuts on each disk, unless `MILLSTREAM_FAULTDISK_CUTS` says otherwise.
+const CUTS: u32 = 4;
+const PUBLISHERS: [u32; 4] = [0, 1, 2, 3];
+/// More than a publisher comes to send.
+const ENDLESS: u32 = 1_000_000;
+
+/// What happens to the disk under load, and when.
+#[derive(Debug, Clone, Copy)]
+enum Misfortune {
+    /// The power fails after so many acknowledgements, in all.
+    CutAfterAcks(u64),
+    /// The power fails at this request from the first acknowledgement on.
+    CutAt(Request, u64),
+    /// The file system is shut down after so many acknowledgements.
+    ShutDown(Shutdown, u64),
+}
+
+/// Four publishers on one topic, until `misfortune` stops them; gives the server that is left.
+fn publish_until(rig: &Rig, server: &Server, misfortune: Misfortune, ledger: &mut Ledger) {
+    let publishers = Publishers::start(server, "t", rig.life(), &PUBLISHERS, ENDLESS);
+    let seed = u64::from(rig.life());
+    let mut acked = 0;
+    for said in publishers.said {
+        if matches!(said, Said::Acked(..)) {
+            acked += 1;
+            match misfortune {
+                Misfortune::CutAt(request, nth) if acked == 1 => {
+                    rig.disk().arm(request, nth, Fault::Cut(seed));
+                }
+                Misfortune::CutAfterAcks(goal) if acked == goal => rig.disk().cut(seed),
+                Misfortune::ShutDown(how, goal) if acked == goal => {
+                    shut_down(rig.disk().files(), how).unwrap();
+                }
+                Misfortune::CutAt(..) | Misfortune::CutAfterAcks(_) | Misfortune::ShutDown(..) => {}
+            }
+        }
+        ledger.note(said);
+    }
+}
+
+#[test]
+fn power_cuts_under_load_lose_nothing_acknowledged() {
+    if !available("power_cuts_under_load_lose_nothing_acknowledged") {
+        return;
+    }
+    let cuts = rounds("MILLSTREAM_FAULTDISK_CUTS", CUTS);
+    for (disk, io) in disks() {
+        let mut rig = Rig::new(disk, io);
+        let mut ledger = Ledger::default();
+        let mut numbers = Numbers::new(u64::from(cuts));
+        let (mut new, mut old, mut there) = (0, 0, 0);
+        for round in 0..cuts {
+            let server = rig.start();
+            assert!(ledger.check(&server, "t") >= there, "what was read is gone");
+            let number = numbers.next();
+            let misfortune = match round % 3 {
+                0 => Misfortune::CutAfterAcks(1 + number % 60),
+                1 => Misfortune::CutAt(Request::Write, 1 + number % 40),
+                _ => Misfortune::CutAt(Request::Flush, 1 + number % 20),
+            };
+            publish_until(&rig, &server, misfortune, &mut ledger);
+            let survived = rig.disk().survived().expect("the power is off");
+            new += survived.new;
+            old += survived.old;
+            rig.pull_the_plug(server, 0);
+            let server = rig.start();
+            there = ledger.check(&server, "t");
+            rig.stop(server);
+            rig.remount();
+        }
+        println!(
+            "{} {io}: {cuts} cuts, {} sent, {} acknowledged, 0 lost, {there} there; of the \
+                 sectors under way {new} new, {old} old",
+            disk.0.name(),
+            ledger.sent(),
+            ledger.acked()
+        );
+        assert!(ledger.acked() > 0 && new + old > 0);
+    }
+}
+
+#[test]
+fn a_file_system_shut_down_under_load_loses_nothing_acknowledged() {
+    if !available("a_file_system_shut_down_under_load_loses_nothing_acknowledged") {
+        return;
+    }
+    for (disk, io) in disks() {
+        let mut rig = Rig::new(disk, io);
+        let mut ledger = Ledger::default();
+        for how in [Shutdown::Flush, Shutdown::Log, Shutdown::Nothing] {
+            let server = rig.start();
+            publish_until(&rig, &server, Misfortune::ShutDown(how, 30), &mut ledger);
+            server.kill();
+            rig.remount();
+            let server = rig.start();
+            ledger.check(&server, "t");
+            rig.stop(server);
+        }
+        println!(
+            "{} {io}: 3 shutdowns, {} sent, {} acknowledged, 0 lost",
+            disk.0.name(),
+            ledger.sent(),
+            ledger.acked()
+        );
+    }
+}
+
+#[test]
+fn acknowledgements_wait_for_a_slow_sync_and_nothing_else_does() {
+    if !available("acknowledgements_wait_for_a_slow_sync_and_nothing_else_does") {
+        return;
+    }
+    for (disk, io) in disks() {
+        let mut rig = Rig::new(disk, io);
+        let mut topics = [("t", Ledger::default())];
+        let server = rig.start();
+        assert_eq!(rig.publish(&server, &mut topics, 2), None);
+        let client = Client::connect(format!("millstream://{}", server.address())).unwrap();
+        let stored = PublisherOptions::new().ack(AckLevel::Stored);
+        let mut other = client.publisher_with("other", stored).unwrap();
+        other.publish("before").unwrap();
+        let [(_, ledger)] = &mut topics;
+
+        // While a flush is under way its messages are not acknowledged, but others are taken.
+        rig.disk().hold_flushes();
+        let held = Publishers::start(&server, "t", rig.life() + 100, &[0], 1);
+        until("a flush", || match rig.disk().held() {
+            0 => Err("none"),
+            _ => Ok(()),
+        });
+        other.publish("meanwhile").unwrap();
+        assert_eq!(held.said.try_recv().err(), Some(TryRecvError::Empty));
+        rig.disk().full_pace();
+        assert_eq!(held.finish(ledger), None);
+
+        rig.disk().slow_flushes(Duration::from_millis(15));
+        let slow = Publishers::start(&server, "t", rig.life() + 200, &PUBLISHERS, 10);
+        assert_eq!(slow.finish(ledger), None);
+        rig.pull_the_plug(server, 3);
+        let server = rig.start();
+        assert_eq!(ledger.check(&server, "t"), 2 + 1 + 40);
+        rig.stop(server);
+    }
+}

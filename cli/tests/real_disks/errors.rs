@@ -1,0 +1,126 @@
+//! One error of the disk, at every request of a run in turn.
+//!
+//! A server starts on an empty folder, makes two topics and takes messages; one write or flush of
+//! the disk fails on the way. It is killed and started again on the same mount, where the page
+//! cache holds what the disk may not; then the plug is pulled, and what was acknowledged must be
+//! there.
+
+use millstream_faultdisk::{Counts, Fault, Request};
+
+use crate::harness::Server;
+use crate::ledger::Ledger;
+use crate::rig::{Rig, available, disks, thorough};
+
+/// Runs with an error by default, on each disk and for each kind of request.
+const SAMPLE: u64 = 6;
+/// Messages for each topic in the run itself.
+const MESSAGES: u32 = 24;
+
+/// What came of the runs with an error.
+#[derive(Debug, Default)]
+struct Tally {
+    runs: u32,
+    /// Runs in which the error came before the run was over.
+    hit: u32,
+    /// Starts on the same mount that were refused.
+    not_started: u32,
+    acked: usize,
+    there: usize,
+}
+
+/// `MILLSTREAM_FAULTDISK=all` has the error at every request, on each format over each I/O path.
+#[test]
+fn an_error_at_any_request_loses_nothing_acknowledged() {
+    if !available("an_error_at_any_request_loses_nothing_acknowledged") {
+        return;
+    }
+    for (place, (disk, io)) in disks().into_iter().enumerate() {
+        let counts = run_without_errors(&mut Rig::new(disk, io));
+        let mut tally = Tally::default();
+        let requests = [
+            (Request::Write, counts.writes),
+            (Request::Flush, counts.flushes),
+        ];
+        for (request, most) in requests {
+            let stride = if thorough() { 1 } else { most.div_ceil(SAMPLE) };
+            // Others on the second disk than on the first.
+            let first = 1 + (place as u64 % 2 * stride / 2);
+            for nth in (first..=most).step_by(stride as usize) {
+                run_with_error(&mut Rig::new(disk, io), request, nth, &mut tally);
+            }
+        }
+        println!("{} {io}: {counts:?}: {tally:?}", disk.0.name());
+        assert!(tally.hit * 2 > tally.runs, "{tally:?}");
+    }
+}
+
+fn topics() -> [(&'static str, Ledger); 2] {
+    ["a", "b"].map(|topic| (topic, Ledger::default()))
+}
+
+fn check(server: &Server, topics: &mut [(&str, Ledger)]) -> usize {
+    topics
+        .iter_mut()
+        .map(|(topic, ledger)| ledger.check(server, topic))
+        .sum()
+}
+
+/// Requests of a run in which nothing goes wrong.
+fn run_without_errors(rig: &mut Rig) -> Counts {
+    let before = rig.disk().counts();
+    let mut topics = topics();
+    let server = rig.start();
+    assert_eq!(rig.publish(&server, &mut topics, MESSAGES), None);
+    let after = rig.disk().counts();
+    rig.pull_the_plug(server, 1);
+    let server = rig.start();
+    let there = check(&server, &mut topics);
+    assert_eq!(there, 2 * MESSAGES as usize);
+    rig.stop(server);
+    Counts {
+        writes: after.writes - before.writes,
+        flushes: after.flushes - before.flushes,
+        failed: 0,
+    }
+}
+
+fn run_with_error(rig: &mut Rig, request: Request, nth: u64, tally: &mut Tally) {
+    let mut topics = topics();
+    let context = format!("{request:?} {nth}");
+    println!("{context}");
+    rig.disk().arm(request, nth, Fault::Error);
+    if let Ok(server) = rig.try_start() {
+        rig.publish(&server, &mut topics, MESSAGES);
+        server.kill();
+    }
+    tally.runs += 1;
+    tally.hit += u32::from(rig.disk().counts().failed == 1);
+    rig.disk().disarm();
+
+    // The same mount: what failed may be in the page cache, and look as if it were on the disk.
+    match rig.try_start() {
+        Ok(server) => {
+            check(&server, &mut topics);
+            rig.publish(&server, &mut topics, 3);
+            rig.pull_the_plug(server, nth);
+        }
+        Err(ended) => {
+            // The file system gave up with the disk; that is said and nothing else happens.
+            assert_eq!(ended.code, Some(1), "{context}: {ended:?}");
+            tally.not_started += 1;
+            rig.disk().cut(nth);
+            rig.remount();
+        }
+    }
+
+    let server = rig.start();
+    tally.there += check(&server, &mut topics);
+    let error = rig.publish(&server, &mut topics, 3);
+    assert_eq!(error, None, "{context}: on a sound disk");
+    check(&server, &mut topics);
+    tally.acked += topics
+        .iter()
+        .map(|(_, ledger)| ledger.acked())
+        .sum::<usize>();
+    rig.stop(server);
+}
