@@ -147,7 +147,7 @@ impl Broker {
     /// A broker over what is open, with the queues in it.
     pub(crate) fn over(store: Store) -> Result<Self, OpenError> {
         let store = Arc::new(store);
-        let queues = Queues::open(&store).map_err(OpenError::Thread)?;
+        let queues = Queues::open(&store)?;
         Ok(Self {
             inner: Arc::new(Inner { store, queues }),
         })

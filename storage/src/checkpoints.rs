@@ -70,66 +70,34 @@ impl Checkpoints {
     }
 
     /// The checkpoints that are sound, newest first, by number. Damaged ones are told in the log and
-    /// left where they are.
-    #[must_use]
-    pub fn load(&self) -> Vec<(u64, Vec<u8>)> {
-        let numbers = self.numbers().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot list checkpoints");
-            Vec::new()
-        });
-        let mut found = Vec::new();
-        for number in numbers.into_iter().rev() {
-            match self.read(number) {
+    /// left where they are, and so is one that can't be read, as long as another is sound.
+    ///
+    /// # Errors
+    ///
+    /// The folder can't be listed, or no checkpoint is sound and one could not be read: that there
+    /// is none is not known then.
+    pub fn load(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let (mut found, mut unread) = (Vec::new(), None);
+        for number in self.numbers()?.into_iter().rev() {
+            let file = match self.folder.read_file(&name(number)) {
+                Ok(file) => file,
+                Err(error) => {
+                    tracing::error!(number, %error, "a checkpoint can't be read");
+                    unread.get_or_insert(error);
+                    continue;
+                }
+            };
+            match check(file) {
                 Ok(bytes) => found.push((number, bytes)),
                 Err(error) => {
                     tracing::error!(number, %error, "a checkpoint can't be used");
                 }
             }
         }
-        found
-    }
-
-    fn read(&self, number: u64) -> io::Result<Vec<u8>> {
-        let mut file = self.folder.read_file(&name(number))?;
-        let header = file.first_chunk::<HEADER_BYTES>().copied();
-        let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let [
-            m0,
-            m1,
-            m2,
-            m3,
-            m4,
-            m5,
-            m6,
-            m7,
-            v0,
-            v1,
-            v2,
-            v3,
-            c0,
-            c1,
-            c2,
-            c3,
-            length @ ..,
-        ] = header;
-        if [m0, m1, m2, m3, m4, m5, m6, m7] != *MAGIC {
-            return Err(io::Error::other("its magic is wrong"));
+        match unread {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
         }
-        let version = u32::from_le_bytes([v0, v1, v2, v3]);
-        if version != VERSION {
-            return Err(io::Error::other(format!(
-                "it has version {version}, this program knows {VERSION}"
-            )));
-        }
-        if u64::from_le_bytes(length) != (file.len() - HEADER_BYTES) as u64 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let crc = u32::from_le_bytes([c0, c1, c2, c3]);
-        if crc32c(file.get(16..).unwrap_or_default()) != crc {
-            return Err(io::Error::other("its checksum does not match"));
-        }
-        file.drain(..HEADER_BYTES);
-        Ok(file)
     }
 
     /// Numbers of the checkpoints there are, rising.
@@ -139,6 +107,49 @@ impl Checkpoints {
         numbers.sort_unstable();
         Ok(numbers)
     }
+}
+
+/// What a checkpoint's file stands for.
+fn check(mut file: Vec<u8>) -> io::Result<Vec<u8>> {
+    let header = file.first_chunk::<HEADER_BYTES>().copied();
+    let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let [
+        m0,
+        m1,
+        m2,
+        m3,
+        m4,
+        m5,
+        m6,
+        m7,
+        v0,
+        v1,
+        v2,
+        v3,
+        c0,
+        c1,
+        c2,
+        c3,
+        length @ ..,
+    ] = header;
+    if [m0, m1, m2, m3, m4, m5, m6, m7] != *MAGIC {
+        return Err(io::Error::other("its magic is wrong"));
+    }
+    let version = u32::from_le_bytes([v0, v1, v2, v3]);
+    if version != VERSION {
+        return Err(io::Error::other(format!(
+            "it has version {version}, this program knows {VERSION}"
+        )));
+    }
+    if u64::from_le_bytes(length) != (file.len() - HEADER_BYTES) as u64 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let crc = u32::from_le_bytes([c0, c1, c2, c3]);
+    if crc32c(file.get(16..).unwrap_or_default()) != crc {
+        return Err(io::Error::other("its checksum does not match"));
+    }
+    file.drain(..HEADER_BYTES);
+    Ok(file)
 }
 
 /// Whether a file of this name is a checkpoint, or the beginning of one.
@@ -169,11 +180,11 @@ mod tests {
     #[test]
     fn the_newest_two_are_kept() {
         let (_, checkpoints) = checkpoints();
-        assert!(checkpoints.load().is_empty());
+        assert!(checkpoints.load().unwrap().is_empty());
         for number in 1..=4_u8 {
             assert_eq!(checkpoints.write(&[number; 3]).unwrap(), u64::from(number));
         }
-        let found = checkpoints.load();
+        let found = checkpoints.load().unwrap();
         assert_eq!(found, [(4, vec![4; 3]), (3, vec![3; 3])]);
     }
 
@@ -187,9 +198,28 @@ mod tests {
             bytes[at] ^= 4;
             heap.remove("checkpoint-00000002").unwrap();
             heap.create_file("checkpoint-00000002", &bytes).unwrap();
-            assert_eq!(checkpoints.load(), [(1, b"old".to_vec())], "byte {at}");
+            assert_eq!(
+                checkpoints.load().unwrap(),
+                [(1, b"old".to_vec())],
+                "byte {at}"
+            );
             bytes[at] ^= 4;
         }
+    }
+
+    /// A queue's state is what a checkpoint says: none must not be taken for an empty one.
+    #[test]
+    fn one_that_can_not_be_read_is_not_taken_for_none() {
+        use crate::heap::{Failure, Operation};
+        let (heap, checkpoints) = checkpoints();
+        checkpoints.write(b"old").unwrap();
+        heap.fail(Operation::List, "", 1, Failure::Descriptors);
+        assert!(checkpoints.load().is_err());
+        heap.fail(Operation::Read, "", 1, Failure::Descriptors);
+        assert!(checkpoints.load().is_err());
+        checkpoints.write(b"new").unwrap();
+        heap.fail(Operation::Read, "", 1, Failure::Device);
+        assert_eq!(checkpoints.load().unwrap(), [(1, b"old".to_vec())]);
     }
 
     #[test]
@@ -204,7 +234,12 @@ mod tests {
             for left in [heap.duplicate(), heap.after_power_loss()] {
                 let folder: Arc<dyn Folder> = Arc::new(left);
                 let left = Checkpoints::new(&folder);
-                let found: Vec<Vec<u8>> = left.load().into_iter().map(|(_, bytes)| bytes).collect();
+                let found: Vec<Vec<u8>> = left
+                    .load()
+                    .unwrap()
+                    .into_iter()
+                    .map(|(_, bytes)| bytes)
+                    .collect();
                 let newest = found.first().unwrap().as_slice();
                 assert!(
                     newest == b"third" || (newest == b"second" && said.is_err()),
@@ -212,7 +247,7 @@ mod tests {
                 );
                 assert!(found.len() >= 2, "{nth}: the one before is kept");
                 assert!(left.write(b"fourth").is_ok());
-                assert_eq!(left.load().first().unwrap().1, b"fourth");
+                assert_eq!(left.load().unwrap().first().unwrap().1, b"fourth");
             }
         }
     }

@@ -11,6 +11,7 @@
 //! Restart costs what is unsettled and what the journal holds behind the checkpoint.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, TopicName};
@@ -81,10 +82,14 @@ pub(super) struct Recovered {
 
 impl Recovered {
     /// Reads the newest checkpoint that is sound, and the journal behind it.
-    pub(super) fn read(store: &Store, log: &Arc<Log>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// It is not known whether there is a checkpoint, without which queues would be forgotten.
+    pub(super) fn read(store: &Store, log: &Arc<Log>) -> io::Result<Self> {
         let mut recovered = Self::default();
         let mut found_one = false;
-        for (number, bytes) in store.checkpoints().load() {
+        for (number, bytes) in store.checkpoints().load()? {
             match Self::from_checkpoint(&bytes) {
                 Ok(found) => {
                     recovered = found;
@@ -103,7 +108,7 @@ impl Recovered {
         if let Err(error) = replayed {
             tracing::error!(%error, "the journal can't be read to its end: what was settled behind it is delivered again");
         }
-        recovered
+        Ok(recovered)
     }
 
     fn from_checkpoint(bytes: &[u8]) -> Result<Self, Malformed> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use millstream_protocol::control::{DeadLetter, QueueMode, QueueSettings};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
-use millstream_storage::{CreateError, Log, Store};
+use millstream_storage::{CreateError, Log, OpenError, Store};
 
 use super::clock::Clock;
 use super::core::{Core, CoreParts};
@@ -85,8 +85,8 @@ impl Queues {
     ///
     /// # Errors
     ///
-    /// When a thread can't be started.
-    pub(crate) fn open(store: &Arc<Store>) -> std::io::Result<Arc<Self>> {
+    /// When a thread can't be started, or a checkpoint can't be read.
+    pub(crate) fn open(store: &Arc<Store>) -> Result<Arc<Self>, OpenError> {
         let queues = Arc::new(Self {
             store: Arc::clone(store),
             keeper: Arc::default(),
@@ -96,8 +96,9 @@ impl Queues {
             upkeep: Mutex::default(),
         });
         if let Some(log) = journal::open(store) {
-            let recovered = Recovered::read(store, &log);
-            queues.restore(&log, recovered)?;
+            let recovered = Recovered::read(store, &log).map_err(OpenError::Folder)?;
+            let restored = queues.restore(&log, recovered);
+            restored.map_err(OpenError::Thread)?;
         }
         Ok(queues)
     }
