@@ -37,6 +37,8 @@ mod memory;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod nth;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod tally;

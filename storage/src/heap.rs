@@ -53,6 +53,7 @@ enum Item {
 /// One file, whatever names it has.
 struct HeapFile {
     content: Mutex<Content>,
+    sync_failed: Mutex<bool>,
 }
 
 enum Content {
@@ -124,6 +125,19 @@ impl HeapFolder {
     #[must_use]
     pub fn changes(&self) -> u64 {
         lock(&self.faults).changes()
+    }
+
+    /// What failed so far, in order: the operation, and the name it was asked for.
+    #[must_use]
+    pub fn failures_met(&self) -> Vec<(Operation, String)> {
+        lock(&self.faults).met().to_vec()
+    }
+
+    /// How often a file was synced of which an earlier sync had failed, by any handle to it. Such a
+    /// sync proves nothing, so nobody has a use for one.
+    #[must_use]
+    pub fn repeated_syncs(&self) -> u64 {
+        lock(&self.faults).repeated_syncs()
     }
 
     /// Has `hook` called, with the segment's name, inside every sync of a segment from now on. The
@@ -315,7 +329,10 @@ impl Folder for HeapFolder {
 
     fn create_scratch(&self) -> io::Result<Box<dyn ScratchFile>> {
         self.pass(Operation::CreateFile, "create", "a scratch file")?;
-        Ok(Box::new(HeapScratch::default()))
+        Ok(Box::new(FailingScratch {
+            file: HeapScratch::default(),
+            folder: self.clone(),
+        }))
     }
 
     fn append_file(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
@@ -413,7 +430,19 @@ impl HeapFile {
     fn new(content: Content) -> Arc<Self> {
         Arc::new(Self {
             content: Mutex::new(content),
+            sync_failed: Mutex::new(false),
         })
+    }
+
+    /// Counts a sync of it, under the `name` its handle has, and fails it if that is planned.
+    fn pass_sync(&self, folder: &HeapFolder, name: &str) -> io::Result<()> {
+        let passed = folder.pass(Operation::Sync, "sync", name);
+        let mut failed = lock(&self.sync_failed);
+        if *failed {
+            lock(&folder.faults).note_repeated_sync();
+        }
+        *failed |= passed.is_err();
+        passed
     }
 }
 
@@ -488,14 +517,16 @@ unsafe impl SegmentMemory for HeapSegment {
         if let Some(hook) = hook {
             hook(&self.name);
         }
-        self.folder.pass(Operation::Sync, "sync", &self.name)
+        self.file.pass_sync(&self.folder, &self.name)
     }
 
     fn is_resident(&self, range: Range<usize>) -> bool {
-        range.end <= self.block.len_bytes()
+        let passed = self.folder.pass(Operation::Resident, "look at", &self.name);
+        passed.is_ok() && range.end <= self.block.len_bytes()
     }
 
     fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        self.folder.pass(Operation::Populate, "read", &self.name)?;
         if range.start > range.end || range.end > self.block.len_bytes() {
             return Err(failed("read", &self.name, ErrorKind::InvalidInput));
         }
@@ -555,7 +586,7 @@ impl AppendFile for HeapAppend {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let passed = self.folder.pass(Operation::Sync, "sync", &self.name);
+        let passed = self.file.pass_sync(&self.folder, &self.name);
         if let Content::Bytes {
             live,
             durable,
@@ -578,6 +609,27 @@ impl AppendFile for HeapAppend {
 impl fmt::Debug for HeapAppend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HeapAppend").field(&self.name).finish()
+    }
+}
+
+/// A nameless file of a [`HeapFolder`].
+#[derive(Debug)]
+struct FailingScratch {
+    file: HeapScratch,
+    folder: HeapFolder,
+}
+
+impl ScratchFile for FailingScratch {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.folder
+            .pass(Operation::Append, "append to", "a scratch file")?;
+        self.file.append(bytes)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.folder
+            .pass(Operation::Read, "read", "a scratch file")?;
+        self.file.read_at(bytes, at)
     }
 }
 

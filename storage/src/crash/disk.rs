@@ -183,6 +183,16 @@ impl Disk {
         }
     }
 
+    /// Flips a bit of a file that nobody has mapped, wherever it is kept.
+    pub(super) fn rot(&mut self, file: FileNumber, position: usize) {
+        if let Some(file) = self.files.get_mut(file) {
+            file.disk[position] ^= 0x10;
+            if let Cache::Bytes(cache) = &mut file.cache {
+                cache[position] ^= 0x10;
+            }
+        }
+    }
+
     pub(super) fn stored_again(&mut self, file: FileNumber, position: usize) {
         if let Some(file) = self.files.get_mut(file) {
             file.stored_again.insert(position / PAGE_BYTES);

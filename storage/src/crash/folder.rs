@@ -133,6 +133,14 @@ impl CrashFolder {
         self.with_disk(|disk| disk.write_back(seed));
     }
 
+    /// A bit of a file that nobody has mapped flips.
+    pub(super) fn rot(&self, name: &str, position: usize) {
+        let file = self.number(name).unwrap();
+        self.with_disk(|disk| disk.rot(file, position));
+        let flip = |bytes: &mut Vec<u8>| bytes[position] ^= 0x10;
+        self.live.edit(name, flip).unwrap();
+    }
+
     pub(super) fn with_disk<T>(&self, with: impl FnOnce(&mut Disk) -> T) -> T {
         with(&mut self.lock().disk)
     }

@@ -1,6 +1,7 @@
 //! What one log must hold, kept as plainly as can be: offsets and messages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::disk::End;
@@ -126,6 +127,31 @@ impl Model {
             expected.eq(found.iter().copied()),
             "a reader got something else"
         );
+    }
+
+    /// What a reader is to be given below `end` that was told of `damaged` offsets.
+    pub(super) fn check_read_but(
+        &self,
+        found: &[(u64, Message)],
+        end: u64,
+        damaged: &[Range<u64>],
+    ) {
+        let end = end.min(self.prefix_end());
+        let told = |offset: &u64| damaged.iter().any(|range| range.contains(offset));
+        let expected = self
+            .present
+            .range(..end)
+            .filter(|(offset, _)| !told(offset));
+        let expected = expected.map(|(offset, message)| (*offset, *message));
+        assert!(
+            expected.eq(found.iter().copied()),
+            "a reader got something else"
+        );
+    }
+
+    /// Records rotted on disk, as readers are told.
+    pub(super) fn rotted(&mut self, offsets: Range<u64>) {
+        self.present.retain(|offset, _| !offsets.contains(offset));
     }
 
     /// Records that may be there.

@@ -37,15 +37,45 @@ pub enum Operation {
     Remove,
     /// Syncing a directory. When it fails, its names survive power loss as they did before.
     SyncDir,
+    /// Bringing pages of a segment into memory.
+    Populate,
+    /// Asking whether pages of a segment are in memory. When it fails, they are not.
+    Resident,
 }
 
 impl Operation {
+    /// Every one of them.
+    pub const ALL: [Self; 17] = [
+        Self::CreateSegment,
+        Self::OpenSegment,
+        Self::Shrink,
+        Self::MakeDir,
+        Self::RemoveDir,
+        Self::CreateFile,
+        Self::OpenAppend,
+        Self::Reserve,
+        Self::Append,
+        Self::Sync,
+        Self::Read,
+        Self::List,
+        Self::Rename,
+        Self::Remove,
+        Self::SyncDir,
+        Self::Populate,
+        Self::Resident,
+    ];
+
     /// Whether it changes the folder or brings changes to the disk.
     #[must_use]
     pub const fn changes(self) -> bool {
         !matches!(
             self,
-            Self::OpenSegment | Self::OpenAppend | Self::Read | Self::List
+            Self::OpenSegment
+                | Self::OpenAppend
+                | Self::Read
+                | Self::List
+                | Self::Populate
+                | Self::Resident
         )
     }
 
@@ -106,6 +136,8 @@ pub(super) struct Faults {
     full: bool,
     skipped: BTreeSet<Operation>,
     counts: BTreeMap<(Operation, String), u64>,
+    met: Vec<(Operation, String)>,
+    repeated_syncs: u64,
 }
 
 impl Faults {
@@ -163,7 +195,25 @@ impl Faults {
         if self.full && operation.takes_room() {
             failure = Some(Failure::Full);
         }
-        failure.map_or(Ok(()), |failure| Err(failure.error()))
+        let Some(failure) = failure else {
+            return Ok(());
+        };
+        self.met.push((operation, name.to_owned()));
+        Err(failure.error())
+    }
+
+    /// What failed so far, in order.
+    pub(super) fn met(&self) -> &[(Operation, String)] {
+        &self.met
+    }
+
+    /// A file is synced again, of which a sync failed.
+    pub(super) fn note_repeated_sync(&mut self) {
+        self.repeated_syncs += 1;
+    }
+
+    pub(super) fn repeated_syncs(&self) -> u64 {
+        self.repeated_syncs
     }
 
     pub(super) fn count(&self, operation: Operation, suffix: &str) -> u64 {
