@@ -83,11 +83,6 @@ const EXCEPTIONS: &[(&str, &str, usize)] = &[
     ("protocol/tests/vectors/queues.rs", "fn lists", 75),
     ("protocol/tests/vectors/work.rs", "fn settles", 88),
     (
-        "protocol/tests/document.rs",
-        "fn the_table_of_limits_has_the_values_of_the_code",
-        71,
-    ),
-    (
         "protocol/tests/queue_messages.rs",
         "fn lists_keep_to_their_limits",
         85,

@@ -248,7 +248,7 @@ impl Broker {
         self.publisher_with(topic, PublisherOptions::new())
     }
 
-    /// A publisher with options of its own.
+    /// A publisher with options of its own. With a producer this waits for the disk.
     ///
     /// # Errors
     ///
@@ -272,11 +272,14 @@ impl Broker {
             AckLevel::Stored => Level::Stored,
             AckLevel::Synced => Level::Synced,
         };
-        Ok(Publisher::new(
-            level,
-            Appender::new(&log),
-            &self.inner.queues,
-        ))
+        let queues = &self.inner.queues;
+        let publisher = Publisher::new(level, Appender::new(&log), queues);
+        let Some(name) = &options.producer else {
+            return Ok(publisher);
+        };
+        let (name, resume) = (TopicName::parse(name)?, options.resume());
+        let producing = queues.producers().produce(&log, &name, level, resume)?;
+        Ok(publisher.with_producer(producing))
     }
 
     /// A reader of `topic` from `start`.

@@ -10,6 +10,8 @@ use millstream_protocol::frame::FrameError;
 use millstream_protocol::{Durability, TopicName, TopicNameError};
 use millstream_storage::{AppendError, Poisoned, ReadError as LogReadError};
 
+use crate::producer::ProducerError;
+
 /// Why an operation on topics failed. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -40,6 +42,8 @@ pub enum TopicError {
         /// Its queues.
         queues: Vec<TopicName>,
     },
+    /// The producer can't be opened.
+    Producer(ProducerError),
     /// The broker was closed.
     Closed,
     /// No room on the disk.
@@ -63,6 +67,7 @@ impl TopicError {
             Self::InUse { .. } => ErrorCode::TopicInUse,
             Self::NotFound { .. } => ErrorCode::TopicNotFound,
             Self::Exists { .. } => ErrorCode::TopicExists,
+            Self::Producer(error) => error.code(),
             Self::Closed => ErrorCode::ShuttingDown,
             Self::StorageFull { .. } => ErrorCode::StorageFull,
             Self::Storage { .. } => ErrorCode::Internal,
@@ -113,6 +118,7 @@ impl fmt::Display for TopicError {
                     .iter()
                     .try_for_each(|queue| write!(f, " {:?}", queue.as_str()))
             }
+            Self::Producer(error) => error.fmt(f),
             Self::Closed => f.write_str("the broker is closed"),
             Self::StorageFull { message } => write!(f, "no space on the disk: {message}"),
             Self::Storage { message } => f.write_str(message),
@@ -125,6 +131,27 @@ impl std::error::Error for TopicError {}
 impl From<TopicNameError> for TopicError {
     fn from(error: TopicNameError) -> Self {
         Self::Name(error)
+    }
+}
+
+impl From<ProducerError> for TopicError {
+    fn from(error: ProducerError) -> Self {
+        Self::Producer(error)
+    }
+}
+
+impl ProducerError {
+    /// The stable code of this error, the same as on the wire.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Fenced { .. } => ErrorCode::Fenced,
+            Self::OutOfSequence { .. } => ErrorCode::OutOfSequence,
+            Self::SequenceReused { .. } => ErrorCode::SequenceReused,
+            Self::Ids | Self::Foreign { .. } => ErrorCode::Unsupported,
+            Self::TooMany => ErrorCode::Limit,
+            Self::Storage { .. } => ErrorCode::Internal,
+        }
     }
 }
 
@@ -167,6 +194,8 @@ pub enum PublishError {
         /// Records of the batch.
         records: usize,
     },
+    /// The producer may not publish this.
+    Producer(ProducerError),
     /// A sync failed earlier; the topic takes no more records until the broker is restarted.
     Poisoned(Poisoned),
     /// The broker was closed or the topic deleted.
@@ -195,6 +224,7 @@ impl PublishError {
                 ErrorCode::Internal
             }
             Self::Invalid(error) => error.code(),
+            Self::Producer(error) => error.code(),
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Empty => ErrorCode::Malformed,
             Self::Poisoned(_) | Self::OutcomeUnknown { .. } => ErrorCode::TopicPoisoned,
@@ -260,6 +290,7 @@ impl fmt::Display for PublishError {
                 f,
                 "{duplicates} of the batch's {records} messages have ids that were published before: publish the others without them"
             ),
+            Self::Producer(error) => error.fmt(f),
             Self::Empty => f.write_str("a batch without a message"),
             Self::Poisoned(poisoned) => poisoned.fmt(f),
             Self::Closed => f.write_str("the broker is closed or the topic was deleted"),
@@ -292,6 +323,12 @@ impl From<AppendError> for PublishError {
             AppendError::ShortFill { .. } => Self::ShortFill,
             _ => Self::Rotating,
         }
+    }
+}
+
+impl From<ProducerError> for PublishError {
+    fn from(error: ProducerError) -> Self {
+        Self::Producer(error)
     }
 }
 

@@ -26,6 +26,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod producer;
 mod publisher;
 mod queue;
 mod reader;
@@ -42,6 +43,7 @@ pub use millstream_protocol::control::{
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName, TopicNameError};
 pub use millstream_storage::{Chunk, CloseError, FrameSlice, Level, LogRecovery, OpenError};
+pub use producer::{ProducerError, ProducerInfo};
 pub use publisher::{Appended, Publisher, PublisherOptions};
 pub use queue::{
     ConsumeError, Consumer, ConsumerOptions, Cursor, Delivery, DeliveryParts, DeliveryToken,

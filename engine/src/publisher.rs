@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use millstream_protocol::batch::{BatchBuilder, BatchView, ColumnKind, Columns, Message};
-use millstream_protocol::frame::{PublishedFrame, PublisherFields};
+use millstream_protocol::frame::{ProducerStamp, PublishedFrame, PublisherFields};
 use millstream_protocol::limits::BODY_BYTES_MAX;
 use millstream_protocol::{AckLevel, Offset, TopicName};
 use millstream_storage::{AppendError, Appender, Level, LevelWait};
 
 use crate::block_on::block_on;
 use crate::error::PublishError;
+use crate::producer::{NotProduced, Produced, ProducerError, ProducerInfo, Producing, Resume};
 use crate::queue::{Admission, Queues, TopicRules, boot_us};
 use crate::ticket::{Receipt, Ticket};
 
@@ -23,8 +24,8 @@ pub struct Appended {
     pub base: Offset,
     /// Offset behind the last.
     pub end: Offset,
-    /// They were published before, under the same ids, and nothing was added: `base` is the offset the
-    /// first one got then, and all of them lie below `end`.
+    /// They were published before, under the same ids or sequences, and nothing was added: `base` is the
+    /// offset the first one got then, and all of them lie below `end`.
     pub duplicate: bool,
 }
 
@@ -39,10 +40,13 @@ impl From<millstream_storage::Appended> for Appended {
 }
 
 /// How a publisher is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublisherOptions {
     pub(crate) ack: AckLevel,
     pub(crate) create: bool,
+    pub(crate) producer: Option<String>,
+    pub(crate) epoch: u64,
+    pub(crate) acknowledged: u64,
 }
 
 impl Default for PublisherOptions {
@@ -50,6 +54,9 @@ impl Default for PublisherOptions {
         Self {
             ack: AckLevel::Topic,
             create: true,
+            producer: None,
+            epoch: 0,
+            acknowledged: 0,
         }
     }
 }
@@ -74,6 +81,39 @@ impl PublisherOptions {
         self.create = create;
         self
     }
+
+    /// Publishes as the producer of this name: the topic takes each of its records once, whatever is
+    /// published again after an answer was lost. The name follows the rules of topic names.
+    ///
+    /// Opening makes a new instance of it, and instances before it can publish no more. See
+    /// [`Publisher::set_sequence`].
+    #[must_use]
+    pub fn producer(mut self, name: impl Into<String>) -> Self {
+        self.producer = Some(name.into());
+        self
+    }
+
+    /// Goes on as the instance of the producer that was given `epoch`, unless there is a newer one.
+    #[must_use]
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    pub(crate) fn resume(&self) -> Resume {
+        Resume {
+            epoch: self.epoch,
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    /// The highest sequence that is known to be acknowledged: what follows is above it, even if the
+    /// topic lost some.
+    #[must_use]
+    pub fn acknowledged(mut self, sequence: u64) -> Self {
+        self.acknowledged = sequence;
+        self
+    }
 }
 
 /// Publishes to one topic. What one handle publishes keeps its order; a clone has its own.
@@ -94,6 +134,8 @@ pub struct Publisher {
     queues: Arc<Queues>,
     /// What the last append that was told to wait waits for.
     awaited: Awaited,
+    /// Whose records these are, if they are numbered.
+    producing: Option<Box<Producing>>,
 }
 
 /// What a publisher waits for.
@@ -118,6 +160,7 @@ impl Clone for Publisher {
             rules: Arc::clone(&self.rules),
             queues: Arc::clone(&self.queues),
             awaited: Awaited::Room,
+            producing: self.producing.clone(),
         }
     }
 }
@@ -134,13 +177,42 @@ impl Publisher {
             builder: BatchBuilder::new(),
             body: Vec::new(),
             awaited: Awaited::Room,
+            producing: None,
         }
+    }
+
+    /// The same, whose records are numbered.
+    pub(crate) fn with_producer(mut self, producing: Producing) -> Self {
+        self.producing = Some(Box::new(producing));
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn producing_for_tests(&self) -> Option<Producing> {
+        self.producing.as_deref().cloned()
     }
 
     /// The topic it publishes to.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         &self.topic
+    }
+
+    /// What the topic knew of its producer when it was opened, if it has one.
+    #[must_use]
+    pub fn producer(&self) -> Option<ProducerInfo> {
+        Some(self.producing.as_ref()?.info)
+    }
+
+    /// Numbers what this handle publishes from `next` on, one sequence for each record. Without a
+    /// call each record gets its producer's next one.
+    ///
+    /// Who keeps what he publishes with its number can publish it again under the same, and the
+    /// receipt says that it was there: without a producer this means nothing.
+    pub fn set_sequence(&mut self, next: u64) {
+        if let Some(producing) = &mut self.producing {
+            producing.next = Some(next);
+        }
     }
 
     /// What its receipts promise.
@@ -285,6 +357,11 @@ impl Publisher {
         frame: &PublishedFrame<'_>,
     ) -> Result<Appended, PublishError> {
         self.admit(u64::from(frame.fields().record_count))?;
+        let stamp = frame.fields().producer;
+        if self.producing.is_some() || !stamp.is_none() {
+            let stamped = Some((stamp, frame.body_crc()));
+            return self.append_produced(frame.fields(), frame.body(), stamped);
+        }
         if Columns::of(frame.fields(), frame.body()).has(ColumnKind::Id) {
             let fields = *frame.fields();
             return self.append_unseen(&fields, frame.body(), |appender| {
@@ -314,6 +391,10 @@ impl Publisher {
     ) -> Result<Appended, PublishError> {
         let fields = PublisherFields::single(body_bytes(len_bytes)?);
         self.admit(1)?;
+        if self.producing.is_some() {
+            let body = filled(len_bytes, fill)?;
+            return self.append_produced(&fields, &body, None);
+        }
         Ok(self.appender.try_append_with(&fields, fill)?.into())
     }
 
@@ -392,11 +473,43 @@ impl Publisher {
     #[inline]
     fn append_body(&mut self, body: &[u8]) -> Result<Appended, PublishError> {
         self.admit(1)?;
-        let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        let fields = PublisherFields::single(u32::try_from(body.len()).unwrap_or(u32::MAX));
+        if self.producing.is_some() {
+            return self.append_produced(&fields, body, None);
+        }
         let appended = self
             .appender
-            .try_append_with(&PublisherFields::single(len), |room| room.put(body))?;
+            .try_append_with(&fields, |room| room.put(body))?;
         Ok(appended.into())
+    }
+
+    /// Appends a frame of the publisher's producer unless it was published before.
+    #[cold]
+    fn append_produced(
+        &mut self,
+        fields: &PublisherFields,
+        body: &[u8],
+        stamped: Option<(ProducerStamp, u32)>,
+    ) -> Result<Appended, PublishError> {
+        let Some(producing) = &mut self.producing else {
+            let found = stamped.map_or(ProducerStamp::NONE, |(stamp, _)| stamp);
+            return Err(ProducerError::Foreign { found }.into());
+        };
+        if body.len() > BODY_BYTES_MAX {
+            body_bytes(body.len())?;
+        }
+        if Columns::of(fields, body).has(ColumnKind::Id) {
+            return Err(ProducerError::Ids.into());
+        }
+        match producing.append(&mut self.appender, fields, body, stamped) {
+            Ok(Produced::Added(placed)) => Ok(placed.into()),
+            Ok(Produced::Duplicate(placed)) => Ok(Appended {
+                duplicate: true,
+                ..placed.into()
+            }),
+            Err(NotProduced::Producer(error)) => Err(error.into()),
+            Err(NotProduced::Append(error)) => Err(error.into()),
+        }
     }
 
     fn append_message(&mut self, message: &Message) -> Result<Appended, PublishError> {
@@ -419,13 +532,18 @@ impl Publisher {
         }
         let fields = batch.fields();
         self.admit(u64::from(fields.record_count))?;
-        if batch.has_ids() {
+        let produced = self.producing.is_some();
+        if produced || batch.has_ids() {
             let mut body = std::mem::take(&mut self.body);
             body.clear();
             batch.write_body(&mut body);
-            let appended = self.append_unseen(&fields, &body, |appender| {
-                appender.try_append_with(&fields, |room| room.put(&body))
-            });
+            let appended = if produced {
+                self.append_produced(&fields, &body, None)
+            } else {
+                self.append_unseen(&fields, &body, |appender| {
+                    appender.try_append_with(&fields, |room| room.put(&body))
+                })
+            };
             self.body = body;
             return appended;
         }
@@ -535,6 +653,20 @@ impl Publisher {
             LevelWait::new(self.appender.log(), self.level, appended.end),
         )
     }
+}
+
+/// A body that `fill` writes, apart from any segment.
+fn filled(
+    len_bytes: usize,
+    fill: impl FnOnce(&mut millstream_storage::BodyWriter<'_>),
+) -> Result<Vec<u8>, PublishError> {
+    let mut body = vec![0; len_bytes];
+    let mut writer = millstream_storage::BodyWriter::over(&mut body);
+    fill(&mut writer);
+    if writer.written_bytes() != len_bytes {
+        return Err(PublishError::ShortFill);
+    }
+    Ok(body)
 }
 
 fn body_bytes(len_bytes: usize) -> Result<u32, PublishError> {

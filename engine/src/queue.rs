@@ -47,7 +47,9 @@ pub use error::{ConsumeError, QueueError, SettleError};
 pub use link::Outcome;
 pub use redrive::Redrive;
 
-pub(crate) use clock::boot_us;
+pub(crate) use clock::{Clock, boot_us};
+pub(crate) use codec::{Fields, Malformed, put_text};
+pub(crate) use journal::{Owner, Writer, replay};
 pub(crate) use registry::{Queues, check_public, is_reserved};
 pub(crate) use topic::{Admission, TopicRules};
 

@@ -19,7 +19,7 @@ pub struct Receipt {
     pub last: Offset,
     /// What has been waited for.
     pub level: Level,
-    /// They were published before, under the same ids, and got these offsets then.
+    /// They were published before, under the same ids or sequences, and got these offsets then.
     pub duplicate: bool,
 }
 

@@ -25,7 +25,9 @@ pub use connection::{ErrorMessage, Goodbye, Hello, Magic, Welcome};
 pub use consume::{ConsumerOpened, OpenConsumer, Receive, ReceiveOver, Window};
 pub use cursor::{CursorInfo, CursorList, DeleteCursor, DescribeCursor, ListCursors, SetCursor};
 pub use error::ControlError;
-pub use publish::{AckRun, AckRuns, OpenPublisher, PublishAck, PublisherOpened};
+pub use publish::{
+    AckRun, AckRuns, OpenProducer, OpenPublisher, ProducerOpened, PublishAck, PublisherOpened,
+};
 pub use queue::{
     ControlQueue, CreateQueue, DeleteQueue, DescribeQueue, LeaseInfo, LeaseList, ListLeases,
     ListQueues, PeekQueue, PeekedList, PeekedRecord, QueueDone, QueueInfo, QueueList, QueueTotals,
@@ -42,3 +44,9 @@ pub use settle::{
 pub use topic::{CreateTopic, DeleteTopic, DescribeTopic, ListTopics, TopicInfo, TopicList};
 pub(crate) use work::covered as work_covered;
 pub use work::{Work, WorkEntries, WorkEntry, WorkRecords};
+
+/// Bits of [`Hello::features`] and [`Welcome::features`].
+pub mod features {
+    /// [`OpenProducer`](super::OpenProducer) and what follows from it.
+    pub const PRODUCERS: u64 = 1 << 0;
+}

@@ -51,6 +51,10 @@ coded_enum! {
         OutOfSequence = 35,
         /// An offset the topic does not hold and never will.
         OffsetOutOfRange = 36,
+        /// A newer instance of the producer took over; this one must stop.
+        Fenced = 37,
+        /// A sequence that the producer used before, for other records.
+        SequenceReused = 38,
         /// No queue of that name.
         QueueNotFound = 48,
         /// A queue of that name is there, over another topic or with other settings.

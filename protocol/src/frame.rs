@@ -74,7 +74,7 @@ pub struct ProducerStamp {
     pub id: u64,
     /// Its term.
     pub epoch: u64,
-    /// The number of this frame in the term.
+    /// The number of the frame's first record among the producer's; the others follow.
     pub sequence: u64,
 }
 

@@ -72,6 +72,12 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_240;
 pub const PUBLISH_WINDOW_BYTES: u32 = 8 << 20;
 /// Most frames a publisher stream may have sent and not seen acknowledged.
 pub const PUBLISH_WINDOW_FRAMES: u32 = 4096;
+/// Frames of one producer whose repetition is recognised: the last ones.
+pub const PRODUCER_FRAMES_KEPT: usize = 4096;
+/// How long a producer that publishes nothing is remembered: a day.
+pub const PRODUCER_WINDOW_MS: u64 = 86_400_000;
+/// Most producers a topic remembers at a time.
+pub const PRODUCERS_PER_TOPIC_MAX: usize = 1024;
 /// Most credit a reader stream may hold.
 pub const READ_CREDIT_BYTES_MAX: u32 = 64 << 20;
 /// A delivery ends with the frame that reaches this many bytes.
@@ -165,6 +171,10 @@ const _: () = {
         "the record count is 16 bits"
     );
     assert!(LAYOUT_VERSION < 16, "the layout version is four bits");
+    assert!(
+        PRODUCER_FRAMES_KEPT >= PUBLISH_WINDOW_FRAMES as usize,
+        "whatever a publisher may send again is recognised"
+    );
     assert!(
         HELLO_BYTES_MAX <= PRE_HELLO_BYTES_MAX,
         "a hello fits what it may cost"

@@ -73,6 +73,10 @@ coded_enum! {
         Publish = 34,
         /// [`crate::control::PublishAck`].
         PublishAck = 35,
+        /// [`crate::control::OpenProducer`].
+        OpenProducer = 36,
+        /// [`crate::control::ProducerOpened`].
+        ProducerOpened = 37,
         /// [`crate::control::OpenReader`].
         OpenReader = 48,
         /// [`crate::control::ReaderOpened`].
@@ -188,6 +192,7 @@ impl MessageKind {
                 | Self::DescribeTopic
                 | Self::ListTopics
                 | Self::OpenPublisher
+                | Self::OpenProducer
                 | Self::Publish
                 | Self::OpenReader
                 | Self::Credit
@@ -230,6 +235,8 @@ impl MessageKind {
             | Self::StreamClosed
             | Self::OpenPublisher
             | Self::PublisherOpened
+            | Self::OpenProducer
+            | Self::ProducerOpened
             | Self::Publish
             | Self::PublishAck
             | Self::OpenReader

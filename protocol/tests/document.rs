@@ -132,13 +132,15 @@ fn the_table_of_messages_says_whom_they_are_about() {
     }
 }
 
+/// Names and values of limits, as the table writes them.
+macro_rules! limits {
+    ($($name:ident),+ $(,)?) => {
+        vec![$((format!("`{}`", stringify!($name)), format!("{}", limits::$name))),+]
+    };
+}
+
 #[test]
 fn the_table_of_limits_has_the_values_of_the_code() {
-    macro_rules! limits {
-        ($($name:ident),+ $(,)?) => {
-            vec![$((format!("`{}`", stringify!($name)), format!("{}", limits::$name))),+]
-        };
-    }
     let real = limits![
         FRAME_HEADER_BYTES,
         WIRE_HEADER_BYTES,
@@ -171,6 +173,9 @@ fn the_table_of_limits_has_the_values_of_the_code() {
         CONNECTIONS_PER_ADDRESS_MAX,
         PUBLISH_WINDOW_BYTES,
         PUBLISH_WINDOW_FRAMES,
+        PRODUCER_FRAMES_KEPT,
+        PRODUCER_WINDOW_MS,
+        PRODUCERS_PER_TOPIC_MAX,
         READ_CREDIT_BYTES_MAX,
         DELIVERY_BYTES_MAX,
         DELIVERY_PRELUDE_BYTES,
@@ -280,6 +285,8 @@ fn the_headings_of_archives_say_how_long_their_roots_are() {
         ("TopicInfo", "topic-info"),
         ("OpenPublisher", "open-publisher"),
         ("PublisherOpened", "publisher-opened"),
+        ("OpenProducer", "open-producer"),
+        ("ProducerOpened", "producer-opened"),
         ("OpenReader", "open-reader-time"),
         ("ReaderOpened", "reader-opened"),
         ("Gap", "gap"),

@@ -123,7 +123,19 @@ impl Sink for BodyWriter<'_> {
     }
 }
 
-impl BodyWriter<'_> {
+impl<'a> BodyWriter<'a> {
+    /// Writes into `room`, which is no claim: for bodies that are looked at before they are appended.
+    #[must_use]
+    pub fn over(room: &'a mut [u8]) -> Self {
+        Self { room, written: 0 }
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub const fn written_bytes(&self) -> usize {
+        self.written
+    }
+
     /// Writes `bytes` behind what was written so far.
     ///
     /// # Panics
@@ -221,10 +233,7 @@ impl Appender {
                 .body_mut()
                 .get_mut(..fields.body_bytes as usize)
                 .unwrap_or_default();
-            let mut writer = BodyWriter {
-                room: body,
-                written: 0,
-            };
+            let mut writer = BodyWriter::over(body);
             {
                 let _inside = Filling::enter();
                 fill(&mut writer);

@@ -24,7 +24,7 @@ struct Believed {
 
 /// Reads the machine's clocks.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     believed: Mutex<Believed>,
 }
 
@@ -40,7 +40,7 @@ impl Clock {
     }
 
     /// Both times now.
-    pub(super) fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let boot_us = read_us(ClockId::Boottime);
         let wall_us = read_us(ClockId::Realtime);
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);

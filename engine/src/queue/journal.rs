@@ -3,9 +3,10 @@
 //! One record a frame. Its body:
 //! ```text
 //! 0 u8  version, 1
-//! 1 u8  what follows: 1 entries of a queue, 2 entries of the registry, 3 the mark of a mover
+//! 1 u8  what follows: 1 entries of a queue, 2 entries of the registry, 3 the mark of a mover;
+//!       in the log `$producers` 4, its entries
 //! 2 u16 0
-//! 4 u32 queue id; 0 for the registry
+//! 4 u32 queue id; 0 for the registry and producers
 //! 8 …   the entries
 //! ```
 //! Each owner (a queue, the registry) has a writer of its own and writes in its own order; the order
@@ -34,13 +35,15 @@ const REPLAY_BYTES: u32 = 1 << 20;
 
 /// Whose entries a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// A queue's scheduler.
     Queue(u32),
     /// The registry of queues and cursors.
     Registry,
     /// The mover of a queue.
     Mover(u32),
+    /// What topics remember of producers, in a log of its own.
+    Producers,
 }
 
 impl Owner {
@@ -49,12 +52,13 @@ impl Owner {
             Self::Queue(id) => (1, id),
             Self::Registry => (2, 0),
             Self::Mover(id) => (3, id),
+            Self::Producers => (4, 0),
         }
     }
 }
 
 /// Opens the journal, or makes it.
-pub(super) fn create(store: &Store) -> Result<Arc<Log>, TopicError> {
+pub(crate) fn create(store: &Store) -> Result<Arc<Log>, TopicError> {
     let name = TopicName::parse(JOURNAL)?;
     match store.create_log(&name, Durability::Synced) {
         Ok(log) | Err(CreateError::Exists(log)) => {
@@ -66,7 +70,7 @@ pub(super) fn create(store: &Store) -> Result<Arc<Log>, TopicError> {
 }
 
 /// The journal, if this folder has one.
-pub(super) fn open(store: &Store) -> Option<Arc<Log>> {
+pub(crate) fn open(store: &Store) -> Option<Arc<Log>> {
     let log = store.log(&TopicName::parse(JOURNAL).ok()?)?;
     set_sizes(&log);
     Some(log)
@@ -79,7 +83,7 @@ fn set_sizes(log: &Arc<Log>) {
 
 /// Writes the frames of one owner, in order.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     appender: Appender,
     owner: Owner,
     /// The frame being made, or made and not in the log yet.
@@ -94,7 +98,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(log: &Arc<Log>, owner: Owner) -> Self {
+    pub(crate) fn new(log: &Arc<Log>, owner: Owner) -> Self {
         Self {
             appender: Appender::new(log),
             owner,
@@ -107,7 +111,7 @@ impl Writer {
     }
 
     /// Begins a frame; entries are appended to what is returned.
-    pub(super) fn begin(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn begin(&mut self) -> &mut Vec<u8> {
         let (kind, id) = self.owner.code();
         self.body.clear();
         self.body.extend_from_slice(&[VERSION, kind, 0, 0]);
@@ -117,7 +121,7 @@ impl Writer {
     }
 
     /// Whether a frame waits for room.
-    pub(super) const fn is_due(&self) -> bool {
+    pub(crate) const fn is_due(&self) -> bool {
         self.due
     }
 
@@ -127,7 +131,7 @@ impl Writer {
     /// # Errors
     ///
     /// [`AppendError::Rotating`] and [`AppendError::Full`]: try again when there is room.
-    pub(super) fn try_write(&mut self) -> Result<(), AppendError> {
+    pub(crate) fn try_write(&mut self) -> Result<(), AppendError> {
         if !self.due {
             return Ok(());
         }
@@ -144,7 +148,7 @@ impl Writer {
     }
 
     /// Whether so much was written since this last said so.
-    pub(super) fn has_written(&mut self, bytes: usize) -> bool {
+    pub(crate) fn has_written(&mut self, bytes: usize) -> bool {
         let enough = self.written_bytes >= bytes;
         if enough {
             self.written_bytes = 0;
@@ -153,16 +157,16 @@ impl Writer {
     }
 
     /// Ready once [`try_write`](Self::try_write) is worth another try.
-    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.appender.poll_room(cx)
     }
 
     /// Where this owner's last frame ends.
-    pub(super) const fn end(&self) -> Offset {
+    pub(crate) const fn end(&self) -> Offset {
         self.end
     }
 
-    pub(super) fn log(&self) -> &Arc<Log> {
+    pub(crate) fn log(&self) -> &Arc<Log> {
         self.appender.log()
     }
 
@@ -171,7 +175,7 @@ impl Writer {
     /// # Errors
     ///
     /// The journal failed: it will never be.
-    pub(super) fn poll_synced(
+    pub(crate) fn poll_synced(
         &mut self,
         end: Offset,
         cx: &mut Context<'_>,
@@ -194,7 +198,7 @@ impl Writer {
     /// # Errors
     ///
     /// The journal failed or was closed, or the disk is full; with the last the frame was not written.
-    pub(super) fn write_synced(&mut self) -> Result<(), AppendError> {
+    pub(crate) fn write_synced(&mut self) -> Result<(), AppendError> {
         loop {
             match self.try_write() {
                 Ok(()) => break,
@@ -212,11 +216,11 @@ impl Writer {
 
 /// One frame of the journal.
 #[derive(Debug)]
-pub(super) struct JournalFrame<'a> {
-    pub(super) owner: Owner,
+pub(crate) struct JournalFrame<'a> {
+    pub(crate) owner: Owner,
     /// Offset of the frame.
-    pub(super) at: Offset,
-    pub(super) entries: &'a [u8],
+    pub(crate) at: Offset,
+    pub(crate) entries: &'a [u8],
 }
 
 /// Reads the journal from `from` on to its end as it is now, and gives each frame to `take`.
@@ -225,7 +229,7 @@ pub(super) struct JournalFrame<'a> {
 ///
 /// A frame that this version did not write. Frames that are lost to damage are told in the log and
 /// passed over: what they settled will be delivered again.
-pub(super) fn replay(
+pub(crate) fn replay(
     log: &Arc<Log>,
     from: Offset,
     mut take: impl FnMut(&JournalFrame<'_>) -> Result<(), Malformed>,
@@ -240,7 +244,8 @@ pub(super) fn replay(
                     tracing::error!(
                         first = gap.first_offset.0,
                         next = gap.next_offset.0,
-                        "the journal is damaged: what was settled there is delivered again"
+                        journal = %log.identity().name,
+                        "the journal is damaged: what was settled there is delivered again, and producers told there are forgotten"
                     );
                 }
             }
@@ -284,6 +289,7 @@ fn parse(at: Offset, body: &[u8]) -> Result<JournalFrame<'_>, Malformed> {
         (VERSION, 1, id) => Owner::Queue(id),
         (VERSION, 2, 0) => Owner::Registry,
         (VERSION, 3, id) => Owner::Mover(id),
+        (VERSION, 4, 0) => Owner::Producers,
         _ => return Err(fields.malformed()),
     };
     Ok(JournalFrame {

@@ -169,6 +169,8 @@ impl Recovered {
                 }
             }
             Owner::Registry => {}
+            // They have a log of their own.
+            Owner::Producers => return Err(fields.malformed()),
         }
         Ok(())
     }

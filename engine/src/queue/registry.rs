@@ -26,6 +26,7 @@ use super::topic::{Gate, TopicRules};
 use super::upkeep::Upkeep;
 use crate::broker::create_error;
 use crate::error::TopicError;
+use crate::producer::Producers;
 
 /// First and largest segment of a topic that was made for its queue: what is settled goes by whole
 /// segments, so they are small.
@@ -72,6 +73,7 @@ pub(crate) struct Queues {
     /// By the topic's incarnation: one made again under the name begins anew.
     rules: Mutex<HashMap<[u8; 16], Arc<TopicRules>>>,
     pub(super) upkeep: Mutex<Upkeep>,
+    producers: Arc<Producers>,
 }
 
 impl fmt::Debug for Queues {
@@ -87,10 +89,12 @@ impl Queues {
     ///
     /// When a thread can't be started, or a checkpoint can't be read.
     pub(crate) fn open(store: &Arc<Store>) -> Result<Arc<Self>, OpenError> {
+        let clock = Arc::new(Clock::new());
         let queues = Arc::new(Self {
             store: Arc::clone(store),
             keeper: Arc::default(),
-            clock: Arc::new(Clock::new()),
+            producers: Arc::new(Producers::open(store, &clock)),
+            clock,
             state: Mutex::default(),
             rules: Mutex::default(),
             upkeep: Mutex::default(),
@@ -154,6 +158,11 @@ impl Queues {
         self.store.log(name)
     }
 
+    /// The producers of all topics.
+    pub(crate) const fn producers(&self) -> &Arc<Producers> {
+        &self.producers
+    }
+
     /// What publishers to a topic look at.
     pub(crate) fn rules(&self, topic: &Log) -> Arc<TopicRules> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,6 +176,8 @@ impl Queues {
     pub(crate) fn forget_rules(&self, topic: &Log) {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         rules.remove(&topic.identity().incarnation);
+        drop(rules);
+        self.producers.forget(topic);
     }
 
     fn build(
@@ -503,6 +514,7 @@ impl Queues {
         }
         self.keeper.stop();
         self.state().queues.clear();
+        self.producers.close();
     }
 }
 

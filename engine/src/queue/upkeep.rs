@@ -129,7 +129,11 @@ impl Queues {
             self.keeper.look_after();
             return;
         }
-        let trimmed = trim(log, before);
+        let told = self.producers().before_trim(log, before);
+        let trimmed = told.map_err(|error| error.to_string()).and_then(|()| {
+            let trimmed = trim(log, before);
+            trimmed.map_err(|error| error.to_string())
+        });
         drop(state);
         match trimmed {
             Ok(trimmed) if trimmed.segments > 0 => {

@@ -38,7 +38,7 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest version the client speaks.
     pub version_max: u16,
-    /// What the client can do beyond the version; no bit has a meaning yet.
+    /// What the client can do beyond the version: see [`features`](super::features).
     pub features: u64,
     /// What the client calls itself, for people.
     #[rkyv(with = Text<AGENT_BYTES_MAX>)]

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use millstream_protocol::batch::{Checked, RecordRun};
 use millstream_protocol::control::{
     AckRun, ControlError, CreateTopic, Credit, DeleteTopic, Delivery, DeliveryPrelude,
-    DescribeTopic, ErrorMessage, Gap, GapReason, Goodbye, Hello, ListTopics, Magic, OpenPublisher,
-    OpenReader, PublishAck, PublisherOpened, ReaderOpened, TopicInfo, TopicList, Welcome,
+    DescribeTopic, ErrorMessage, Gap, GapReason, Goodbye, Hello, ListTopics, Magic, OpenProducer,
+    OpenPublisher, OpenReader, ProducerOpened, PublishAck, PublisherOpened, ReaderOpened,
+    TopicInfo, TopicList, Welcome,
 };
 use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::frame::{FramePlace, PublisherFields, check_publish};
@@ -158,6 +159,8 @@ decoded!(
     TopicList,
     OpenPublisher,
     PublisherOpened,
+    OpenProducer,
+    ProducerOpened,
     OpenReader,
     ReaderOpened,
     Credit,
@@ -190,6 +193,7 @@ pub(crate) fn all() -> Vec<Vector> {
     vectors.extend(topics());
     vectors.extend(topic_answers());
     vectors.extend(publishing());
+    vectors.extend(producing());
     vectors.extend(reading());
     vectors.extend(deliveries());
     vectors
@@ -446,6 +450,60 @@ fn topic_answers() -> Vec<Vector> {
                 more: true
             },
             &two
+        ),
+    ]
+}
+
+fn producing() -> Vec<Vector> {
+    vec![
+        archived!(
+            "message-open-producer",
+            "Opens stream 3 to publish to \"orders\" as the producer \"till-7\", which had epoch\n\
+             0x0000000300000001 and knows its records up to 41 to be acknowledged.",
+            OpenProducer,
+            (STREAM, 0),
+            OpenProducer {
+                topic: name("orders"),
+                producer: name("till-7"),
+                ack: AckLevel::Synced,
+                create: true,
+                epoch: 3 << 32 | 1,
+                acknowledged: 41,
+            },
+            &[
+                (6, "topic: text"),
+                (6, "producer: text"),
+                (4, "root: topic, relative pointer"),
+                (4, "root: topic, length"),
+                (4, "root: producer, relative pointer"),
+                (4, "root: producer, length"),
+                (1, "root: ack"),
+                (1, "root: create"),
+                (8, "root: epoch"),
+                (8, "root: acknowledged"),
+            ]
+        ),
+        archived!(
+            "message-producer-opened",
+            "It is open: its records up to 42 are there, and the next one visible will be 100.",
+            ProducerOpened,
+            (STREAM, 0),
+            ProducerOpened {
+                durability: Durability::Synced,
+                next_offset: Offset(100),
+                producer_id: 3 << 31,
+                epoch: 3 << 32 | 1,
+                last_sequence: 42,
+                known: true,
+            },
+            &[
+                (1, "root: durability"),
+                (8, "root: next offset"),
+                (8, "root: producer id"),
+                (8, "root: epoch"),
+                (8, "root: last sequence"),
+                (1, "root: known"),
+            ]
         ),
     ]
 }
