@@ -2,7 +2,7 @@
 
 use millstream_protocol::control::{
     CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Hello, ListTopics, OpenConsumer,
-    OpenPublisher, OpenReader, Welcome,
+    OpenProducer, OpenPublisher, OpenReader, Welcome, features,
 };
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::{
@@ -41,6 +41,7 @@ impl Session {
             | MessageKind::DescribeTopic
             | MessageKind::ListTopics
             | MessageKind::OpenPublisher
+            | MessageKind::OpenProducer
             | MessageKind::OpenReader
             | MessageKind::CreateQueue
             | MessageKind::SetQueue
@@ -76,7 +77,7 @@ impl Session {
         }
         let welcome = Welcome {
             version: WIRE_VERSION,
-            features: 0,
+            features: hello.features & features::PRODUCERS,
             server: self.options.server.clone(),
             folder_id: self.broker.folder_id(),
             boot_epoch: self.broker.boot_epoch(),
@@ -283,11 +284,18 @@ impl Session {
                     .control(|out| opened.encode(stream, correlation, out));
                 self.streams.insert(stream, Stream::Consumer(consumer));
             }
-            Outcome::Publisher(..) | Outcome::Reader(_) if self.draining => {
+            Outcome::Publisher(..) | Outcome::Producer(..) | Outcome::Reader(_)
+                if self.draining =>
+            {
                 let error = refused(ErrorCode::ShuttingDown, SHUTTING_DOWN);
                 self.refuse_request(stream, correlation, &error);
             }
             Outcome::Publisher(publisher, opened) => {
+                self.out
+                    .control(|out| opened.encode(stream, correlation, out));
+                self.streams.insert(stream, Stream::Publisher(publisher));
+            }
+            Outcome::Producer(publisher, opened) => {
                 self.out
                     .control(|out| opened.encode(stream, correlation, out));
                 self.streams.insert(stream, Stream::Publisher(publisher));
@@ -307,6 +315,7 @@ fn request(kind: MessageKind, body: &[u8]) -> Result<Request, ErrorMessage> {
         MessageKind::DescribeTopic => DescribeTopic::decode(body).map(Request::Describe),
         MessageKind::ListTopics => ListTopics::decode(body).map(Request::List),
         MessageKind::OpenPublisher => OpenPublisher::decode(body).map(Request::OpenPublisher),
+        MessageKind::OpenProducer => OpenProducer::decode(body).map(Request::OpenProducer),
         MessageKind::OpenReader => OpenReader::decode(body).map(Request::OpenReader),
         MessageKind::OpenConsumer => OpenConsumer::decode(body).map(Request::OpenConsumer),
         kind => match QueueRequest::decode(kind, body) {

@@ -4,7 +4,8 @@ use millstream::{Broker, PublisherOptions, TopicError, TopicOptions};
 use millstream_protocol::TopicName;
 use millstream_protocol::control::{
     ConsumerOpened, CreateTopic, DeleteTopic, DescribeTopic, ErrorMessage, ListTopics,
-    OpenConsumer, OpenPublisher, OpenReader, PublisherOpened, TopicInfo, TopicList,
+    OpenConsumer, OpenProducer, OpenPublisher, OpenReader, ProducerOpened, PublisherOpened,
+    TopicInfo, TopicList,
 };
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::TOPICS_PER_LIST_MAX;
@@ -24,6 +25,7 @@ pub(crate) enum Request {
     Describe(DescribeTopic),
     List(ListTopics),
     OpenPublisher(OpenPublisher),
+    OpenProducer(OpenProducer),
     OpenReader(OpenReader),
     OpenConsumer(OpenConsumer),
     Queue(QueueRequest),
@@ -53,6 +55,7 @@ pub(crate) enum Outcome {
     Deleted,
     Topics(TopicList),
     Publisher(Box<PublisherStream>, PublisherOpened),
+    Producer(Box<PublisherStream>, ProducerOpened),
     Reader(Box<ReaderStream>),
     Consumer(Box<ConsumerStream>, ConsumerOpened),
     Queue(QueueAnswer),
@@ -95,6 +98,7 @@ impl Job {
             Request::Describe(describe) => broker.topic(&describe.name).map(Outcome::Topic),
             Request::List(list) => Ok(list_topics(&broker, list.after.as_ref())),
             Request::OpenPublisher(open) => open_publisher(&broker, &open),
+            Request::OpenProducer(open) => open_producer(&broker, &open),
             Request::OpenReader(open) => open_reader(&broker, &open, correlation),
             Request::OpenConsumer(open) => Ok(open_consumer(&broker, open).map_or_else(
                 |error| Outcome::Refused(queue_refusal(&error)),
@@ -140,6 +144,32 @@ fn open_publisher(broker: &Broker, open: &OpenPublisher) -> Result<Outcome, Topi
         Box::new(PublisherStream::new(publisher)),
         opened,
     ))
+}
+
+fn open_producer(broker: &Broker, open: &OpenProducer) -> Result<Outcome, TopicError> {
+    let options = PublisherOptions::new()
+        .ack(open.ack)
+        .create(open.create)
+        .producer(open.producer.as_str())
+        .epoch(open.epoch)
+        .acknowledged(open.acknowledged);
+    let publisher = broker.publisher_with(&open.topic, options)?;
+    let TopicInfo {
+        durability,
+        next_offset,
+        ..
+    } = broker.topic(&open.topic)?;
+    let told = publisher.producer().ok_or(TopicError::Closed)?;
+    let opened = ProducerOpened {
+        durability,
+        next_offset,
+        producer_id: told.id,
+        epoch: told.epoch,
+        last_sequence: told.last_sequence,
+        known: told.known,
+    };
+    let stream = Box::new(PublisherStream::new(publisher));
+    Ok(Outcome::Producer(stream, opened))
 }
 
 fn open_reader(

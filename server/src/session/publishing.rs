@@ -118,12 +118,6 @@ impl PublisherStream {
             Ok(frame) => frame,
             Err(error) => return Published::Refused(refused(error.code(), error.to_string())),
         };
-        if !frame.fields().producer.is_none() {
-            return Published::Refused(refused(
-                ErrorCode::Unsupported,
-                "producer id: this server keeps no producers yet",
-            ));
-        }
         match self.publisher.try_publish_frame(&frame) {
             Ok(appended) => {
                 let frame_bytes = bytes.len() as u32;

@@ -19,11 +19,12 @@ use millstream::Broker;
 use millstream_protocol::batch::{Checked, RecordRun};
 use millstream_protocol::control::{
     ConsumerOpened, CreateTopic, Credit, DeleteTopic, Delivery, DescribeTopic, ErrorMessage, Gap,
-    Goodbye, Hello, ListTopics, Magic, OpenPublisher, OpenReader, PublishAck, PublisherOpened,
-    ReaderOpened, SettleFault, TopicInfo, TopicList, Welcome,
+    Goodbye, Hello, ListTopics, Magic, OpenProducer, OpenPublisher, OpenReader, ProducerOpened,
+    PublishAck, PublisherOpened, ReaderOpened, SettleFault, TopicInfo, TopicList, Welcome,
+    features,
 };
 use millstream_protocol::error::{Effect, ErrorCode};
-use millstream_protocol::frame::{PublisherFields, publish_header};
+use millstream_protocol::frame::{ProducerStamp, PublisherFields, publish_header};
 use millstream_protocol::limits::{FRAME_HEADER_BYTES, WIRE_VERSION};
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
@@ -52,7 +53,7 @@ impl Script {
             magic: Magic,
             version_min,
             version_max,
-            features: 0,
+            features: features::PRODUCERS,
             client,
         };
         hello.encode(StreamId(0), 0, &mut self.0);
@@ -96,8 +97,34 @@ impl Script {
         self
     }
 
-    pub fn publish(mut self, stream: u32, number: u64, body: &[u8]) -> Self {
-        let fields = PublisherFields::single(body.len() as u32);
+    pub fn producer(mut self, stream: u32, topic: &str, epoch: u64) -> Self {
+        let open = OpenProducer {
+            topic: name(topic),
+            producer: name("till-7"),
+            ack: AckLevel::Topic,
+            create: true,
+            epoch,
+            acknowledged: 0,
+        };
+        open.encode(StreamId(stream), 0, &mut self.0);
+        self
+    }
+
+    pub fn publish(self, stream: u32, number: u64, body: &[u8]) -> Self {
+        self.publish_as(stream, number, body, ProducerStamp::NONE)
+    }
+
+    pub fn publish_as(
+        mut self,
+        stream: u32,
+        number: u64,
+        body: &[u8],
+        producer: ProducerStamp,
+    ) -> Self {
+        let fields = PublisherFields {
+            producer,
+            ..PublisherFields::single(body.len() as u32)
+        };
         let frame_bytes = (FRAME_HEADER_BYTES + body.len()) as u32;
         let header = WireHeader::publish(StreamId(stream), number, frame_bytes);
         self.0.extend_from_slice(&header.encode());
@@ -180,6 +207,10 @@ pub enum Said {
         stream: u32,
         opened: PublisherOpened,
     },
+    ProducerOpened {
+        stream: u32,
+        opened: ProducerOpened,
+    },
     /// One for each publish.
     Acked {
         stream: u32,
@@ -236,6 +267,8 @@ pub struct Ear {
     waiting: Vec<u8>,
     welcomed: bool,
     acked: std::collections::BTreeMap<u32, (u64, Vec<u16>)>,
+    /// Publishes acknowledged as duplicates, by stream and number.
+    pub duplicates: std::collections::BTreeSet<(u32, u64)>,
     /// Settles answered on each stream.
     settled: std::collections::BTreeMap<u32, u64>,
     /// Where each reader is: frames may begin before that.
@@ -316,6 +349,10 @@ impl Ear {
                 stream,
                 opened: PublisherOpened::decode(body).unwrap(),
             },
+            MessageKind::ProducerOpened => Said::ProducerOpened {
+                stream,
+                opened: ProducerOpened::decode(body).unwrap(),
+            },
             MessageKind::ReaderOpened => {
                 let opened = ReaderOpened::decode(body).unwrap();
                 self.from.insert(stream, opened.start_offset);
@@ -340,6 +377,9 @@ impl Ear {
         for run in PublishAck::decode(body).unwrap().runs() {
             for index in 0..run.publishes {
                 *acked += 1;
+                if run.duplicates {
+                    self.duplicates.insert((stream, *acked));
+                }
                 let base = run.base_offset + u64::from(index);
                 self.said.push(Said::Acked {
                     stream,
