@@ -13,8 +13,12 @@ use crate::address::{self, DEFAULT_LISTEN};
 use crate::quantity;
 use crate::start_point::{DueTime, StartPoint};
 
+mod folder;
 mod queue;
 
+pub(crate) use folder::{
+    CutName, DoctorArgs, QuarantineArgs, QuarantineCommand, RepairArgs, VerifyArgs,
+};
 pub(crate) use queue::{
     CreateArgs, CursorArgs, CursorCommand, PeekArgs, QueueArgs, QueueCommand, RedriveArgs,
     SettingsArgs, WorkArgs,
@@ -29,7 +33,8 @@ Exit codes:
   5  cannot connect, or the connection was lost
   6  timed out
   7  conflict: it exists already, or something else uses it
-  8  damaged data";
+  8  damaged data
+  9  doctor found what makes the machine or the folder unfit to serve";
 
 /// A message broker: streams and work queues, on disk when they are acknowledged.
 #[derive(Debug, Parser)]
@@ -64,6 +69,12 @@ pub(crate) enum Command {
     Cursor(CursorArgs),
     /// Check every byte of a data folder that no server uses; changes nothing
     Verify(VerifyArgs),
+    /// Look at machine, disk and data folder: is all fit to serve, and if not, what to do
+    Doctor(DoctorArgs),
+    /// What recovery cut off after unclean stops: list it, read what is in it
+    Quarantine(QuarantineArgs),
+    /// Put right what can be put right in a data folder that no server uses; deletes nothing
+    Repair(RepairArgs),
     /// Look into one segment file
     Segment(SegmentArgs),
     /// Print the completion script of a shell
@@ -321,14 +332,6 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
-}
-
-/// Arguments of `verify`.
-#[derive(Debug, Args)]
-pub(crate) struct VerifyArgs {
-    /// Data folder to check
-    #[arg(value_name = "DIR", default_value = "millstream-data")]
-    pub(crate) data: PathBuf,
 }
 
 /// Arguments of `segment`.

@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     Conflict = 7,
     /// Data is damaged.
     Damaged = 8,
+    /// The machine or the folder is not fit to serve.
+    Unfit = 9,
 }
 
 impl From<Exit> for ExitCode {

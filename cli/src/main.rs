@@ -7,6 +7,7 @@ mod backoff;
 mod base64;
 mod connect;
 mod cursor;
+mod doctor;
 mod failure;
 mod feed;
 mod output;
@@ -14,7 +15,9 @@ mod printer;
 mod progress;
 mod publish;
 mod quantity;
+mod quarantine;
 mod queue;
+mod repair;
 mod segment;
 mod serve;
 mod splitter;
@@ -57,6 +60,9 @@ fn run(command: &Command, output: Output) -> Result<(), Failure> {
         Command::Work(args) => work::run(args, output),
         Command::Cursor(args) => cursor::run(args, output),
         Command::Verify(args) => verify::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
+        Command::Quarantine(args) => quarantine::run(args, output),
+        Command::Repair(args) => repair::run(args, output),
         Command::Segment(args) => segment::run(args, output),
         Command::Completions(args) => completions(args),
     }

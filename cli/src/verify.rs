@@ -1,7 +1,10 @@
 //! `millstream verify`: every byte of a data folder checked, and nothing changed.
 
+use std::path::Path;
+
+use millstream::{CheckedQueue, QueuesReport, verify_queues};
 use millstream_storage::{
-    LockError, ManifestError, Problem, TopicReport, VerifyError, VerifyReport, verify,
+    LockError, ManifestError, Problem, TopicReport, VerifyError, VerifyReport, verify, verify_deep,
 };
 use serde::Serialize;
 
@@ -24,6 +27,29 @@ struct ReportObject<'a> {
     manifest_torn_bytes: u64,
     problems: Vec<ProblemObject<'a>>,
     problems_left_out: u64,
+    /// With `--deep`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queues: Option<QueuesObject<'a>>,
+}
+
+/// Queues, compared with their topics.
+#[derive(Debug, Serialize)]
+struct QueuesObject<'a> {
+    sound: bool,
+    queues: Vec<QueueObject<'a>>,
+    cursors: u64,
+    journal_frames: u64,
+    checkpoints: u64,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct QueueObject<'a> {
+    queue: &'a str,
+    topic: &'a str,
+    floor: u64,
+    moves_pending: u64,
+    moves_found: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,7 +88,8 @@ struct ProblemObject<'a> {
 /// Checks the folder and says what was found.
 pub(crate) fn run(args: &VerifyArgs, output: Output) -> Result<(), Failure> {
     let mut progress: Option<(Progress, u64)> = None;
-    let report = verify(&args.data, &mut |step| {
+    let check = if args.deep { verify_deep } else { verify };
+    let report = check(&args.data, &mut |step| {
         let (bar, done) =
             progress.get_or_insert_with(|| (Progress::start(output, Some(step.bytes_total)), 0));
         bar.add_bytes(step.bytes_done.saturating_sub(*done));
@@ -71,16 +98,48 @@ pub(crate) fn run(args: &VerifyArgs, output: Output) -> Result<(), Failure> {
     if let Some((bar, _)) = &progress {
         bar.clear();
     }
-    let report = report.map_err(|error| failure(args, &error))?;
-    output.line(&ReportObject::of(&report), format_args!("{report}"))?;
-    if report.is_sound() {
+    let report = report.map_err(|error| failure(&args.data, &error))?;
+    let queues = match args.deep {
+        true => Some(verify_queues(&args.data).map_err(|error| failure(&args.data, &error))?),
+        false => None,
+    };
+    let object = ReportObject::of(&report, queues.as_ref());
+    let text = queues.as_ref().map(describe).unwrap_or_default();
+    output.line(&object, format_args!("{text}{report}"))?;
+    if object.sound {
         Ok(())
     } else {
         Err(Failure::said(Exit::Damaged))
     }
 }
 
-fn failure(args: &VerifyArgs, error: &VerifyError) -> Failure {
+/// What is said of queues, above the report.
+fn describe(report: &QueuesReport) -> String {
+    let mut text = String::new();
+    for queue in &report.queues {
+        text += &format!(
+            "queue {:?} over {:?}: all below {} settled, {} moves pending, {} found where they went\n",
+            queue.queue.as_str(),
+            queue.topic.as_str(),
+            queue.floor,
+            queue.moves_pending,
+            queue.moves_found
+        );
+    }
+    for problem in &report.problems {
+        text += &format!("{problem}\n");
+    }
+    text += &format!(
+        "queues: {} problems; {} journal frames behind {} checkpoints\n",
+        report.problems.len(),
+        report.journal_frames,
+        report.checkpoints
+    );
+    text
+}
+
+/// Why a folder could not be looked at.
+pub(crate) fn failure(data: &Path, error: &VerifyError) -> Failure {
     let exit = match error {
         error if error.is_damage() => Exit::Damaged,
         VerifyError::Lock(LockError::InUse { .. }) => Exit::Conflict,
@@ -92,15 +151,15 @@ fn failure(args: &VerifyArgs, error: &VerifyError) -> Failure {
         VerifyError::Lock(error) => Failure::new(exit, error),
         error => Failure::new(
             exit,
-            format_args!("cannot check {}: {error}", args.data.display()),
+            format_args!("cannot check {}: {error}", data.display()),
         ),
     }
 }
 
 impl<'a> ReportObject<'a> {
-    fn of(report: &'a VerifyReport) -> Self {
+    fn of(report: &'a VerifyReport, queues: Option<&'a QueuesReport>) -> Self {
         Self {
-            sound: report.is_sound(),
+            sound: report.is_sound() && queues.is_none_or(QueuesReport::is_sound),
             folder_id: report
                 .folder_id
                 .iter()
@@ -114,6 +173,32 @@ impl<'a> ReportObject<'a> {
             manifest_torn_bytes: report.manifest.torn_bytes,
             problems: report.problems.iter().map(ProblemObject::of).collect(),
             problems_left_out: report.problems_left_out,
+            queues: queues.map(QueuesObject::of),
+        }
+    }
+}
+
+impl<'a> QueuesObject<'a> {
+    fn of(report: &'a QueuesReport) -> Self {
+        Self {
+            sound: report.is_sound(),
+            queues: report.queues.iter().map(QueueObject::of).collect(),
+            cursors: report.cursors,
+            journal_frames: report.journal_frames,
+            checkpoints: report.checkpoints,
+            problems: report.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl<'a> QueueObject<'a> {
+    fn of(queue: &'a CheckedQueue) -> Self {
+        Self {
+            queue: queue.queue.as_str(),
+            topic: queue.topic.as_str(),
+            floor: queue.floor.0,
+            moves_pending: queue.moves_pending,
+            moves_found: queue.moves_found,
         }
     }
 }

@@ -46,9 +46,9 @@ pub use millstream_storage::{Chunk, CloseError, FrameSlice, Level, LogRecovery, 
 pub use producer::{ProducerError, ProducerInfo};
 pub use publisher::{Appended, Publisher, PublisherOptions};
 pub use queue::{
-    ConsumeError, Consumer, ConsumerOptions, Cursor, Delivery, DeliveryParts, DeliveryToken,
-    Outcome, PREFETCH_MAX, QueueError, QueueOptions, Redrive, SettleError, Settling, Worked,
-    headers,
+    CheckedQueue, ConsumeError, Consumer, ConsumerOptions, Cursor, Delivery, DeliveryParts,
+    DeliveryToken, Outcome, PREFETCH_MAX, QueueError, QueueOptions, QueueProblem, QueuesReport,
+    Redrive, SettleError, Settling, Worked, headers, verify_queues,
 };
 pub use reader::Reader;
 pub use ticket::{Receipt, Ticket};

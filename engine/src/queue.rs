@@ -24,6 +24,7 @@ mod far;
 #[cfg(test)]
 mod faults;
 mod fetcher;
+mod inspect;
 mod journal;
 mod keeper;
 mod link;
@@ -44,6 +45,7 @@ pub use consumer::{Consumer, ConsumerOptions, PREFETCH_MAX, Settling, Worked};
 pub use cursor::Cursor;
 pub use delivery::{Delivery, DeliveryParts, DeliveryToken};
 pub use error::{ConsumeError, QueueError, SettleError};
+pub use inspect::{CheckedQueue, QueueProblem, QueuesReport, verify_queues};
 pub use link::Outcome;
 pub use redrive::Redrive;
 

@@ -43,6 +43,6 @@ mod uring;
 pub use control::Shutdown;
 pub use listen::{Listen, ListenError};
 pub use output::Out;
-pub use probe::{Backend, IoChoice, IoReport};
+pub use probe::{Backend, IoChoice, IoReport, io_uring_refusal};
 pub use server::{BindError, Server, ServerHandle, ServerOptions};
 pub use session::{Closed, Job, JobDone, Received, Session, SessionOptions};

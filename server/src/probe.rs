@@ -108,6 +108,16 @@ pub(crate) fn probe() -> Rings {
     })
 }
 
+/// Why this machine refuses io_uring to this process, in a few words; `None` where it works. Builds a
+/// small ring to find out, which is gone a moment later.
+#[must_use]
+pub fn io_uring_refusal() -> Option<String> {
+    match probe() {
+        Rings::Work(_) => None,
+        Rings::Refused(reason) => Some(reason),
+    }
+}
+
 /// Why a ring is of no use.
 #[derive(Debug)]
 enum Refusal {

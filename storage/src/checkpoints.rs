@@ -102,17 +102,42 @@ impl Checkpoints {
 
     /// Numbers of the checkpoints there are, rising.
     fn numbers(&self) -> io::Result<Vec<u64>> {
-        let names = self.folder.list("")?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|file| number_of(file)).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
+        numbers(&*self.folder)
     }
+}
+
+/// The checkpoints in `folder`, newest first: file name, and content or what is wrong with it.
+pub(crate) fn read_all(folder: &dyn Folder) -> io::Result<Vec<(String, io::Result<Vec<u8>>)>> {
+    let numbers = numbers(folder)?.into_iter().rev();
+    Ok(numbers
+        .map(|number| {
+            let name = name(number);
+            let read = folder.read_file(&name).and_then(check);
+            (name, read)
+        })
+        .collect())
+}
+
+fn damage(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Whether a checkpoint that was read is damaged, as opposed to newer or out of reach.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
+fn numbers(folder: &dyn Folder) -> io::Result<Vec<u64>> {
+    let names = folder.list("")?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|file| number_of(file)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// What a checkpoint's file stands for.
 fn check(mut file: Vec<u8>) -> io::Result<Vec<u8>> {
     let header = file.first_chunk::<HEADER_BYTES>().copied();
-    let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let header = header.ok_or_else(|| damage("it is cut short"))?;
     let [
         m0,
         m1,
@@ -133,7 +158,7 @@ fn check(mut file: Vec<u8>) -> io::Result<Vec<u8>> {
         length @ ..,
     ] = header;
     if [m0, m1, m2, m3, m4, m5, m6, m7] != *MAGIC {
-        return Err(io::Error::other("its magic is wrong"));
+        return Err(damage("its magic is wrong"));
     }
     let version = u32::from_le_bytes([v0, v1, v2, v3]);
     if version != VERSION {
@@ -142,11 +167,11 @@ fn check(mut file: Vec<u8>) -> io::Result<Vec<u8>> {
         )));
     }
     if u64::from_le_bytes(length) != (file.len() - HEADER_BYTES) as u64 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(damage("it is cut short, or longer than it says"));
     }
     let crc = u32::from_le_bytes([c0, c1, c2, c3]);
     if crc32c(file.get(16..).unwrap_or_default()) != crc {
-        return Err(io::Error::other("its checksum does not match"));
+        return Err(damage("its checksum does not match"));
     }
     file.drain(..HEADER_BYTES);
     Ok(file)

@@ -27,6 +27,7 @@ mod footer;
 #[doc(hidden)]
 pub mod hand;
 mod heap;
+mod inspect;
 mod layout;
 mod lock;
 mod log;
@@ -37,8 +38,10 @@ mod memory;
 mod models;
 mod park;
 mod prepare;
+mod quarantine;
 mod reader;
 mod recovery;
+mod repair;
 mod retention;
 #[cfg(all(test, not(loom)))]
 mod rot;
@@ -67,14 +70,19 @@ pub use dump::{
 pub use folder::{Access, AppendFile, FileError, Folder, NAME_PART_BYTES_MAX};
 pub use footer::FooterError;
 pub use heap::{Failure, HeapFolder, Operation};
+pub use inspect::{InspectedLog, Inspection};
 pub use layout::IdentityError;
 pub use lock::{FolderLock, LOCK_FILE, LockError};
 pub use log::{Level, Log, LogIdentity, Poisoned};
 pub use manifest::{LogId, Manifest, ManifestError, SegmentNumber};
 pub use memory::SegmentMemory;
 pub use park::park_until;
+pub use quarantine::{
+    Acknowledged, CutFrame, CutOff, Quarantine, QuarantinedFile, quarantine, read_cut,
+};
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
+pub use repair::{RepairAction, RepairError, RepairPlan, Unrepairable, plan_repair, repair};
 pub use retention::{TrimError, Trimmed, claimed_end, records_between, set_segment_sizes, trim};
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
@@ -82,5 +90,5 @@ pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOpt
 pub use sync::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
 pub use verify::{
     Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
-    verify,
+    verify, verify_deep,
 };

@@ -211,6 +211,32 @@ impl Manifest {
         }
     }
 
+    /// Takes back that what a cut took off may have been acknowledged: an operator says that he knows
+    /// of it. The state is written anew as by [`replace`](Self::replace).
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ManifestError::Refused) where there is no such cut; else as `replace`.
+    pub(crate) fn release_cut(
+        &mut self,
+        log: LogId,
+        segment: SegmentNumber,
+    ) -> Result<(), ManifestError> {
+        let reason = InvalidEntry::NoSuchSegment { log, segment };
+        let mut cuts = self
+            .state
+            .logs
+            .get_mut(&log)
+            .into_iter()
+            .flat_map(|log| &mut log.cuts);
+        let cut = cuts.find(|cut| cut.segment == segment && cut.possibly_acknowledged);
+        let Some(cut) = cut else {
+            return Err(ManifestError::Refused { reason });
+        };
+        cut.possibly_acknowledged = false;
+        self.replace()
+    }
+
     /// Appends a record and syncs it, or writes a checkpoint instead. The state has the entries.
     fn write(&mut self, body: &[u8]) -> Result<(), ManifestError> {
         if body.len() > COMMIT_BYTES_MAX {

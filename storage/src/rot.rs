@@ -16,6 +16,7 @@
 )]
 
 mod forged;
+mod repaired;
 mod sealed;
 mod unsealed;
 

@@ -5,10 +5,11 @@
 //! an end are walked as recovery will walk them; what it would cut as a torn write is no damage, what
 //! it would report as a gap or as possibly acknowledged is.
 //!
-//! Not looked at, since nothing reads it: what lies behind the end of a cut segment, behind the seal
+//! Not looked at unless asked for ([`verify_deep`]), since nothing reads it: what lies behind the end of a cut segment, behind the seal
 //! of one that recovery sealed, the slots of both, segments that a cut set aside (but for their first
 //! page), and the copies in `quarantine/`.
 
+mod deep;
 mod finished;
 mod report;
 mod unclean;
@@ -29,13 +30,15 @@ use crate::manifest::{
 };
 use crate::recovery::QUARANTINE;
 use crate::still::Still;
-use finished::{Finished, check_identity};
-use report::Whereabouts;
+pub(crate) use finished::Finished;
+use finished::check_identity;
+pub(crate) use report::Whereabouts;
 pub use report::{
     Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
 };
 use unclean::OpenEnd;
-use walk::{Meter, Tally};
+pub(crate) use walk::Meter;
+use walk::Tally;
 
 /// What may lie in a folder besides what the manifest names.
 const EXPECTED: [&str; 5] = [
@@ -74,14 +77,55 @@ pub fn verify(
     path: &Path,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<VerifyReport, VerifyError> {
+    verify_path(path, Depth::Plain, progress)
+}
+
+/// As [`verify`], and looks at what nothing reads in service as well: slots and room of segments that
+/// recovery ended, what lies behind their ends and its copies in the quarantine, checkpoints, and the
+/// payloads of compressed batches. Reads each frame twice.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_deep(
+    path: &Path,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, VerifyError> {
+    verify_path(path, Depth::Deep, progress)
+}
+
+fn verify_path(
+    path: &Path,
+    depth: Depth,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, VerifyError> {
     let _kept_out = FolderLock::observe(path).map_err(VerifyError::Lock)?;
     let folder = DiskFolder::open(path).map_err(VerifyError::Folder)?;
-    verify_folder(&folder, progress)
+    check_folder(&folder, depth, progress)
+}
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What is read in service.
+    Plain,
+    /// All there is.
+    Deep,
 }
 
 /// As [`verify`], over any folder, which nobody else uses.
+#[cfg(all(test, not(loom)))]
 pub(crate) fn verify_folder(
     folder: &dyn Folder,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, VerifyError> {
+    check_folder(folder, Depth::Plain, progress)
+}
+
+/// As [`verify`] or [`verify_deep`], over any folder, which nobody else uses.
+pub(crate) fn check_folder(
+    folder: &dyn Folder,
+    depth: Depth,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<VerifyReport, VerifyError> {
     let (state, manifest) = Manifest::inspect(folder).map_err(VerifyError::Manifest)?;
@@ -94,12 +138,13 @@ pub(crate) fn verify_folder(
         problems: Vec::new(),
         problems_left_out: 0,
     };
-    let bytes_total = state
+    let once: u64 = state
         .logs
         .values()
         .flat_map(|log| log.segments.values())
         .map(walked_bytes)
         .sum();
+    let bytes_total = if depth == Depth::Deep { 2 * once } else { once };
     let mut check = Check {
         folder,
         state: &state,
@@ -109,6 +154,9 @@ pub(crate) fn verify_folder(
     for (id, log) in &state.logs {
         let topic = check.log(*id, log);
         check.report.topics.push(topic);
+    }
+    if depth == Depth::Deep {
+        deep::look(&mut check);
     }
     let mut report = check.report;
     report.topics.sort_by(|a, b| a.name.cmp(&b.name));

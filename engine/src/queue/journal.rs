@@ -279,7 +279,7 @@ fn replay_slice(
     Ok(())
 }
 
-fn parse(at: Offset, body: &[u8]) -> Result<JournalFrame<'_>, Malformed> {
+pub(super) fn parse(at: Offset, body: &[u8]) -> Result<JournalFrame<'_>, Malformed> {
     let mut fields = Fields::new("journal frame", body);
     let [version, kind, 0, 0] = fields.array()? else {
         return Err(fields.malformed());

@@ -26,7 +26,7 @@ use super::shared::QueueShared;
 /// Moves carried out together, with one sync.
 const MOVES_TOGETHER: usize = 256;
 /// Producers of moved records: this bit and the queue's id.
-const MOVER: u64 = 1 << 63;
+pub(super) const MOVER: u64 = 1 << 63;
 /// Bodies from here on may leave no room for notes in a frame.
 const LARGE_BYTES: usize = BODY_BYTES_MAX - (64 << 10);
 /// Bytes of frames looked at together when copies are searched for.

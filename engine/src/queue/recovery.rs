@@ -77,6 +77,8 @@ pub(super) struct Recovered {
     pub(super) next_id: u32,
     /// What of the journal the checkpoint that was read needs; `None` where there was none.
     pub(super) keep_from: Option<Offset>,
+    /// Where a check began to replay the journal.
+    pub(super) started_from: Offset,
     position: Offset,
 }
 
@@ -101,8 +103,7 @@ impl Recovered {
                 }
             }
         }
-        let positions = recovered.queues.values().map(|queue| queue.position);
-        let from = positions.fold(recovered.position, Offset::min);
+        let from = recovered.needed_from();
         recovered.keep_from = found_one.then_some(from);
         let replayed = journal::replay(log, from, |frame| recovered.apply(frame));
         if let Err(error) = replayed {
@@ -111,7 +112,13 @@ impl Recovered {
         Ok(recovered)
     }
 
-    fn from_checkpoint(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Where in the journal what is not included yet begins.
+    pub(super) fn needed_from(&self) -> Offset {
+        let positions = self.queues.values().map(|queue| queue.position);
+        positions.fold(self.position, Offset::min)
+    }
+
+    pub(super) fn from_checkpoint(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new("checkpoint", bytes);
         if fields.u32()? != VERSION {
             return Err(fields.malformed());
@@ -141,7 +148,7 @@ impl Recovered {
         Ok(recovered)
     }
 
-    fn apply(&mut self, frame: &JournalFrame<'_>) -> Result<(), Malformed> {
+    pub(super) fn apply(&mut self, frame: &JournalFrame<'_>) -> Result<(), Malformed> {
         let mut fields = Fields::new("journal entries", frame.entries);
         match frame.owner {
             Owner::Registry if frame.at >= self.position => {

@@ -11,11 +11,11 @@ use crate::store::OpenError;
 const PAGE: usize = PAGE_BYTES as usize;
 
 /// A folder at rest, and what is in it.
-struct Sealed {
-    folder: HeapFolder,
-    published: BTreeMap<&'static str, Records>,
+pub(super) struct Sealed {
+    pub(super) folder: HeapFolder,
+    pub(super) published: BTreeMap<&'static str, Records>,
     /// By file.
-    frames: BTreeMap<String, Vec<Frame>>,
+    pub(super) frames: BTreeMap<String, Vec<Frame>>,
 }
 
 fn publish_and_note(store: &Store, name: &str, bodies: &[Vec<u8>], records: &mut Records) {
@@ -50,7 +50,7 @@ fn bodies(count: usize, salt: usize) -> Vec<Vec<u8>> {
 }
 
 /// Two runs of two topics, so that each has two sealed segments.
-fn make() -> Sealed {
+pub(super) fn make() -> Sealed {
     let folder = HeapFolder::new();
     let mut published: BTreeMap<&'static str, Records> = BTreeMap::new();
     for run in 0..2 {

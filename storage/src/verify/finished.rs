@@ -14,12 +14,12 @@ use crate::slot::{SLOT_BYTES, Slot, Watermark};
 use crate::still::{FrameAt, HEADER, Still};
 
 /// One segment and what the manifest says of it.
-pub(super) struct Finished<'a> {
-    pub(super) at: Whereabouts<'a>,
-    pub(super) identity: Identity,
-    pub(super) end: SegmentEnd,
+pub(crate) struct Finished<'a> {
+    pub(crate) at: Whereabouts<'a>,
+    pub(crate) identity: Identity,
+    pub(crate) end: SegmentEnd,
     /// Gaps in it that recovery found; they are reported apart.
-    pub(super) gaps: &'a [DamageState],
+    pub(crate) gaps: &'a [DamageState],
 }
 
 impl Finished<'_> {
@@ -47,7 +47,7 @@ impl Finished<'_> {
     }
 
     /// Checks `still`, whose file has `len_bytes` bytes.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         still: Option<Still>,
         len_bytes: u64,
@@ -219,6 +219,19 @@ impl Finished<'_> {
         if !good {
             found.push(self.at.problem(Some(at), Fault::NoSeal));
         }
+    }
+
+    /// The footer that the frames call for; `None` unless every frame and the seal are good.
+    pub(crate) fn footer_of_frames(
+        &self,
+        still: &mut Still,
+        meter: &mut Meter<'_>,
+    ) -> Option<Vec<u8>> {
+        let mut found = Vec::new();
+        let (_, whole) = self.walk(still, &PageIndex::default(), meter, &mut found);
+        self.check_seal(still, &mut found);
+        let (summary, index) = whole.filter(|_| found.is_empty())?;
+        Some(footer::encode(&summary, &index))
     }
 
     /// Compares the footer, byte for byte, to the one that the frames call for.

@@ -258,6 +258,24 @@ pub enum Fault {
         /// Where the segment before ends.
         before: Offset,
     },
+    /// What a cut took off has no copy in the quarantine.
+    CopyMissing,
+    /// No copy of what a cut took off is like it.
+    CopyDiffers {
+        /// One of them.
+        copy: String,
+    },
+    /// Behind a cut lies another number of bytes than the manifest says.
+    CutBytes {
+        /// What lies there.
+        found: u64,
+        /// What the manifest says.
+        stated: u64,
+    },
+    /// A slot proves more than the manifest says is there.
+    SlotPastEnd,
+    /// A checkpoint can't be used; the one before it is.
+    Checkpoint(String),
     /// A slot says that frames end where none can.
     SlotPosition {
         /// The position it states.
@@ -270,6 +288,32 @@ pub enum Fault {
         /// What it may not pass.
         ceiling: Offset,
     },
+}
+
+impl Fault {
+    /// Of what nothing reads in service.
+    fn fmt_unread(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CopyMissing => {
+                f.write_str("what recovery cut off here has no copy in the quarantine")
+            }
+            Self::CopyDiffers { copy } => {
+                write!(
+                    f,
+                    "what recovery cut off here is not what its copy {copy} holds"
+                )
+            }
+            Self::CutBytes { found, stated } => write!(
+                f,
+                "{found} bytes lie behind the cut here, and the manifest says {stated}"
+            ),
+            Self::SlotPastEnd => {
+                f.write_str("a watermark slot proves more than the manifest says is there")
+            }
+            Self::Checkpoint(reason) => write!(f, "the checkpoint can't be used: {reason}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -334,6 +378,11 @@ impl fmt::Display for Fault {
                 f,
                 "offsets end at {found}, past the {ceiling} that the manifest reserved"
             ),
+            Self::CopyMissing
+            | Self::CopyDiffers { .. }
+            | Self::CutBytes { .. }
+            | Self::SlotPastEnd
+            | Self::Checkpoint(_) => self.fmt_unread(f),
         }
     }
 }
@@ -420,12 +469,25 @@ impl fmt::Display for VerifyReport {
     }
 }
 
+impl Problem {
+    /// One with a file that is no segment.
+    pub(super) fn of_file(file: String, fault: Fault) -> Self {
+        Self {
+            file,
+            topic: None,
+            position: None,
+            offsets: None,
+            fault,
+        }
+    }
+}
+
 /// A problem's place, gathered while a segment is looked at.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whereabouts<'a> {
-    pub(super) topic: &'a str,
-    pub(super) log: LogId,
-    pub(super) segment: SegmentNumber,
+pub(crate) struct Whereabouts<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) log: LogId,
+    pub(crate) segment: SegmentNumber,
 }
 
 impl Whereabouts<'_> {

@@ -13,14 +13,14 @@ use crate::still::{FrameAt, Still};
 const PROGRESS_BYTES: u64 = 4 << 20;
 
 /// How far the whole check has come, and who wants to know.
-pub(super) struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     tell: &'a mut dyn FnMut(VerifyProgress),
     progress: VerifyProgress,
     untold_bytes: u64,
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(tell: &'a mut dyn FnMut(VerifyProgress), bytes_total: u64) -> Self {
+    pub(crate) fn new(tell: &'a mut dyn FnMut(VerifyProgress), bytes_total: u64) -> Self {
         let progress = VerifyProgress {
             bytes_done: 0,
             bytes_total,
@@ -59,7 +59,7 @@ impl<'a> Meter<'a> {
 
 /// What was found good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     pub(super) frames: u64,
     pub(super) records: u64,
     pub(super) bytes: u64,

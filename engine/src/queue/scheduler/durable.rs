@@ -118,6 +118,41 @@ impl Durable {
         }
     }
 
+    /// All below is settled.
+    pub(crate) const fn floor(&self) -> Offset {
+        Offset(self.floor)
+    }
+
+    /// The highest offset that anything is known of, the floor apart.
+    pub(crate) fn highest_offset(&self) -> Option<Offset> {
+        let settled = self.settled.iter().map(|(_, next)| next - 1).last();
+        let attempted = self.attempted.keys().next_back().copied();
+        let moved = self.moves.values().map(|moved| moved.offset.0).max();
+        settled
+            .into_iter()
+            .chain(attempted)
+            .chain(moved)
+            .max()
+            .map(Offset)
+    }
+
+    /// Numbers of the moves that are not applied.
+    pub(crate) fn pending_moves(&self) -> impl Iterator<Item = u64> {
+        self.moves.keys().copied()
+    }
+
+    /// The number the next move will have.
+    pub(crate) const fn next_move(&self) -> u64 {
+        self.next_move
+    }
+
+    /// Whether the same records are settled and on their way. Attempts are left out: those of records
+    /// that are not in memory are in the checkpoint, and not folded the same way.
+    pub(crate) fn settles_as(&self, other: &Self) -> bool {
+        (self.floor, &self.settled, &self.moves, self.next_move)
+            == (other.floor, &other.settled, &other.moves, other.next_move)
+    }
+
     /// Adds what the far store holds of this queue.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn add_far(&mut self, entry: &FarEntry) {
