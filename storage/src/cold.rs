@@ -31,6 +31,8 @@ pub(crate) struct Damage {
     pub(crate) next: Offset,
     /// Where reading goes on.
     pub(crate) resume: u32,
+    /// The disk could not read it now: it may be there at another time.
+    pub(crate) passing: bool,
 }
 
 /// What a fetch brought.
@@ -46,8 +48,8 @@ pub(crate) enum Fetched {
         resident_to: u32,
         damage: Option<Damage>,
     },
-    /// The segment can't be read at all: its records up to `next` are lost.
-    Unreadable { next: Offset },
+    /// The segment can't be read at all: its records up to `next` are lost, unless that may pass.
+    Unreadable { next: Offset, passing: bool },
     /// Answers a question about time.
     At(Offset),
     /// The store was closed or the topic deleted before the fetch was done.
@@ -149,14 +151,18 @@ fn fetch(log: &Arc<Log>, wanted: Wanted) -> Fetched {
                 check(log, segment, position, offset)
             }
             Err(_) if log.gate_flags() & Gate::CLOSED != 0 => Fetched::Closed,
-            Err(reason) => {
+            Err(unopened) => {
                 let Some(finished) = log.chain().finished(number) else {
                     // Trimmed meanwhile, which is no damage: the reader looks where it goes on.
-                    return Fetched::Unreadable { next: from };
+                    return Fetched::Unreadable {
+                        next: from,
+                        passing: false,
+                    };
                 };
                 let next = finished.end.offset;
+                let (reason, passing) = (unopened.reason, unopened.passing);
                 tracing::error!(topic = %log.identity().name, segment = number.0, %reason, "segment cannot be read");
-                Fetched::Unreadable { next }
+                Fetched::Unreadable { next, passing }
             }
         },
         Wanted::More(segment, position, offset) => check(log, segment, position, offset),
@@ -205,34 +211,68 @@ fn is_scarcity(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the device failed to read, which it may do better at another time. What is missing, too short
+/// or wrong stays so.
+fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotFound, UnexpectedEof};
+    let stays = [InvalidInput, NotFound, UnexpectedEof];
+    !stays.contains(&error.kind())
+}
+
+/// Why a segment was not opened.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    reason: String,
+    /// See [`may_pass`].
+    passing: bool,
+}
+
+impl Unopened {
+    fn for_good(reason: String) -> Self {
+        Self {
+            reason,
+            passing: false,
+        }
+    }
+}
+
 /// Maps a finished segment, or shares it with whoever has it mapped.
-pub(crate) fn open_earlier(log: &Arc<Log>, number: SegmentNumber) -> Result<Arc<Segment>, String> {
+pub(crate) fn open_earlier(
+    log: &Arc<Log>,
+    number: SegmentNumber,
+) -> Result<Arc<Segment>, Unopened> {
     if let Some(segment) = log.chain().mapped(number) {
         return Ok(segment);
     }
     let finished = log
         .chain()
         .finished(number)
-        .ok_or_else(|| format!("segment {} is not kept", number.0))?;
+        .ok_or_else(|| Unopened::for_good(format!("segment {} is not kept", number.0)))?;
     let name = segment_name(log.identity().id, number);
-    let memory = open_patiently(log, &name).map_err(|error| error.to_string())?;
+    let memory = open_patiently(log, &name).map_err(|error| Unopened {
+        passing: may_pass(&error),
+        reason: error.to_string(),
+    })?;
     let end = finished.end;
-    if memory.len_bytes() < end.position as usize + 64 {
-        return Err(format!(
-            "{name} has {} bytes, and its frames end at {}",
-            memory.len_bytes(),
-            end.position
-        ));
+    // A file that was cut off still has its head.
+    let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(u32::MAX);
+    if len_bytes < FRAMES_START + 64 {
+        let reason = format!("{name} has {len_bytes} bytes, less than any segment");
+        return Err(Unopened::for_good(reason));
     }
+    if len_bytes - 64 < end.position {
+        tracing::error!(%name, len_bytes, end = end.position, "a segment is shorter than its frames");
+    }
+    let limit = end.position.min(len_bytes - 64);
     let identity = Identity {
         folder_id: log.shared().folder_id,
         incarnation: log.identity().incarnation,
         log: log.identity().id,
         segment: number,
         nonce: finished.nonce,
-        len_bytes: u32::try_from(memory.len_bytes()).unwrap_or(u32::MAX),
+        len_bytes,
     };
-    let region = Arc::new(Region::readable(memory, end.position, finished.nonce));
+    let region = Arc::new(Region::readable(memory, limit, finished.nonce));
     let index = if finished.footer_bytes == 0 {
         PageIndex::default()
     } else {
@@ -263,7 +303,7 @@ fn index_by_walking(segment: &Arc<Segment>) {
     let end = segment
         .earlier_end()
         .map_or(segment.region().limit_bytes(), |end| end.position);
-    let readable = readable_to(segment.region().memory().as_ref(), FRAMES_START, end);
+    let readable = readable_to(segment.region().memory().as_ref(), FRAMES_START, end).to;
     let mut index = PageIndex::default();
     let (mut at, mut offset) = (FRAMES_START, segment.base_offset());
     while at < end {
@@ -358,11 +398,8 @@ fn check_frames(
 ) -> Fetched {
     let end = ends.position;
     let memory = Arc::clone(segment.region().memory());
-    let readable = readable_to(
-        memory.as_ref(),
-        position,
-        until.saturating_add(PAGE_BYTES).min(end),
-    );
+    let first = until.saturating_add(PAGE_BYTES).min(end);
+    let mut readable = readable_to(memory.as_ref(), position, first);
     let mut at = position;
     let mut next = offset;
     let damage = loop {
@@ -371,25 +408,21 @@ fn check_frames(
         if at >= until || unpromised {
             break None;
         }
-        match check_frame(&segment, at, next, readable) {
+        match check_frame(&segment, at, next, readable.to) {
             Some((bytes, end_offset)) => {
                 at += bytes;
                 next = end_offset;
             }
             // A frame longer than what was brought in: bring in all of it.
-            None if readable < end && needs_more(&segment, at, readable) => {
-                if readable_to(memory.as_ref(), at, end) < end {
-                    break Some(resume_behind(&segment, (at, next), ends));
+            None if readable.to < end && needs_more(&segment, at, readable.to) => {
+                let more = readable_to(memory.as_ref(), at, end);
+                if more.to <= readable.to {
+                    let passing = more.passing;
+                    break Some(resume_behind(&segment, (at, next), (ends, passing)));
                 }
-                match check_frame(&segment, at, next, end) {
-                    Some((bytes, end_offset)) => {
-                        at += bytes;
-                        next = end_offset;
-                    }
-                    None => break Some(resume_behind(&segment, (at, next), ends)),
-                }
+                readable = more;
             }
-            None => break Some(resume_behind(&segment, (at, next), ends)),
+            None => break Some(resume_behind(&segment, (at, next), (ends, false))),
         }
     };
     Fetched::Frames {
@@ -402,20 +435,32 @@ fn check_frames(
     }
 }
 
+/// How far pages could be brought in.
+#[derive(Debug, Clone, Copy)]
+struct Readable {
+    to: u32,
+    /// What stopped it may pass.
+    passing: bool,
+}
+
 /// How far from `from` towards `to` pages could be brought in.
-fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> u32 {
+fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> Readable {
+    let all = Readable { to, passing: false };
     if memory.populate(from as usize..to as usize).is_ok() {
-        return to;
+        return all;
     }
     let mut page = from - from % PAGE_BYTES;
     while page < to {
         let next = (page + PAGE_BYTES).min(to);
-        if memory.populate(page as usize..next as usize).is_err() {
-            return page.max(from);
+        if let Err(error) = memory.populate(page as usize..next as usize) {
+            return Readable {
+                to: page.max(from),
+                passing: may_pass(&error),
+            };
         }
         page = next;
     }
-    to
+    all
 }
 
 /// True if the frame at `at` has a plausible commit word that reaches behind `readable`.
@@ -465,20 +510,25 @@ fn check_frame(
 
 /// The gap that starts with the damaged frame at `at`, up to the next boundary the index knows where
 /// a good frame starts; never found by scanning payload (L7).
-fn resume_behind(segment: &Arc<Segment>, (at, first): (u32, Offset), ends: SegmentEnd) -> Damage {
+fn resume_behind(
+    segment: &Arc<Segment>,
+    (at, first): (u32, Offset),
+    (ends, passing): (SegmentEnd, bool),
+) -> Damage {
     let end = ends.position;
     if let Some((resume, next)) = segment.behind_damage(at) {
         return Damage {
             first,
             next,
             resume,
+            passing,
         };
     }
     let index = lock(segment.index()).clone();
     let mut from = at + 1;
     while let Some(start) = index.next_start(from).filter(|start| *start < end) {
         let memory = segment.region().memory();
-        let readable = readable_to(memory.as_ref(), start, end.min(start + FETCH_BYTES));
+        let readable = readable_to(memory.as_ref(), start, end.min(start + FETCH_BYTES)).to;
         let base = glance_at(segment, start)
             .filter(|_| start + 64 <= readable)
             .map(|glance| glance.base_offset);
@@ -489,6 +539,7 @@ fn resume_behind(segment: &Arc<Segment>, (at, first): (u32, Offset), ends: Segme
                 first,
                 next: base,
                 resume: start,
+                passing,
             };
         }
         from = start + 1;
@@ -497,6 +548,7 @@ fn resume_behind(segment: &Arc<Segment>, (at, first): (u32, Offset), ends: Segme
         first,
         next: ends.offset.max(first),
         resume: end,
+        passing,
     }
 }
 

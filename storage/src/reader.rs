@@ -67,6 +67,8 @@ pub struct LogReader {
     from: Offset,
     at: Option<At>,
     fetch: Option<FetchTicket>,
+    /// What the last gap stands for may be there at another time.
+    gap_may_pass: bool,
     level: Level,
     key: WaitKey,
 }
@@ -92,6 +94,7 @@ impl LogReader {
             from,
             at: None,
             fetch: None,
+            gap_may_pass: false,
             level,
         }
     }
@@ -123,6 +126,13 @@ impl LogReader {
             }
         }
         Poll::Ready(self.from)
+    }
+
+    /// Whether the last gap is one because the disk could not read now. It may be there at another
+    /// time: who does something for good about a gap asks, and asks again later.
+    #[must_use]
+    pub fn gap_may_pass(&self) -> bool {
+        self.gap_may_pass
     }
 
     /// The next frames, up to `max_bytes` of them but at least one, or a gap.
@@ -223,7 +233,11 @@ impl LogReader {
                 });
                 Ok(None)
             }
-            Fetched::Unreadable { next } => Ok(self.gap_to(next, GapReason::Damaged)),
+            Fetched::Unreadable { next, passing } => {
+                let gap = self.gap_to(next, GapReason::Damaged);
+                self.gap_may_pass = passing;
+                Ok(gap)
+            }
             Fetched::At(offset) => {
                 self.from = offset;
                 Ok(None)
@@ -237,6 +251,7 @@ impl LogReader {
             return None;
         }
         self.from = next;
+        self.gap_may_pass = false;
         Some(Gap {
             first_offset: first,
             next_offset: next,
@@ -353,7 +368,10 @@ impl LogReader {
             at.offset = damage.next;
             at.checked_to = damage.resume;
             return match self.gap_to(damage.next, GapReason::Damaged) {
-                Some(gap) => Advance::Deliver(Chunk::Gap(gap)),
+                Some(gap) => {
+                    self.gap_may_pass = damage.passing;
+                    Advance::Deliver(Chunk::Gap(gap))
+                }
                 None => Advance::Again,
             };
         }

@@ -239,7 +239,9 @@ impl Check<'_> {
             (None, Some(end)) => end,
             (None, None) => expected_base(log),
         };
-        if let Some(next) = log.next_offset {
+        // Of an open log it is no more than a floor.
+        let closed_at = log.next_offset.filter(|_| !log.open);
+        if let Some(next) = closed_at {
             let behind = Whereabouts {
                 topic: &log.name,
                 log: id,
@@ -248,7 +250,7 @@ impl Check<'_> {
             self.join(behind, log, &seen, Offset(next));
         }
         let quarantined = log.segments.values().filter(|s| s.quarantined).count();
-        let next_offset = match log.next_offset {
+        let next_offset = match closed_at {
             Some(next) => Offset(next),
             None if log.open => end.max(Offset(log.offset_ceiling)),
             None => end,

@@ -11,7 +11,7 @@ use millstream_protocol::{Offset, TopicName};
 use super::clock::boot_us;
 use super::delivery::Delivery;
 use super::error::ConsumeError;
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, Unreadable};
 use super::link::{Event, Link, Outcome};
 use super::scheduler::{Detached, Grant, LeaseNumber, Verb};
 use super::shared::{Message, QueueShared};
@@ -276,7 +276,13 @@ impl Consumer {
                         let delivery = Delivery::new(record, &self.attachment, &part);
                         return Poll::Ready(Some(Ok(Found::Delivery(Box::new(delivery)))));
                     }
-                    Err(_) => self.link().settle(offset, part.lease, Verb::Gone, 0),
+                    Err(Unreadable::Lost) => {
+                        self.link().settle(offset, part.lease, Verb::Gone, 0);
+                    }
+                    // Its lease ends, and it comes again.
+                    Err(Unreadable::NotNow) => {
+                        tracing::warn!(%offset, "a record can't be read now: it comes again when its lease has ended");
+                    }
                 }
                 continue;
             }

@@ -16,7 +16,7 @@ use super::far::FarStore;
 use super::journal::Writer;
 use super::link::{Event, Link};
 use super::rate::Rate;
-use super::scanner::Scanner;
+use super::scanner::{Found, Scanner};
 use super::scheduler::{
     ConsumerId, Counts, Detached, Effect, Entry, FarEntry, Input, Now, Reason, Scheduler,
 };
@@ -38,6 +38,8 @@ const CHECKPOINT_LOOK_BYTES: usize = 256 << 10;
 const ROOM_WAITS_MAX: u32 = 8;
 /// A write that found no room is tried again after this.
 const RETRY_US: u64 = 100_000;
+/// What the disk could not read is asked for again after this.
+const LOOK_AGAIN_US: u64 = 1_000_000;
 /// A queue that runs so much later than it asked to was stopped with its process, or starved.
 const STALL_US: u64 = 500_000;
 /// After a stall, what waits in sockets is heard before leases end.
@@ -121,6 +123,8 @@ pub(super) struct Core {
     armed_us: Option<u64>,
     /// Leases do not end before this.
     grace_us: u64,
+    /// The disk could not read the topic: it is looked at again at this boot time.
+    look_again_us: Option<u64>,
     /// Why nothing more comes from the topic: it was read to its end, closed or failed.
     scanned_out: Option<ReadError>,
 }
@@ -162,6 +166,7 @@ impl Core {
             paused: parts.paused,
             armed_us: None,
             grace_us: 0,
+            look_again_us: None,
             scanned_out: None,
         }
     }
@@ -356,6 +361,10 @@ impl Core {
 
     /// Looks at the topic while the scheduler wants more of it. False if it wants still more now.
     fn scan(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
+        if self.look_again_us.is_some_and(|at_us| at_us > now.boot_us) {
+            return true;
+        }
+        self.look_again_us = None;
         let mut cx = Context::from_waker(queue.waker());
         for _ in 0..SCANS_PER_ROUND {
             if self.scanned_out.is_some() || (self.scheduler.wants() == 0 && !self.gate.is_eager())
@@ -365,7 +374,13 @@ impl Core {
             self.scanner.skip_to(self.scheduler.next_scan());
             match self.scanner.poll_next(&mut cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
+                Poll::Ready(Ok(Found::Records(scanned))) => {
+                    self.step(now, Input::Scanned(scanned));
+                }
+                Poll::Ready(Ok(Found::NotNow)) => {
+                    self.look_again_us = Some(now.boot_us + LOOK_AGAIN_US);
+                    return true;
+                }
                 Poll::Ready(Err(error)) => {
                     tracing::info!(queue = %queue.name, %error, "the queue's topic gives nothing more");
                     self.scanned_out = Some(error);
@@ -382,9 +397,11 @@ impl Core {
         while !self.is_due() && self.scanned_out.is_none() && self.scheduler.wants_lookahead() {
             self.scanner.skip_to(self.scheduler.next_scan());
             match self.scanner.poll_next(&mut cx) {
-                Poll::Ready(Ok(scanned)) => self.step(now, Input::Scanned(scanned)),
+                Poll::Ready(Ok(Found::Records(scanned))) => {
+                    self.step(now, Input::Scanned(scanned));
+                }
                 Poll::Ready(Err(error)) => self.scanned_out = Some(error),
-                Poll::Pending => break,
+                Poll::Ready(Ok(Found::NotNow)) | Poll::Pending => break,
             }
         }
     }
@@ -536,7 +553,7 @@ impl Core {
                 }
                 Effect::Far { entries } => {
                     if let Err(error) = self.far.put(entries) {
-                        self.fail(&format!("cannot keep delayed records on disk: {error}"));
+                        self.fail(&format!("cannot read delayed records back: {error}"));
                     }
                 }
             }
@@ -608,7 +625,11 @@ impl Core {
         let wall_in = wake
             .wall_us
             .map(|at_us| at_us.saturating_sub(now.wall_us).min(WALL_CHECK_US));
-        let due = [wake.boot_us, wall_in.map(|in_us| now.boot_us + in_us)];
+        let due = [
+            wake.boot_us,
+            wall_in.map(|in_us| now.boot_us + in_us),
+            self.look_again_us,
+        ];
         let Some(at_us) = due.into_iter().flatten().min() else {
             return;
         };

@@ -3,7 +3,8 @@
 //!
 //! Each put becomes one run, sorted by due time, in a scratch file of its own; when there are many
 //! they are merged into one. Nothing here must survive: a restart finds every delay again, in the
-//! journal or in the topic itself.
+//! journal or in the topic itself. What the disk has no room for stays in memory until it is merged
+//! with others into a file: a full disk costs memory then, and no queue.
 
 use std::fmt;
 use std::io;
@@ -21,7 +22,8 @@ const BLOCK_ENTRIES: usize = 1024;
 
 /// Entries of one file, in order.
 struct Run {
-    file: Box<dyn ScratchFile>,
+    /// `None` where the disk had no room: then all of it is in `block`.
+    file: Option<Box<dyn ScratchFile>>,
     /// Entries in the file, and how many were read.
     count: u64,
     read: u64,
@@ -30,15 +32,41 @@ struct Run {
 }
 
 impl Run {
+    /// A run that lies in `file`.
+    fn in_file(file: Box<dyn ScratchFile>, count: u64) -> io::Result<Self> {
+        let mut run = Self {
+            file: Some(file),
+            count,
+            read: 0,
+            block: Vec::new(),
+        };
+        run.fill()?;
+        Ok(run)
+    }
+
+    /// A run of `entries`, in order, that lies in memory alone.
+    fn in_memory(mut entries: Vec<FarEntry>) -> Self {
+        entries.reverse();
+        let count = entries.len() as u64;
+        Self {
+            file: None,
+            count,
+            read: count,
+            block: entries,
+        }
+    }
+
     /// Makes sure the block holds the next entry, if there is one.
     fn fill(&mut self) -> io::Result<()> {
         if !self.block.is_empty() || self.read == self.count {
             return Ok(());
         }
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         let left = usize::try_from(self.count - self.read).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left.min(BLOCK_ENTRIES) * ENTRY_BYTES];
-        self.file
-            .read_at(&mut bytes, self.read * ENTRY_BYTES as u64)?;
+        file.read_at(&mut bytes, self.read * ENTRY_BYTES as u64)?;
         let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
         self.block.extend(entries.iter().map(FarEntry::from_bytes));
         self.read += self.block.len() as u64;
@@ -55,6 +83,8 @@ impl Run {
 pub(super) struct FarStore {
     store: Arc<Store>,
     runs: Vec<Run>,
+    /// So many are merged; more where there was no room for that.
+    merge_at: usize,
 }
 
 impl fmt::Debug for FarStore {
@@ -70,30 +100,35 @@ impl FarStore {
         Self {
             store: Arc::clone(store),
             runs: Vec::new(),
+            merge_at: RUNS_MAX,
         }
     }
 
     /// Keeps `entries`.
+    ///
+    /// # Errors
+    ///
+    /// When what was put before can't be read back.
     pub(super) fn put(&mut self, mut entries: Vec<FarEntry>) -> io::Result<()> {
         entries.sort_unstable_by_key(|entry| (entry.due_us, entry.offset));
-        if self.runs.len() >= RUNS_MAX {
+        if self.runs.len() >= self.merge_at {
             self.merge()?;
         }
-        let mut bytes = Vec::with_capacity(entries.len() * ENTRY_BYTES);
-        for entry in &entries {
-            bytes.extend_from_slice(&entry.to_bytes());
-        }
-        let mut file = self.store.create_scratch()?;
-        file.append(&bytes)?;
-        let mut run = Run {
-            file,
-            count: entries.len() as u64,
-            read: 0,
-            block: Vec::new(),
+        let run = match self.written(&entries) {
+            Ok(file) => Run::in_file(file, entries.len() as u64)?,
+            Err(error) => {
+                tracing::warn!(%error, "delayed records stay in memory: the disk does not take them");
+                Run::in_memory(entries)
+            }
         };
-        run.fill()?;
         self.runs.push(run);
         Ok(())
+    }
+
+    fn written(&self, entries: &[FarEntry]) -> io::Result<Box<dyn ScratchFile>> {
+        let mut file = self.store.create_scratch()?;
+        file.append(&bytes_of(entries))?;
+        Ok(file)
     }
 
     /// Takes up to `max` entries, those due first, and the time before which none is left here.
@@ -118,11 +153,14 @@ impl FarStore {
     pub(super) fn for_each(&self, mut look: impl FnMut(&FarEntry)) -> io::Result<()> {
         for run in &self.runs {
             run.block.iter().for_each(&mut look);
+            let Some(file) = &run.file else {
+                continue;
+            };
             let mut at = run.read;
             while at < run.count {
                 let left = usize::try_from(run.count - at).unwrap_or(usize::MAX);
                 let mut bytes = vec![0; left.min(BLOCK_ENTRIES) * ENTRY_BYTES];
-                run.file.read_at(&mut bytes, at * ENTRY_BYTES as u64)?;
+                file.read_at(&mut bytes, at * ENTRY_BYTES as u64)?;
                 for entry in bytes.as_chunks::<ENTRY_BYTES>().0 {
                     look(&FarEntry::from_bytes(entry));
                 }
@@ -155,28 +193,45 @@ impl FarStore {
         Ok(entry)
     }
 
-    /// Makes one run of all.
+    /// Makes one run of all; of all so far, where the disk has no room for more.
     fn merge(&mut self) -> io::Result<()> {
-        let mut file = self.store.create_scratch()?;
+        let Ok(mut file) = self.store.create_scratch() else {
+            self.merge_at = self.runs.len() * 2;
+            return Ok(());
+        };
         let mut count = 0;
-        let mut bytes = Vec::new();
-        while let Some(entry) = self.pop()? {
-            bytes.extend_from_slice(&entry.to_bytes());
-            count += 1;
-            if bytes.len() >= BLOCK_ENTRIES * ENTRY_BYTES {
-                file.append(&bytes)?;
-                bytes.clear();
+        let mut refused = None;
+        while refused.is_none() {
+            let block = self.pop_block()?;
+            if block.is_empty() {
+                break;
+            }
+            match file.append(&bytes_of(&block)) {
+                Ok(()) => count += block.len() as u64,
+                Err(_) => refused = Some(block),
             }
         }
-        file.append(&bytes)?;
-        let mut run = Run {
-            file,
-            count,
-            read: 0,
-            block: Vec::new(),
-        };
-        run.fill()?;
-        self.runs.push(run);
+        if count > 0 {
+            self.runs.push(Run::in_file(file, count)?);
+        }
+        let full = refused.is_some();
+        self.runs.extend(refused.map(Run::in_memory));
+        self.merge_at = if full { self.runs.len() * 2 } else { RUNS_MAX };
         Ok(())
     }
+
+    /// Takes the entries due first, as many as are written together.
+    fn pop_block(&mut self) -> io::Result<Vec<FarEntry>> {
+        let mut block = Vec::new();
+        while block.len() < BLOCK_ENTRIES
+            && let Some(entry) = self.pop()?
+        {
+            block.push(entry);
+        }
+        Ok(block)
+    }
+}
+
+fn bytes_of(entries: &[FarEntry]) -> Vec<u8> {
+    entries.iter().flat_map(|entry| entry.to_bytes()).collect()
 }

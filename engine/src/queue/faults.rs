@@ -18,7 +18,7 @@ use millstream_protocol::control::{Backoff, QueueMode, QueueSettings};
 use millstream_protocol::frame::PublisherFields;
 use millstream_protocol::{Offset, Start, TopicName};
 use millstream_storage::{
-    AppendError, Appender, Failure, HeapFolder, Level, Log, Operation, Store, StoreOptions,
+    AppendError, Appender, Failure, Folder, HeapFolder, Level, Log, Operation, Store, StoreOptions,
     park_until,
 };
 
@@ -439,14 +439,88 @@ fn the_far_store_takes_more_while_it_gives() {
 }
 
 #[test]
-fn a_far_store_that_can_not_write_says_so() {
+fn a_far_store_on_a_full_disk_keeps_what_it_is_given() {
     let setup = Setup::new();
     let mut store = FarStore::new(&setup.store);
     setup.heap.set_full(true);
-    let put = store.put(vec![far(1, 1)]);
+    store.put(vec![far(2, 1), far(1, 1)]).unwrap();
     setup.heap.set_full(false);
-    // The folder in memory may take it all the same; then nothing is lost.
     let (taken, _) = store.take_near(9).unwrap();
-    assert_eq!(taken.len(), usize::from(put.is_ok()));
+    assert_eq!(numbers(&taken), [(1, 1), (2, 1)]);
+    setup.close();
+}
+
+#[test]
+fn what_the_disk_cannot_read_now_is_neither_settled_nor_lost() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1", "2", "3"]);
+    let suffix = format!("log-{:08}/00000001.seg", entry.queue.topic.identity().id.0);
+    let heap = setup.heap.clone();
+    drop(entry);
+    setup.close();
+
+    // The queue looks at its topic, and then a consumer: the disk fails both of them at first.
+    for nth in 1..=2 {
+        heap.fail(Operation::OpenSegment, &suffix, nth, Failure::Device);
+    }
+    let setup = Setup::over(heap.clone());
+    let entry = setup.queues.entry(&name("jobs")).unwrap();
+    let mut consumer = puller(&entry);
+    let taken = take(&mut consumer, 3);
+    let bodies: Vec<&[u8]> = taken.iter().map(Delivery::as_bytes).collect();
+    assert_eq!(bodies, [b"1", b"2", b"3"]);
+    assert_eq!(heap.count(Operation::OpenSegment, &suffix), 3);
+    let settled = entry.queue.look(|core, _| core.scheduler.floor());
+    assert_eq!(settled, Ok(Offset(0)));
+    drop((taken, consumer));
+    setup.close();
+}
+
+/// What is missing for good stays what it was: passed over, and told.
+#[test]
+fn a_segment_that_is_gone_is_passed_over() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1", "2"]);
+    let file = format!("log-{:08}/00000001.seg", entry.queue.topic.identity().id.0);
+    let heap = setup.heap.clone();
+    drop(entry);
+    setup.close();
+    heap.remove(&file).unwrap();
+    let setup = Setup::over(heap);
+    let entry = setup.queues.entry(&name("jobs")).unwrap();
+    setup.publish(&entry, ["3"]);
+    let mut consumer = puller(&entry);
+    assert_eq!(take(&mut consumer, 1)[0].as_bytes(), b"3");
+    setup.close();
+}
+
+#[test]
+fn delayed_records_find_their_way_through_a_full_disk() {
+    let setup = Setup::new();
+    let mut store = FarStore::new(&setup.store);
+    // Full from the first put on, for some puts, and while runs are merged.
+    let mut wanted = Vec::new();
+    for put in 0..100_u64 {
+        setup.heap.set_full(put % 40 < 25);
+        let entries: Vec<FarEntry> = (0..50).map(|at| far(at * 100 + put, 0)).collect();
+        wanted.extend(entries.iter().map(|entry| entry.due_us));
+        store.put(entries).unwrap();
+    }
+    let mut kept = Vec::new();
+    store.for_each(|entry| kept.push(entry.due_us)).unwrap();
+    kept.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(kept, wanted);
+    let mut taken = Vec::new();
+    loop {
+        let (entries, _) = store.take_near(64).unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        taken.extend(entries.iter().map(|entry| entry.due_us));
+    }
+    assert_eq!(taken, wanted, "in the order they are due");
     setup.close();
 }

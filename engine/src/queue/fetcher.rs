@@ -11,9 +11,14 @@ use millstream_storage::{Chunk, Log, LogReader};
 /// Bytes of frames taken at a time while grants follow each other.
 const AHEAD_BYTES: u32 = 256 << 10;
 
-/// The record can't be read: trimmed, damaged, or its topic is gone.
+/// Why a record can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub(super) enum Unreadable {
+    /// Trimmed, damaged, or its topic is gone.
+    Lost,
+    /// The disk could not read it now: nothing may be settled on that account.
+    NotNow,
+}
 
 /// Reads single records by offset; cheap while the offsets rise.
 #[derive(Debug)]
@@ -50,7 +55,7 @@ impl Fetcher {
                     // What stands there is no record, or a frame that does not check out.
                     Some(_) => {
                         self.run = None;
-                        return Poll::Ready(Err(Unreadable));
+                        return Poll::Ready(Err(Unreadable::Lost));
                     }
                     None => {}
                 }
@@ -68,10 +73,13 @@ impl Fetcher {
                     let frames = Bytes::from_owner(slice);
                     self.run = Some(RecordRun::new(frames, place, Checked::Yes, first));
                     if first > offset {
-                        return Poll::Ready(Err(Unreadable));
+                        return Poll::Ready(Err(Unreadable::Lost));
                     }
                 }
-                Ok(Chunk::Gap(_)) | Err(_) => return Poll::Ready(Err(Unreadable)),
+                Ok(Chunk::Gap(_)) if self.reader.gap_may_pass() => {
+                    return Poll::Ready(Err(Unreadable::NotNow));
+                }
+                Ok(Chunk::Gap(_)) | Err(_) => return Poll::Ready(Err(Unreadable::Lost)),
             }
         }
     }

@@ -15,7 +15,7 @@ use millstream_protocol::{Offset, Start, TopicName};
 use millstream_storage::{AppendError, Appender, Chunk, Level, Log, LogReader, park_until};
 
 use super::error::QueueError;
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, Unreadable};
 use super::journal::{Owner, Writer};
 use super::notes;
 use super::recovery::{Mark, Marks, encode_mark};
@@ -156,7 +156,14 @@ impl Mover {
     ) -> Result<(), Stopped> {
         let mut letters = Vec::new();
         for moved in moves {
-            let fetched = park_until(|cx| self.fetcher.poll_fetch(moved.offset, cx)).ok();
+            let fetched = match park_until(|cx| self.fetcher.poll_fetch(moved.offset, cx)) {
+                Ok(record) => Some(record),
+                Err(Unreadable::Lost) => None,
+                Err(Unreadable::NotNow) => {
+                    let offset = moved.offset;
+                    return Err(Stopped(format!("record {offset} can't be read now")));
+                }
+            };
             let mut letter = address(queues, queue, moved, fetched.as_ref())?;
             if !self.fits(&letter.1)
                 && let Some(record) = &fetched

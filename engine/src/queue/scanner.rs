@@ -26,6 +26,14 @@ const MATTERS: [ColumnKind; 5] = [
     ColumnKind::Priority,
 ];
 
+/// What a look at the topic brought.
+#[derive(Debug)]
+pub(super) enum Found {
+    Records(Scanned),
+    /// The disk can't read what comes next now: worth another look later.
+    NotNow,
+}
+
 /// Follows a topic from an offset on.
 #[derive(Debug)]
 pub(super) struct Scanner {
@@ -64,13 +72,18 @@ impl Scanner {
     /// # Errors
     ///
     /// When the topic is closed or failed and all below was scanned.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Scanned, ReadError>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Found, ReadError>> {
         loop {
             if let Some(found) = self.found.pop_front() {
-                return Poll::Ready(Ok(found));
+                return Poll::Ready(Ok(Found::Records(found)));
             }
             match ready!(self.reader.poll_next(SCAN_BYTES, cx))? {
                 Chunk::Frames(slice) => self.look_at(&slice),
+                Chunk::Gap(gap) if self.reader.gap_may_pass() => {
+                    // Nothing is known of what is there, so nothing is settled on that account.
+                    self.reader = LogReader::new(&self.log, Start::Offset(gap.first_offset));
+                    return Poll::Ready(Ok(Found::NotNow));
+                }
                 Chunk::Gap(gap) => {
                     self.void(gap.first_offset, gap.next_offset);
                 }

@@ -91,7 +91,9 @@ unsafe impl SegmentMemory for DiskSegment {
         {
             // A kernel before 5.14 doesn't know the advice; reading the file fills the same pages.
             Err(error) if error.kind() == ErrorKind::InvalidInput => self.read_through(range),
-            other => other,
+            // Of a page that can't be had it says only that; reading tells why.
+            Err(error) => self.read_through(range).and(Err(error)),
+            Ok(()) => Ok(()),
         }
         .map_err(|error| self.error("read", error))
     }

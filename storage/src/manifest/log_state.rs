@@ -81,7 +81,6 @@ impl LogState {
             Entry::Opened { .. } => {
                 let marks = Marks {
                     open: true,
-                    next_offset: None,
                     ..self.marks()
                 };
                 self.switch(log, marks, undo)
@@ -361,6 +360,11 @@ impl LogState {
         undo: &mut Vec<Undo>,
     ) -> Result<(), InvalidEntry> {
         let dropped = self.segment(log, segment)?;
+        // What was in it is known to be below, also when no segment is left to say so.
+        if let Some(end) = dropped.end {
+            undo.push(Undo::Marks(log, self.marks()));
+            self.next_offset = self.next_offset.max(Some(end.end_offset));
+        }
         undo.push(self.faults(log));
         undo.push(Undo::Segment(log, segment, Some(dropped)));
         self.segments.remove(&segment);

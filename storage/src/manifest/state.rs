@@ -46,7 +46,8 @@ pub struct LogState {
     pub name: String,
     /// Whether it was being written: what is past the proven part must be checked.
     pub open: bool,
-    /// Offset of the next record, when it was closed and not opened since.
+    /// No record that is still to come is below it: the next offset when it was last closed, or where
+    /// a segment that was dropped since ended.
     pub next_offset: Option<u64>,
     /// The lowest number a new segment may have.
     pub next_segment: SegmentNumber,

@@ -70,6 +70,50 @@ fn a_reader_behind_the_line_is_told_and_slices_stay_what_they_were() {
     assert_eq!(slice.as_bytes(), bytes);
 }
 
+/// The only segment that is left has lost its first frame, which says where it starts: the manifest
+/// knows that it is not before what was trimmed.
+#[test]
+fn l4_a_rotten_first_frame_behind_trimmed_segments_starts_no_earlier() {
+    let folder = HeapFolder::new();
+    let (store, log, end) = grown(&folder);
+    // All that is finished goes, until one segment is left.
+    park_until_one_is_left(&log, end);
+    let (last, first) = log.chain().numbers()[0];
+    assert!(first > Offset(0));
+    for checkpointed in [false, true] {
+        let left = folder.duplicate();
+        if checkpointed {
+            // What the entries said stands in the checkpoint alone.
+            let folder: Arc<dyn Folder> = Arc::new(left.clone());
+            drop(crate::manifest::Manifest::open(folder).unwrap());
+        }
+        left.edit(&file(&log, last), |bytes| {
+            bytes[FRAMES_START as usize + 80] ^= 1
+        })
+        .unwrap();
+        let (_, store, report) = after_kill(&left);
+        let log = store.log(&topic()).unwrap();
+        assert!(
+            log.first_offset() >= first,
+            "{} {first}",
+            log.first_offset()
+        );
+        assert!(
+            report.damaged.iter().all(|(from, _)| *from >= first),
+            "{report}"
+        );
+        assert!(report.next_offset > end, "{report}");
+    }
+    drop(store);
+}
+
+fn park_until_one_is_left(log: &Arc<Log>, end: Offset) {
+    while log.chain().numbers().len() > 1 {
+        trim(log, end).unwrap();
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn l4_offsets_go_on_where_everything_was_trimmed() {
     let folder = HeapFolder::new();
