@@ -112,7 +112,7 @@ pub const WORK_WINDOW_MESSAGES_MAX: u32 = 65_536;
 pub const WORK_WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// Most records of one message of work.
 pub const WORK_RECORDS_MAX: usize = 4096;
-/// A message of work ends with the record that reaches this many bytes.
+/// Most bytes of the bodies of a message of work of two records or more.
 pub const WORK_BYTES_MAX: usize = 1 << 20;
 /// Bytes before the entries of a message of work.
 pub const WORK_PRELUDE_BYTES: usize = 8;

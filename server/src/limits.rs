@@ -45,8 +45,20 @@ pub(crate) const DELIVERIES_OUT_BYTES_MAX: usize = SESSION_OUT_BYTES_MAX - CONTR
 pub(crate) const CONTROL_OUT_BYTES_MAX: usize = 1 << 20;
 /// Control output is gathered in buffers of about this size.
 pub(crate) const CONTROL_RUN_BYTES: usize = 16 << 10;
-/// Emptied control buffers a session keeps for reuse.
+/// Emptied control buffers a session keeps for reuse, and most bytes of them.
 pub(crate) const CONTROL_RUNS_KEPT: usize = 8;
+/// See [`CONTROL_RUNS_KEPT`].
+pub(crate) const CONTROL_BYTES_KEPT: usize = 2 * CONTROL_RUN_BYTES;
+
+/// Most bytes of output on the heap that all sessions of a server keep beyond what each may anyway.
+pub(crate) const OUT_BUDGET_BYTES: usize = 48 << 20;
+/// The bytes of output on the heap each session may keep, whatever the others do.
+pub(crate) const OUT_ALLOWANCE_BYTES: usize = 16 << 10;
+/// The budget is lent in blocks of this.
+pub(crate) const OUT_BLOCK_BYTES: usize = 16 << 10;
+
+/// Rooms to gather messages of work in that are kept when none is in use; each has a megabyte or two.
+pub(crate) const GATHERINGS_KEPT: usize = 8;
 
 /// Requests a session may have waiting behind the one being carried out.
 pub(crate) const REQUESTS_WAITING_MAX: usize = 64;
@@ -109,6 +121,10 @@ const _: () = {
     assert!(
         WORK_BYTES_MAX <= DELIVERIES_OUT_BYTES_MAX,
         "there is room for a message of work"
+    );
+    assert!(
+        FRAME_BYTES_MAX + WORK_BYTES_MAX <= OUT_BUDGET_BYTES,
+        "the largest record can be lent for"
     );
     assert!(
         FRAME_BYTES_MAX + WIRE_HEADER_BYTES <= INPUT_FRAME_BYTES,

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use millstream::FrameSlice;
 
+use crate::budget::{Account, OutBudget};
 use crate::limits::{
-    CONTROL_OUT_BYTES_MAX, CONTROL_RUN_BYTES, CONTROL_RUNS_KEPT, DELIVERIES_OUT_BYTES_MAX,
-    WRITE_BYTES_MAX, WRITE_PIECES_MAX,
+    CONTROL_BYTES_KEPT, CONTROL_OUT_BYTES_MAX, CONTROL_RUN_BYTES, CONTROL_RUNS_KEPT,
+    DELIVERIES_OUT_BYTES_MAX, WRITE_BYTES_MAX, WRITE_PIECES_MAX,
 };
 
 /// One piece of output. Pieces are sent whole and in order.
@@ -41,9 +42,20 @@ pub(crate) struct OutQueue {
     bytes: usize,
     control_bytes: usize,
     spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
+    /// Everything here but stored frames, and what was taken and not given back.
+    account: Account,
 }
 
 impl OutQueue {
+    /// An empty queue that borrows of `budget`.
+    pub(crate) fn new(budget: OutBudget) -> Self {
+        Self {
+            account: Account::new(budget),
+            ..Self::default()
+        }
+    }
+
     /// Bytes waiting.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
@@ -51,12 +63,26 @@ impl OutQueue {
 
     /// Whether there is room for a delivery.
     pub(crate) const fn takes_delivery(&self) -> bool {
-        self.bytes < DELIVERIES_OUT_BYTES_MAX
+        self.bytes < DELIVERIES_OUT_BYTES_MAX && !self.account.is_overdrawn()
+    }
+
+    /// Bytes of work there is memory for: those wanted, or what this session may keep anyway.
+    pub(crate) fn work_room(&mut self, wanted_bytes: usize) -> usize {
+        if self.account.covers(wanted_bytes) {
+            wanted_bytes
+        } else {
+            self.account.left_bytes()
+        }
+    }
+
+    /// Gives up the room for work that was not made.
+    pub(crate) fn settle_room(&mut self) {
+        self.account.settle();
     }
 
     /// Whether so much control output waits that what could add to it has to.
     pub(crate) const fn is_congested(&self) -> bool {
-        self.control_bytes >= CONTROL_OUT_BYTES_MAX
+        self.control_bytes >= CONTROL_OUT_BYTES_MAX || self.account.is_overdrawn()
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -73,6 +99,7 @@ impl OutQueue {
         let added = self.gathering.len() - before;
         self.bytes += added;
         self.control_bytes += added;
+        self.account.add(added);
     }
 
     /// Appends work that `encode` writes: like control output, but it is a delivery, whose room is
@@ -94,6 +121,7 @@ impl OutQueue {
     fn seal(&mut self) {
         if !self.gathering.is_empty() {
             let next = self.spare.pop().unwrap_or_default();
+            self.spare_bytes -= next.capacity();
             let full = std::mem::replace(&mut self.gathering, next);
             let control = full.len() - std::mem::take(&mut self.gathering_work);
             self.sealed.push_back((Out::Bytes(full), control));
@@ -113,18 +141,22 @@ impl OutQueue {
 
     /// Takes back the buffer of a piece that was sent.
     pub(crate) fn recycle(&mut self, out: Out) {
-        if let Out::Bytes(mut bytes) = out
-            && bytes.capacity() <= 2 * CONTROL_RUN_BYTES
-            && self.spare.len() < CONTROL_RUNS_KEPT
-        {
+        let Out::Bytes(mut bytes) = out else {
+            return;
+        };
+        self.account.subtract(bytes.len());
+        let kept_bytes = self.spare_bytes + bytes.capacity();
+        if kept_bytes <= CONTROL_BYTES_KEPT && self.spare.len() < CONTROL_RUNS_KEPT {
             bytes.clear();
             self.spare.push(bytes);
+            self.spare_bytes = kept_bytes;
         }
     }
 
     /// Frees what is kept for reuse.
     pub(crate) fn shrink(&mut self) {
         self.spare = Vec::new();
+        self.spare_bytes = 0;
         if self.gathering.is_empty() {
             self.gathering = Vec::new();
         }

@@ -392,6 +392,7 @@ impl Crew {
         broker: &Broker,
     ) -> io::Result<Vec<Seat>> {
         let pools = BufferPools::new();
+        let session = SessionOptions::new();
         let mut seats = Vec::new();
         for index in 0..options.thread_count() {
             let (jobs, thread) = JobQueue::start(format!("mill-job-{index}"))?;
@@ -399,7 +400,7 @@ impl Crew {
             let (deal, dealt) = mpsc::channel(options.connections_max.max(1));
             let post = Post {
                 broker: broker.clone(),
-                session: SessionOptions::new(),
+                session: session.clone(),
                 connections: dealt,
                 stage: self.stage.subscribe(),
                 pools: pools.clone(),

@@ -25,31 +25,36 @@ use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, 
 
 pub use job::{Job, JobDone};
 
+use crate::budget::OutBudget;
 use crate::limits::REQUESTS_WAITING_MAX;
 use crate::output::{Out, OutQueue};
 use crate::refusal::refused;
-use consuming::Parting;
+use consuming::{Gatherings, Parting};
 use publishing::Farewell;
 use reading::Delivered;
 use streams::{Stream, Streams};
 use vitals::{Observed, Verdict, Vitals};
 
-/// How a session introduces itself.
+/// How a session introduces itself, and the memory it shares with those of the same options.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
     server: String,
+    budget: OutBudget,
+    gatherings: Gatherings,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
         Self {
             server: concat!("millstream ", env!("CARGO_PKG_VERSION")).to_owned(),
+            budget: OutBudget::default(),
+            gatherings: Gatherings::default(),
         }
     }
 }
 
 impl SessionOptions {
-    /// The name and version of this crate.
+    /// The name and version of this crate, and a budget of its own for output.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -136,6 +141,7 @@ impl Session {
     /// A session that waits for its hello.
     #[must_use]
     pub fn new(broker: Broker, options: SessionOptions) -> Self {
+        let out = OutQueue::new(options.budget.clone());
         Self {
             broker,
             options,
@@ -143,7 +149,7 @@ impl Session {
             draining: false,
             ended: false,
             streams: Streams::default(),
-            out: OutQueue::default(),
+            out,
             hold: None,
             waiting: VecDeque::new(),
             job_is_out: false,
@@ -304,6 +310,10 @@ impl Session {
         let mut moved = false;
         let mut index = 0;
         while let Some((id, stream)) = self.streams.at(index) {
+            if self.out.is_congested() {
+                // The outcomes keep; they are fewer bytes where they are.
+                break;
+            }
             index += 1;
             let Stream::Consumer(consumer) = stream else {
                 continue;
@@ -354,7 +364,8 @@ impl Session {
                         (id, reader.poll_deliver(id, cx, &mut self.out))
                     }
                     Some((id, Stream::Consumer(consumer))) => {
-                        (id, consumer.poll_work(id, cx, &mut self.out))
+                        let gatherings = &self.options.gatherings;
+                        (id, consumer.poll_work(id, cx, &mut self.out, gatherings))
                     }
                     _ => continue,
                 };
@@ -395,9 +406,9 @@ impl Session {
     }
 
     /// Takes a request to be carried out beside the session. It gets one at a time, and the next
-    /// only once [`Session::finish_job`] had the outcome of the last.
+    /// only once [`Session::finish_job`] had the outcome of the last, and the client takes answers.
     pub fn take_job(&mut self) -> Option<Job> {
-        if self.job_is_out {
+        if self.job_is_out || self.out.is_congested() {
             return None;
         }
         let job = self.waiting.pop_front();

@@ -745,3 +745,33 @@ fn a_consumer_that_reads_nothing_costs_a_bounded_amount_of_memory() {
     let last = |said: &Said| matches!(said, Said::Settled { number, .. } if *number == settles);
     slow.until_any(last);
 }
+
+/// A message of work of every size: alone over the bound of several, and right below and above it.
+#[test]
+fn records_of_every_size_are_delivered() {
+    let (_folder, broker) = broker();
+    filled(&broker, 0, eager());
+    let mut wire = open(&broker);
+    let sizes = [
+        0,
+        1,
+        1 << 20,
+        (1 << 20) - 1,
+        (1 << 20) + 1,
+        5 << 20,
+        700 << 10,
+        700 << 10,
+        3,
+    ];
+    wire.feed(&Script::default().publisher(1, "jobs", AckLevel::Topic).0);
+    for (number, bytes) in (1..).zip(sizes) {
+        let body = vec![number as u8; bytes];
+        wire.feed(&Script::default().publish(1, number, &body).0);
+        wire.until_acked(1, number);
+    }
+    let mut consumer = open(&broker);
+    consume(&mut consumer, 64);
+    let work = take_work(&mut consumer, sizes.len());
+    let found: Vec<_> = work.iter().map(|work| work.body.len()).collect();
+    assert_eq!(found, sizes);
+}

@@ -12,9 +12,11 @@
 //! outcomes in another.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crossbeam_queue::ArrayQueue;
 use millstream::{BatchBuilder, Consumer, DeliveryParts, Record, SettleError, Settling, Worked};
 use millstream_protocol::control::{
     ControlError, ErrorMessage, FaultEntry, Leaser, Receive, ReceiveOver, Settle, SettleAck,
@@ -28,6 +30,7 @@ use millstream_protocol::limits::{
 use millstream_protocol::wire::StreamId;
 
 use super::reading::Delivered;
+use crate::limits::GATHERINGS_KEPT;
 use crate::output::OutQueue;
 use crate::refusal::{bad_body, refused};
 
@@ -102,9 +105,7 @@ pub(crate) struct ConsumerStream {
     /// The settles behind it, in order.
     unanswered: VecDeque<Slot>,
     state: State,
-    /// Kept for their capacity.
-    batch: BatchBuilder,
-    entries: Vec<WorkEntry>,
+    /// Kept for its capacity.
     faults: Vec<FaultEntry>,
 }
 
@@ -120,8 +121,6 @@ impl ConsumerStream {
             answered: 0,
             unanswered: VecDeque::new(),
             state: State::Open,
-            batch: BatchBuilder::new(),
-            entries: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -296,6 +295,7 @@ impl ConsumerStream {
         id: StreamId,
         cx: &mut Context<'_>,
         out: &mut OutQueue,
+        gatherings: &Gatherings,
     ) -> Delivered {
         if !self.is_open() {
             if let Some(error) = self.poll_dismissed(cx) {
@@ -306,8 +306,14 @@ impl ConsumerStream {
         if !out.takes_delivery() {
             return Delivered::Nothing;
         }
-        let gathered = self.gather(cx);
-        let any = self.send_work(id, out);
+        let mut gathering = None;
+        let gathered = self.gather(cx, out, gatherings, &mut gathering);
+        let any = gathering.is_some_and(|gathering| {
+            let any = self.send_work(id, out, &gathering);
+            gatherings.put_back(gathering);
+            any
+        });
+        out.settle_room();
         match gathered {
             Gathered::Failed(error) => {
                 self.end(id, error, out);
@@ -327,53 +333,89 @@ impl ConsumerStream {
         }
     }
 
-    /// Fills the batch with what there is.
-    fn gather(&mut self, cx: &mut Context<'_>) -> Gathered {
-        let Some(consumer) = &mut self.consumer else {
-            return Gathered::Dry;
-        };
-        if let Some((record, parts)) = self.kept.take() {
-            // It fits an empty batch: it came from one that held it.
-            if self.batch.push_record(&record).is_ok() {
-                self.entries.push(entry(&record, &parts));
+    /// Fills `gathering` with what there is, as far as there is memory for it.
+    fn gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut OutQueue,
+        gatherings: &Gatherings,
+        gathering: &mut Option<Gathering>,
+    ) -> Gathered {
+        let mut room = 0;
+        loop {
+            let (record, parts) = match self.next_work(cx) {
+                Ok(work) => work,
+                Err(instead) => return instead,
+            };
+            let bytes = record.as_bytes().len();
+            let Gathering { batch, entries } = gathering.get_or_insert_with(|| gatherings.take());
+            let fits = if entries.is_empty() {
+                room = out.work_room(bytes.max(WORK_BYTES_MAX));
+                bytes <= room
             } else {
-                let reason = "the record fits no message".to_owned();
-                consumer.settle(parts.offset, parts.lease, Settling::Reject(reason), 0);
+                batch.body_bytes() as usize + bytes <= room
+            };
+            if !fits {
+                self.kept = Some((record, parts));
+                return if entries.is_empty() {
+                    Gathered::Dry
+                } else {
+                    Gathered::Full
+                };
+            }
+            if batch.push_record(&record).is_ok() {
+                entries.push(entry(&record, &parts));
+                if entries.len() >= WORK_RECORDS_MAX {
+                    return Gathered::Full;
+                }
+            } else if entries.is_empty() {
+                self.reject(&parts, "the record fits no message");
+            } else {
+                self.kept = Some((record, parts));
+                return Gathered::Full;
             }
         }
-        while self.entries.len() < WORK_RECORDS_MAX && self.batch.payload_bytes() < WORK_BYTES_MAX {
-            match consumer.poll_work(cx) {
-                Poll::Pending => return Gathered::Dry,
-                Poll::Ready(Some(Ok(Worked::ReceiveOver))) => return Gathered::ReceiveOver,
-                Poll::Ready(Some(Ok(Worked::Delivery(delivery)))) => {
-                    if let Some(receiving) = &mut self.receiving {
-                        receiving.granted += 1;
-                    }
-                    let (record, parts) = delivery.into_parts();
-                    if self.batch.push_record(&record).is_err() {
-                        self.kept = Some((record, parts));
-                        return Gathered::Full;
-                    }
-                    self.entries.push(entry(&record, &parts));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    return Gathered::Failed(refused(error.code(), error.to_string()));
-                }
-                Poll::Ready(None) => return Gathered::Failed(deleted()),
-            }
+    }
+
+    fn reject(&self, parts: &DeliveryParts, reason: &str) {
+        if let Some(consumer) = &self.consumer {
+            let reason = Settling::Reject(reason.to_owned());
+            consumer.settle(parts.offset, parts.lease, reason, 0);
         }
-        Gathered::Full
+    }
+
+    /// The record that did not fit the last message, or the next one there is.
+    fn next_work(&mut self, cx: &mut Context<'_>) -> Result<(Record, DeliveryParts), Gathered> {
+        if let Some(kept) = self.kept.take() {
+            return Ok(kept);
+        }
+        let Some(consumer) = &mut self.consumer else {
+            return Err(Gathered::Dry);
+        };
+        match consumer.poll_work(cx) {
+            Poll::Pending => Err(Gathered::Dry),
+            Poll::Ready(Some(Ok(Worked::ReceiveOver))) => Err(Gathered::ReceiveOver),
+            Poll::Ready(Some(Ok(Worked::Delivery(delivery)))) => {
+                if let Some(receiving) = &mut self.receiving {
+                    receiving.granted += 1;
+                }
+                Ok(delivery.into_parts())
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Err(Gathered::Failed(refused(error.code(), error.to_string())))
+            }
+            Poll::Ready(None) => Err(Gathered::Failed(deleted())),
+        }
     }
 
     /// Queues what was gathered; says whether there was any.
-    fn send_work(&mut self, id: StreamId, out: &mut OutQueue) -> bool {
-        if self.entries.is_empty() {
+    fn send_work(&mut self, id: StreamId, out: &mut OutQueue, gathering: &Gathering) -> bool {
+        let Gathering { batch, entries } = gathering;
+        if entries.is_empty() {
             return false;
         }
         self.works += 1;
-        out.work(|out| Work::encode(&self.entries, &self.batch, id, self.works, out));
-        self.entries.clear();
-        self.batch.clear();
+        out.work(|out| Work::encode(entries, batch, id, self.works, out));
         true
     }
 
@@ -505,8 +547,6 @@ impl ConsumerStream {
         if self.unanswered.is_empty() {
             self.unanswered = VecDeque::new();
         }
-        self.batch = BatchBuilder::new();
-        self.entries = Vec::new();
         self.faults = Vec::new();
     }
 }
@@ -515,6 +555,37 @@ impl Drop for ConsumerStream {
     /// A stream that nobody ended is one whose connection was lost.
     fn drop(&mut self) {
         self.part();
+    }
+}
+
+/// What a message of work is gathered in.
+#[derive(Debug, Default)]
+pub(crate) struct Gathering {
+    batch: BatchBuilder,
+    entries: Vec<WorkEntry>,
+}
+
+/// What messages of work are gathered in, kept for their capacity: lent for the time of one message,
+/// so that it does not grow with the number of consumers.
+#[derive(Debug, Clone)]
+pub(crate) struct Gatherings(Arc<ArrayQueue<Gathering>>);
+
+impl Default for Gatherings {
+    fn default() -> Self {
+        Self(Arc::new(ArrayQueue::new(GATHERINGS_KEPT)))
+    }
+}
+
+impl Gatherings {
+    fn take(&self) -> Gathering {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn put_back(&self, mut gathering: Gathering) {
+        gathering.batch.clear();
+        gathering.entries.clear();
+        // A full queue keeps enough; this one is freed.
+        let _ = self.0.push(gathering);
     }
 }
 
