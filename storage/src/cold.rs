@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millstream_protocol::Offset;
-use millstream_protocol::frame::{FrameKind, check_stored};
+use millstream_protocol::frame::{FrameKind, check_stored, walk_stored};
 
 use crate::chain::Place;
 use crate::folder::{Access, FileError};
@@ -338,7 +338,8 @@ pub(crate) fn locate(segment: &Arc<Segment>, from: Offset) -> (u32, Offset) {
 
 /// The header fields of the frame at `position`, if one is committed there.
 ///
-/// A page of an earlier run's segment that can't be read has none.
+/// A page of an earlier run's segment that can't be read has none, and neither has a header there that
+/// does not match its checksum: a wrong offset or time in it would lead far away.
 fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
     if !segment.is_trusted() {
         let header = position as usize..position as usize + 64;
@@ -346,7 +347,10 @@ fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
     }
     let mut glance = None;
     segment.run_at(position).extend_if(|frame| {
-        glance = Some(Glance::of(frame));
+        let nonce_half = segment.region().nonce_half();
+        let is_good = segment.is_trusted()
+            || walk_stored(frame, segment.seed(), position, nonce_half).is_ok();
+        glance = is_good.then(|| Glance::of(frame));
         false
     });
     glance
@@ -579,15 +583,22 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
         }
         before
     });
+    let mut next = segment.base_offset();
     while let Some(glance) = glance_at(&segment, position).filter(|glance| !glance.is_seal) {
         if glance.append_time_us >= time_us {
             return glance.base_offset;
         }
+        next = glance.end_offset();
         let mut run = segment.run_at(position);
         let Extend::Taken(bytes) = run.extend_if(|_| true) else {
             break;
         };
         position += bytes;
+    }
+    let ends = segment.earlier_end();
+    if ends.is_some_and(|end| position < end.position) {
+        // A damaged frame: what is behind it may be so late, and the reader is told of the gap.
+        return next;
     }
     // Nothing so late here: the next segment's first record, or the end of all.
     numbers

@@ -58,6 +58,7 @@ struct Frame {
     end: usize,
     first: u64,
     next: u64,
+    time_us: u64,
 }
 
 /// Offset and body of each record.
@@ -184,7 +185,11 @@ fn sync(store: &Store) {
 
 /// Everything that a reader is given of `log` up to where it is visible.
 fn read_all(log: &Arc<Log>) -> Read {
-    let mut reader = LogReader::new(log, Start::Offset(Offset(0)));
+    read_from(log, Start::Offset(Offset(0)))
+}
+
+fn read_from(log: &Arc<Log>, start: Start) -> Read {
+    let mut reader = LogReader::new(log, start);
     let mut cx = Context::from_waker(Waker::noop());
     let mut read = Read::default();
     loop {
@@ -234,6 +239,7 @@ fn frames_of(folder: &HeapFolder, file: &str) -> Vec<Frame> {
                 end: (dumped.position + header.frame_bytes()) as usize,
                 first: header.base_offset.0,
                 next: header.next_offset().0,
+                time_us: header.append_time_us,
             })
         })
         .collect()

@@ -172,6 +172,45 @@ fn any_flipped_bit_of_a_sealed_folder_costs_its_page_and_is_named() {
     counts.print("sealed folder");
 }
 
+/// Offset and time in a header that rotted would lead whoever looks a place up far away: readers from
+/// any offset and any time get all but what the page cost.
+#[test]
+fn a_rotten_header_misleads_nobody() {
+    let sealed = make();
+    let published = &sealed.published["orders"];
+    for (file, frames) in sealed.frames.iter().take(2) {
+        let mut page = 0;
+        let mut firsts = frames.iter().filter(|frame| {
+            let first = frame.start / PAGE != page;
+            page = frame.start / PAGE;
+            first
+        });
+        let hit = firsts.nth(1).unwrap();
+        let (first, next) = sealed.allowed(file, hit.start).unwrap();
+        // The base offset and the append time.
+        for bit in (hit.start + 16) * 8..(hit.start + 32) * 8 {
+            let left = flipped(&sealed.folder, file, bit);
+            let store = open(&left);
+            let log = store.log(&topic("orders")).unwrap();
+            for from in frames.iter().step_by(3) {
+                for start in [Start::Offset(Offset(from.first)), Start::Time(from.time_us)] {
+                    let read = read_from(&log, start);
+                    let wanted = published.range(from.first..);
+                    let missing: Vec<u64> = wanted
+                        .map(|(offset, _)| *offset)
+                        .filter(|offset| !(first..next).contains(offset))
+                        .filter(|offset| !read.records.contains_key(offset))
+                        .collect();
+                    assert!(
+                        missing.is_empty(),
+                        "bit {bit}, {start:?}: {missing:?} are missing"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// A flipped bit in the index costs nothing as long as the frames are good, and a flipped bit in a
 /// frame as well costs what the index no longer says; nothing else ever comes out of it.
 #[test]
