@@ -135,6 +135,14 @@ impl Drop for Inner {
 }
 
 impl Broker {
+    /// A broker over a store that was opened apart.
+    #[cfg(test)]
+    pub(crate) fn of_parts(store: Arc<Store>, queues: Arc<Queues>) -> Self {
+        Self {
+            inner: Arc::new(Inner { store, queues }),
+        }
+    }
+
     /// Opens the folder `path` with the defaults.
     ///
     /// # Errors

@@ -30,6 +30,9 @@ mod keeper;
 mod link;
 mod moves;
 mod notes;
+#[cfg(test)]
+mod nth;
+mod patient;
 mod rate;
 mod recovery;
 mod redrive;

@@ -302,12 +302,14 @@ impl Core {
     }
 
     fn take_all_settles(&mut self, now: Now) {
-        let waiting: Vec<ConsumerId> = self
+        let mut waiting: Vec<ConsumerId> = self
             .consumers
             .values()
             .filter(|link| link.has_settles())
             .map(|link| link.id)
             .collect();
+        // In the order they came, so that a run can be repeated.
+        waiting.sort_unstable();
         for consumer in waiting {
             self.take_settles(consumer, now);
         }
@@ -732,7 +734,8 @@ impl Core {
             return self.close(&ConsumeError::Closed);
         }
         self.take_all_settles(now);
-        let consumers: Vec<ConsumerId> = self.consumers.keys().copied().collect();
+        let mut consumers: Vec<ConsumerId> = self.consumers.keys().copied().collect();
+        consumers.sort_unstable();
         for consumer in consumers {
             let cause = Detached::Closed;
             self.step(now, Input::Detach { consumer, cause });

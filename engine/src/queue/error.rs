@@ -48,6 +48,13 @@ pub enum QueueError {
         /// The queue.
         name: TopicName,
     },
+    /// The queue was deleted; its own topic could not be, and is left with its records.
+    TopicLeft {
+        /// The queue.
+        name: TopicName,
+        /// What the system said.
+        reason: String,
+    },
     /// The journal takes no more: its disk failed. Reading and publishing to other topics go on.
     Journal {
         /// What the system said.
@@ -66,6 +73,7 @@ impl QueueError {
             Self::CursorNotFound { .. } => ErrorCode::CursorNotFound,
             Self::Topic(error) => error.code(),
             Self::Stopped { .. } | Self::Journal { .. } => ErrorCode::JournalFailed,
+            Self::TopicLeft { .. } => ErrorCode::Internal,
         }
     }
 
@@ -73,7 +81,7 @@ impl QueueError {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            Self::Stopped { .. } | Self::Journal { .. } => Effect::Unknown,
+            Self::Stopped { .. } | Self::Journal { .. } | Self::TopicLeft { .. } => Effect::Unknown,
             _ => Effect::NotApplied,
         }
     }
@@ -112,6 +120,11 @@ impl fmt::Display for QueueError {
             Self::Stopped { name } => write!(
                 f,
                 "queue {:?} ended before it answered; if it was not deleted or closed, the log says why, and a restart of the broker brings it back",
+                name.as_str()
+            ),
+            Self::TopicLeft { name, reason } => write!(
+                f,
+                "queue {:?} is deleted, and its topic of the same name is left with all records ({reason}); delete the topic",
                 name.as_str()
             ),
             Self::Journal { reason } => write!(

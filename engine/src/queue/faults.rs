@@ -524,3 +524,63 @@ fn delayed_records_find_their_way_through_a_full_disk() {
     assert_eq!(taken, wanted, "in the order they are due");
     setup.close();
 }
+
+#[test]
+fn a_journal_that_can_not_be_read_for_a_moment_forgets_no_queue() {
+    let setup = Setup::new();
+    drop(setup.queue(settings()));
+    let heap = setup.heap.clone();
+    let journal = format!("log-{:08}/00000001.seg", setup.journal().identity().id.0);
+    setup.close();
+    heap.fail(Operation::OpenSegment, &journal, 1, Failure::Device);
+    let setup = Setup::over(heap.clone());
+    assert!(setup.queues.entry(&name("jobs")).is_ok());
+    assert!(!heap.failures_met().is_empty());
+    setup.close();
+}
+
+#[test]
+fn deleting_a_queue_says_so_when_its_topic_stays() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1"]);
+    drop(entry);
+    setup
+        .heap
+        .fail(Operation::Reserve, "manifest", 1, Failure::Full);
+    let deleted = setup.queues.delete(&name("jobs"));
+    assert!(
+        matches!(deleted, Err(QueueError::TopicLeft { .. })),
+        "{deleted:?}"
+    );
+    assert!(setup.queues.entry(&name("jobs")).is_err());
+    setup.close();
+}
+
+#[test]
+fn a_queue_that_may_have_been_deleted_is_not_called_there() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    let journal = format!("log-{:08}/", setup.journal().identity().id.0);
+    setup.heap.fail(
+        Operation::Sync,
+        &format!("{journal}00000001.seg"),
+        1,
+        Failure::Device,
+    );
+    assert!(setup.queues.delete(&name("jobs")).is_err());
+    let wanted = NewQueue {
+        name: name("jobs"),
+        topic: None,
+        mode: QueueMode::Plain,
+        start: Start::Earliest,
+        settings: settings(),
+    };
+    let again = setup.queues.create(&wanted);
+    assert!(
+        matches!(again, Err(QueueError::Journal { .. })),
+        "{again:?}"
+    );
+    drop(entry);
+    setup.close();
+}

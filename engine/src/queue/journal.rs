@@ -18,11 +18,11 @@ use std::task::{Context, Poll, ready};
 use millstream_protocol::frame::PublisherFields;
 use millstream_protocol::{Durability, Offset, TopicName};
 use millstream_storage::{
-    AppendError, Appender, Chunk, CreateError, Level, LevelWait, Log, LogReader, ReadError, Store,
-    park_until,
+    AppendError, Appender, Chunk, CreateError, Level, LevelWait, Log, ReadError, Store, park_until,
 };
 
 use super::codec::{Fields, Malformed};
+use super::patient::PatientReader;
 use crate::error::TopicError;
 
 /// Name of the journal among the logs; no topic of a user begins with `$`.
@@ -235,9 +235,9 @@ pub(crate) fn replay(
     mut take: impl FnMut(&JournalFrame<'_>) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let from = from.max(log.first_offset());
-    let mut reader = LogReader::new(log, millstream_protocol::Start::Offset(from));
+    let mut reader = PatientReader::new(log, millstream_protocol::Start::Offset(from));
     while reader.next_offset() < log.high_watermark() {
-        match park_until(|cx| reader.poll_next(REPLAY_BYTES, cx)) {
+        match reader.next(REPLAY_BYTES) {
             Ok(Chunk::Frames(slice)) => replay_slice(&slice, from, &mut take)?,
             Ok(Chunk::Gap(gap)) => {
                 if gap.reason == millstream_protocol::control::GapReason::Damaged {

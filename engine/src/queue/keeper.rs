@@ -84,6 +84,10 @@ impl Keeper {
         self: &Arc<Self>,
         repeated: impl Fn() + Send + 'static,
     ) -> std::io::Result<()> {
+        #[cfg(test)]
+        if millstream_storage::hand::is_working() {
+            return Ok(());
+        }
         let keeper = Arc::clone(self);
         let runner = thread::Builder::new()
             .name("ms-queue".to_owned())
@@ -163,6 +167,36 @@ impl Keeper {
         for (queue, handed) in runnable {
             guarded(&queue, |queue| queue.resume(handed));
         }
+    }
+
+    /// Does one piece of what the first thread would; false where nothing is to do.
+    #[cfg(test)]
+    pub(super) fn work_by_hand(&self) -> bool {
+        let mut lists = self.lists();
+        if let Some(queue) = lists.due(boot_us()) {
+            drop(lists);
+            if let Some(queue) = queue.upgrade() {
+                guarded(&queue, QueueShared::knock);
+            }
+            return true;
+        }
+        if let Some((queue, handed)) = lists.runnable.pop_front() {
+            drop(lists);
+            guarded(&queue, |queue| queue.resume(handed));
+            return true;
+        }
+        let nudged = std::mem::take(&mut lists.nudged);
+        drop(lists);
+        for queue in &nudged {
+            guarded(queue, QueueShared::nudged);
+        }
+        !nudged.is_empty()
+    }
+
+    /// Whether the repeated chore is due; the caller does it.
+    #[cfg(test)]
+    pub(super) fn take_chore(&self) -> bool {
+        std::mem::take(&mut self.chores().due)
     }
 
     fn run_queues(&self) {

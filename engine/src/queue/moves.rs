@@ -5,7 +5,7 @@
 //! copies were made already. The record stays unsettled in its own topic until the copy is synced
 //! and the journal knows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_protocol::batch::{BatchBuilder, Message, Record};
@@ -41,7 +41,7 @@ pub(super) struct Mover {
     /// Some moves may not be applied on disk.
     pending: bool,
     /// What was appended by topic: the highest number, and by whom.
-    targets: HashMap<TopicName, Target>,
+    targets: BTreeMap<TopicName, Target>,
     builder: BatchBuilder,
 }
 
@@ -84,7 +84,7 @@ impl Mover {
             marks,
             // A restart does not know.
             pending: true,
-            targets: HashMap::new(),
+            targets: BTreeMap::new(),
             builder: BatchBuilder::new(),
         }
     }
@@ -214,7 +214,7 @@ impl Mover {
                     Some(_) => None,
                     None => self.marks.get(topic),
                 };
-                let highest = highest_copy(&log, queue.id, mark);
+                let highest = highest_copy(&log, queue.id, mark)?;
                 let appender = Appender::new(&log);
                 let target = Target { appender, highest };
                 self.targets.insert(topic.clone(), target);
@@ -332,10 +332,10 @@ fn dead_letter_topic(queues: &Arc<Queues>, queue: &Arc<QueueShared>) -> Result<T
 }
 
 /// The highest number of a copy by this queue's mover in `log`.
-fn highest_copy(log: &Arc<Log>, queue: u32, mark: Option<&Mark>) -> u64 {
+fn highest_copy(log: &Arc<Log>, queue: u32, mark: Option<&Mark>) -> Result<u64, Stopped> {
     // A mark is on disk before the first copy is made: without one there is none.
     let Some(mark) = mark else {
-        return 0;
+        return Ok(0);
     };
     let mut highest = mark.number.saturating_sub(1);
     let from = mark.offset.max(log.first_offset());
@@ -345,6 +345,10 @@ fn highest_copy(log: &Arc<Log>, queue: u32, mark: Option<&Mark>) -> u64 {
             break;
         };
         let Chunk::Frames(slice) = chunk else {
+            if reader.gap_may_pass() {
+                // A copy may be there, and would be made a second time.
+                return Err(Stopped("the disk can't read what was moved now".to_owned()));
+            }
             continue;
         };
         let place = slice.place();
@@ -361,5 +365,5 @@ fn highest_copy(log: &Arc<Log>, queue: u32, mark: Option<&Mark>) -> u64 {
             }
         }
     }
-    highest
+    Ok(highest)
 }

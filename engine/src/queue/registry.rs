@@ -299,6 +299,12 @@ impl Queues {
     pub(super) fn create(self: &Arc<Self>, wanted: &NewQueue) -> Result<Entry, QueueError> {
         check_settings(&wanted.name, &wanted.settings)?;
         let mut state = self.state();
+        // What is there may have been deleted: the journal failed before it could say.
+        let failed = state.journal.as_ref().and_then(|log| log.poisoned());
+        if let Some(poisoned) = failed {
+            let reason = poisoned.to_string();
+            return Err(QueueError::Journal { reason });
+        }
         let entry = match state.queues.get(&wanted.name) {
             Some(entry) => wanted.same_as(entry)?,
             None => self.create_new(&mut state, wanted)?,
@@ -489,9 +495,11 @@ impl Queues {
         if entry.definition.own_topic && !shared {
             // Records go with the last queue that was to work on them.
             self.forget_rules(&entry.queue.topic);
-            if let Err(error) = self.store.delete_log(&topic) {
-                tracing::warn!(%topic, %error, "the topic of a deleted queue is left behind");
-            }
+            let deleted = self.store.delete_log(&topic);
+            deleted.map_err(|error| QueueError::TopicLeft {
+                name: name.clone(),
+                reason: error.to_string(),
+            })?;
         }
         Ok(unsettled)
     }

@@ -184,6 +184,7 @@ impl Disk {
     }
 
     /// Flips a bit of a file that nobody has mapped, wherever it is kept.
+    #[cfg(test)]
     pub(super) fn rot(&mut self, file: FileNumber, position: usize) {
         if let Some(file) = self.files.get_mut(file) {
             file.disk[position] ^= 0x10;

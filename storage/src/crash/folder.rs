@@ -134,6 +134,7 @@ impl CrashFolder {
     }
 
     /// A bit of a file that nobody has mapped flips.
+    #[cfg(test)]
     pub(super) fn rot(&self, name: &str, position: usize) {
         let file = self.number(name).unwrap();
         self.with_disk(|disk| disk.rot(file, position));
