@@ -8,11 +8,11 @@
 use millstream_faultdisk::{Counts, Fault, Request};
 
 use crate::harness::Server;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Publishers};
 use crate::rig::{Rig, available, disks, thorough};
 
 /// Runs with an error by default, on each disk and for each kind of request.
-const SAMPLE: u64 = 6;
+const SAMPLE: u64 = 4;
 /// Messages for each topic in the run itself.
 const MESSAGES: u32 = 24;
 
@@ -52,6 +52,78 @@ fn an_error_at_any_request_loses_nothing_acknowledged() {
         println!("{} {io}: {counts:?}: {tally:?}", disk.0.name());
         assert!(tally.hit * 2 > tally.runs, "{tally:?}");
     }
+}
+
+/// What comes between the error and the power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    /// A kill and a start on the same mount.
+    Kill,
+    /// A stop in peace and a start on the same mount.
+    Stop,
+}
+
+#[test]
+fn after_one_error_what_was_acknowledged_or_read_outlives_a_power_cut() {
+    if !available("after_one_error_what_was_acknowledged_or_read_outlives_a_power_cut") {
+        return;
+    }
+    for (disk, io) in disks() {
+        for between in [Between::Nothing, Between::Kill, Between::Stop] {
+            for request in [Request::Write, Request::Flush] {
+                if request == Request::Flush && between != Between::Kill && !thorough() {
+                    continue;
+                }
+                one_error_then_a_cut(&mut Rig::new(disk, io), request, between);
+            }
+        }
+    }
+}
+
+fn one_error_then_a_cut(rig: &mut Rig, request: Request, between: Between) {
+    let context = format!("{request:?}, {between:?}");
+    let mut topics = topics();
+    let mut server = rig.start();
+    assert_eq!(rig.publish(&server, &mut topics, 2), None);
+    rig.disk().arm(request, 1, Fault::Error);
+    let life = rig.life() + 100;
+    let [(_, first), (_, second)] = &mut topics;
+    let error = Publishers::start(&server, "a", life, &[0], 6).finish(first);
+    assert_eq!(rig.disk().counts().failed, 1, "{context}");
+    // One topic takes nothing any more and the other everything, unless what failed was something
+    // of the file system's.
+    let other = Publishers::start(&server, "b", life, &[0], 6).finish(second);
+    let told = check(&server, &mut topics);
+
+    if between != Between::Nothing {
+        if between == Between::Kill {
+            server.kill();
+        } else {
+            server.terminate();
+        }
+        match rig.try_start() {
+            Ok(started) => {
+                assert!(check(&started, &mut topics) >= told, "{context}");
+                server = started;
+            }
+            Err(ended) => {
+                assert_eq!(ended.code, Some(1), "{context}: {ended:?}");
+                rig.disk().cut(1);
+                rig.remount();
+                server = rig.start();
+                check(&server, &mut topics);
+            }
+        }
+    }
+    rig.pull_the_plug(server, 2);
+    let server = rig.start();
+    let there = check(&server, &mut topics);
+    assert_eq!(rig.publish(&server, &mut topics, 1), None, "{context}");
+    rig.stop(server);
+    println!(
+        "{context}: told {error:?}, the other topic {other:?}; {told} read before, {there} after"
+    );
 }
 
 fn topics() -> [(&'static str, Ledger); 2] {

@@ -182,7 +182,7 @@ pub(crate) struct Ledger {
     refused: BTreeSet<Name>,
     /// Why it is not known whether a message is there.
     unknown: BTreeMap<Name, String>,
-    /// What each offset was ever said, or seen, to hold.
+    /// What each offset was ever said, or seen, to hold. What was seen once is there for ever.
     places: BTreeMap<u64, Name>,
 }
 
@@ -273,10 +273,11 @@ impl Ledger {
             there.insert(name, offset);
         }
         let mut lost = String::new();
-        for (name, offset) in &self.acked {
+        for (offset, name) in &self.places {
             if there.get(name) != Some(offset) {
-                let now = there.get(name);
-                writeln!(lost, "{name:?}, acknowledged at {offset}: {now:?}").unwrap();
+                let (acked, now) = (self.acked.contains_key(name), there.get(name));
+                let was = if acked { "acknowledged" } else { "read" };
+                writeln!(lost, "{name:?}, {was} at {offset}: {now:?}").unwrap();
             }
         }
         assert!(lost.is_empty(), "{topic}: lost or moved:\n{lost}");
