@@ -28,5 +28,5 @@ mod shutdown;
 
 pub use faults::{Counts, Fault, Request};
 pub use image::{Image, Survived};
-pub use loaded::{FaultDisk, Format, Mounted, isolate};
+pub use loaded::{FaultDisk, Format, Held, Mounted, isolate};
 pub use shutdown::{Shutdown, shut_down};

@@ -164,19 +164,12 @@ impl FaultDisk {
         self.device.slow_flushes(by);
     }
 
-    /// From now on flushes wait for [`FaultDisk::full_pace`].
-    pub fn hold_flushes(&self) {
+    /// From now on flushes wait until what this gives is dropped; then each is answered at once.
+    ///
+    /// A process that waits for one can't be killed, so it must be dropped before a server is.
+    pub fn hold_flushes(&self) -> Held {
         self.device.hold_flushes();
-    }
-
-    /// Flushes that wait.
-    pub fn held(&self) -> usize {
-        self.device.held()
-    }
-
-    /// Answers the flushes that wait, and from now on each at once.
-    pub fn full_pace(&self) {
-        self.device.full_pace();
+        Held(Arc::clone(&self.device))
     }
 
     /// Unmounts it and gives what it holds: after a power cut what survived, else everything.
@@ -193,6 +186,23 @@ impl FaultDisk {
         let mut faulty = self.device.faulty();
         faulty.cut(0);
         Ok(faulty.image().clone())
+    }
+}
+
+/// Holds the flushes of a disk.
+#[derive(Debug)]
+pub struct Held(Arc<Device>);
+
+impl Held {
+    /// Flushes that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.held()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.full_pace();
     }
 }
 

@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 
 use millstream_faultdisk::{
@@ -26,13 +27,29 @@ fn on_each_format(name: &str, test: impl Fn(Format, Image, &Path)) {
         eprintln!("SKIPPED {name}: {lacking}");
         return;
     }
-    for format in [Format::Ext4, Format::Xfs] {
+    for (format, image) in formatted() {
         let place = tempfile::tempdir().unwrap();
-        match format.make(DISK_BYTES, place.path()) {
-            Ok(image) => test(format, image, place.path()),
-            Err(error) => eprintln!("SKIPPED {name} on {}: {error}", format.name()),
-        }
+        test(*format, image.clone(), place.path());
     }
+}
+
+/// An empty disk of each format that can be made here.
+fn formatted() -> &'static [(Format, Image)] {
+    static FORMATTED: OnceLock<Vec<(Format, Image)>> = OnceLock::new();
+    FORMATTED.get_or_init(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let made = |format: Format| match format.make(DISK_BYTES, scratch.path()) {
+            Ok(image) => Some((format, image)),
+            Err(error) => {
+                eprintln!("SKIPPED all tests on {}: {error}", format.name());
+                None
+            }
+        };
+        [Format::Ext4, Format::Xfs]
+            .into_iter()
+            .filter_map(made)
+            .collect()
+    })
 }
 
 /// A synced file of one page of ones.
@@ -135,16 +152,16 @@ fn a_sync_waits_for_a_flush_that_is_held() {
             let disk = FaultDisk::insert(image, format, place).unwrap();
             let file = make_file(&disk);
             file.write_all_at(&[2; PAGE], 0).unwrap();
-            disk.hold_flushes();
+            let held = disk.hold_flushes();
             let before = disk.counts().flushes;
             thread::scope(|scope| {
                 let sync = scope.spawn(|| file.sync_data());
-                while disk.held() == 0 {
+                while held.waiting() == 0 {
                     thread::yield_now();
                 }
                 assert!(!sync.is_finished());
                 assert_eq!(disk.counts().flushes, before);
-                disk.full_pace();
+                drop(held);
                 sync.join().unwrap().unwrap();
             });
             assert!(disk.counts().flushes > before);

@@ -136,15 +136,15 @@ fn acknowledgements_wait_for_a_slow_sync_and_nothing_else_does() {
         let [(_, ledger)] = &mut topics;
 
         // While a flush is under way its messages are not acknowledged, but others are taken.
-        rig.disk().hold_flushes();
+        let flushes = rig.disk().hold_flushes();
         let held = Publishers::start(&server, "t", rig.life() + 100, &[0], 1);
-        until("a flush", || match rig.disk().held() {
+        until("a flush", || match flushes.waiting() {
             0 => Err("none"),
             _ => Ok(()),
         });
         other.publish("meanwhile").unwrap();
         assert_eq!(held.said.try_recv().err(), Some(TryRecvError::Empty));
-        rig.disk().full_pace();
+        drop(flushes);
         assert_eq!(held.finish(ledger), None);
 
         rig.disk().slow_flushes(Duration::from_millis(15));
