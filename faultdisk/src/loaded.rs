@@ -217,8 +217,13 @@ impl Mounted {
     ///
     /// What `mount` says.
     pub fn at_loop(image: &Path, format: Format, files: PathBuf) -> io::Result<Self> {
+        let options = match format {
+            Format::Ext4 => "loop",
+            // The same disk may still be mounted elsewhere, without power and in use.
+            Format::Xfs => "loop,nouuid",
+        };
         let mut command = Command::new("mount");
-        command.args(["-t", format.name(), "-o", "loop"]);
+        command.args(["-t", format.name(), "-o", options]);
         succeed(command.arg(image).arg(&files).output()?)?;
         Ok(Self(files))
     }
