@@ -304,6 +304,8 @@ struct State {
     rolls: HashMap<Incarnation, Roll>,
     log: Option<Arc<Log>>,
     writer: Option<Writer>,
+    /// Why what the log says is not known.
+    unread: Option<String>,
     /// Ids and epochs given out in this run.
     given: u32,
     /// Bytes of the log at the last snapshot, and how many that took.
@@ -337,7 +339,8 @@ impl Producers {
                 _ => Err(Malformed { what: PRODUCERS }),
             });
             if let Err(error) = replayed {
-                tracing::error!(%error, "what is remembered of producers can't be read to its end");
+                tracing::error!(%error, "what is remembered of producers can't be read: none is opened");
+                state.unread = Some(error.to_string());
             }
             let there = store.logs();
             let exists = |incarnation: &Incarnation| {
@@ -414,6 +417,9 @@ impl Producers {
         name: &TopicName,
         resume: Resume,
     ) -> Result<(Arc<Producer>, u64, bool), ProducerError> {
+        if let Some(message) = state.unread.clone() {
+            return Err(ProducerError::Storage { message });
+        }
         let now = self.now();
         let incarnation = log.identity().incarnation;
         let roll = state.rolls.entry(incarnation).or_default();

@@ -473,18 +473,26 @@ impl Publisher {
     #[inline]
     fn append_body(&mut self, body: &[u8]) -> Result<Appended, PublishError> {
         self.admit(1)?;
-        let fields = PublisherFields::single(u32::try_from(body.len()).unwrap_or(u32::MAX));
         if self.producing.is_some() {
-            return self.append_produced(&fields, body, None);
+            return self.append_produced_body(body);
         }
+        let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let appended = self
             .appender
-            .try_append_with(&fields, |room| room.put(body))?;
+            .try_append_with(&PublisherFields::single(len), |room| room.put(body))?;
         Ok(appended.into())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_produced_body(&mut self, body: &[u8]) -> Result<Appended, PublishError> {
+        let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        self.append_produced(&PublisherFields::single(len), body, None)
     }
 
     /// Appends a frame of the publisher's producer unless it was published before.
     #[cold]
+    #[inline(never)]
     fn append_produced(
         &mut self,
         fields: &PublisherFields,
