@@ -21,10 +21,12 @@
 //! ```
 
 mod consumer;
+mod producer;
 mod queues;
 mod worker;
 
 pub use consumer::Consumer;
+pub use producer::{Producer, ProducerTicket};
 pub use worker::{Batch, BatchWorker, Worker};
 
 use std::pin::Pin;

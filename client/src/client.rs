@@ -20,6 +20,7 @@ use crate::error::{
     TopicErrorCause,
 };
 use crate::link::Link;
+use crate::producer::{Producer, ProducerOptions};
 use crate::publisher::{Publisher, PublisherOptions};
 use crate::reader::{Reader, ReaderOptions};
 
@@ -327,6 +328,38 @@ impl Client {
     ) -> Result<Publisher, TopicError> {
         let topic = Asking::new(self, Action::OpenPublisher, topic.as_ref()).name()?;
         Publisher::open(self.link.connection(), topic, options).await
+    }
+
+    /// Opens a topic for publishing as the producer `producer`, whose records it takes once each; see
+    /// [`Producer`].
+    ///
+    /// # Errors
+    ///
+    /// A name is none, the server refused or knows no producers, or it did not answer.
+    pub async fn producer(
+        &self,
+        topic: impl AsRef<str>,
+        producer: impl AsRef<str>,
+    ) -> Result<Producer, TopicError> {
+        self.producer_with(topic, producer, ProducerOptions::new())
+            .await
+    }
+
+    /// As [`Client::producer`], with options.
+    ///
+    /// # Errors
+    ///
+    /// A name is none, the server refused or knows no producers, or it did not answer.
+    pub async fn producer_with(
+        &self,
+        topic: impl AsRef<str>,
+        producer: impl AsRef<str>,
+        options: ProducerOptions,
+    ) -> Result<Producer, TopicError> {
+        let action = Action::OpenPublisher;
+        let producer = Asking::new(self, action, producer.as_ref()).name()?;
+        let topic = Asking::new(self, action, topic.as_ref()).name()?;
+        Producer::open(Arc::clone(&self.link), topic, producer, options).await
     }
 
     /// Opens a reader of a topic. It goes on with what is published later.

@@ -10,12 +10,13 @@ mod consumers;
 pub(crate) use consumers::{Confirmation, Counts, Notice, Tally};
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millstream_protocol::batch::Message;
-use millstream_protocol::control::{ConsumerOpened, PublisherOpened, ReaderOpened};
+use millstream_protocol::control::{ConsumerOpened, ProducerOpened, PublisherOpened, ReaderOpened};
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -170,6 +171,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) enum Opened {
     Publisher(PublisherOpened),
+    Producer(ProducerOpened),
     Reader(ReaderOpened),
     Consumer(ConsumerOpened),
 }
@@ -278,6 +280,9 @@ impl State {
             Event::PublisherOpened { stream, opened } => {
                 self.opened(stream, Ok(Opened::Publisher(opened)));
             }
+            Event::ProducerOpened { stream, opened } => {
+                self.opened(stream, Ok(Opened::Producer(opened)));
+            }
             Event::ReaderOpened { stream, opened } => {
                 self.opened(stream, Ok(Opened::Reader(opened)));
             }
@@ -292,15 +297,7 @@ impl State {
                 stream,
                 publishes,
                 why,
-            } => {
-                for publish in publishes {
-                    let Some(publisher) = self.publishers.get(&stream) else {
-                        break;
-                    };
-                    let error = unpublished(publisher.topic.clone(), why.clone());
-                    self.answer(stream, publish, Err(error), wakers);
-                }
-            }
+            } => self.unpublished(stream, publishes, &why, wakers),
             Event::Delivered { stream, delivery } => {
                 self.arrived(stream, Item::Frames(delivery), wakers);
             }
@@ -335,6 +332,22 @@ impl State {
                 self.stream_ended(stream, &end, wakers);
             }
             Event::Ended(error) => self.ended(&error, wakers),
+        }
+    }
+
+    fn unpublished(
+        &mut self,
+        stream: StreamId,
+        publishes: Range<u64>,
+        why: &Unpublished,
+        wakers: &mut Vec<Waker>,
+    ) {
+        for publish in publishes {
+            let Some(publisher) = self.publishers.get(&stream) else {
+                break;
+            };
+            let error = unpublished(publisher.topic.clone(), why.clone());
+            self.answer(stream, publish, Err(error), wakers);
         }
     }
 

@@ -163,7 +163,9 @@ impl OpenStream {
         let stream = Self { connection, id };
         match answered(answer, longest).await {
             Ok(Opened::Consumer(opened)) => Ok((stream, opened)),
-            Ok(Opened::Publisher(_) | Opened::Reader(_)) => Err(failed(QueueErrorCause::Closed)),
+            Ok(Opened::Publisher(_) | Opened::Producer(_) | Opened::Reader(_)) => {
+                Err(failed(QueueErrorCause::Closed))
+            }
             Err(cause) => Err(failed(cause.into())),
         }
     }

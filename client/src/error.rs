@@ -3,6 +3,7 @@
 mod connect;
 mod connection;
 mod consume;
+mod producer;
 mod publish;
 mod queue;
 mod read;
@@ -11,6 +12,7 @@ mod topic;
 pub use connect::ConnectError;
 pub use connection::ConnectionError;
 pub use consume::{ConsumeError, SettleError};
+pub use producer::ProducerEnd;
 pub use publish::PublishError;
 pub use queue::{QueueAction, QueueError, QueueErrorCause};
 pub use read::ReadError;

@@ -49,7 +49,8 @@
 //! - Memory is bounded: publishing waits at the server's window, reading at its own credit,
 //!   consuming at its own window.
 //!
-//! What was sent on a connection that was lost and not acknowledged is unknown. Consumers go on by
+//! What was sent on a connection that was lost and not acknowledged is unknown, unless a [`Producer`]
+//! sent it: that sends it again, and it is there once. Consumers go on by
 //! themselves on a new connection, see [`ConsumerOptions::reconnect`]; other handles are opened
 //! again after [`Client::reconnect`].
 #![forbid(unsafe_code)]
@@ -66,6 +67,7 @@ mod driver;
 mod error;
 mod link;
 mod outcomes;
+mod producer;
 mod publisher;
 mod queues;
 mod reader;
@@ -76,8 +78,8 @@ pub use client::{Client, ConnectOptions, TopicOptions};
 pub use consumer::{Consumer, ConsumerCounts, ConsumerOptions};
 pub use delivery::{Delivery, DeliveryToken};
 pub use error::{
-    Action, ConnectError, ConnectionError, ConsumeError, PublishError, QueueAction, QueueError,
-    QueueErrorCause, ReadError, Refusal, SettleError, TopicError, TopicErrorCause,
+    Action, ConnectError, ConnectionError, ConsumeError, ProducerEnd, PublishError, QueueAction,
+    QueueError, QueueErrorCause, ReadError, Refusal, SettleError, TopicError, TopicErrorCause,
 };
 pub use millstream_protocol::batch::{BatchBuilder, Message, Record};
 pub use millstream_protocol::control::{
@@ -87,6 +89,7 @@ pub use millstream_protocol::control::{
 };
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};
+pub use producer::{Producer, ProducerOptions, ProducerTicket};
 pub use publisher::{Publisher, PublisherOptions, Receipt, Ticket};
 pub use queues::{QueueOptions, Redrive};
 pub use reader::{Reader, ReaderOptions, Records};

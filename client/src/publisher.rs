@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use millstream_protocol::batch::{BatchBuilder, Message};
-use millstream_protocol::control::OpenPublisher;
+use millstream_protocol::control::{OpenProducer, OpenPublisher, ProducerOpened};
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{AckLevel, Durability, Offset, TopicName};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -71,8 +71,8 @@ pub struct Receipt {
     pub last: Offset,
     /// What they survive.
     pub level: Durability,
-    /// Whether they were there before: a message with the same id was published within the
-    /// topic's window for duplicates, and nothing was added.
+    /// Whether they were there before, by a message's id or a producer's sequence, within the topic's
+    /// window for duplicates: nothing was added.
     pub duplicate: bool,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Debug for Origin {
 
 /// A publisher stream; closed with its last handle.
 #[derive(Debug)]
-struct OpenStream {
+pub(crate) struct OpenStream {
     connection: Arc<Connection>,
     id: StreamId,
     level: Durability,
@@ -177,7 +177,59 @@ impl OpenStream {
                 stream.level = ack.of(opened.durability);
                 Ok(stream)
             }
-            Opened::Reader(_) | Opened::Consumer(_) => Err(failed(TopicErrorCause::Closed)),
+            Opened::Producer(_) | Opened::Reader(_) | Opened::Consumer(_) => {
+                Err(failed(TopicErrorCause::Closed))
+            }
+        }
+    }
+
+    /// Opens a producer's stream.
+    pub(crate) async fn open_producer(
+        connection: Arc<Connection>,
+        open: &OpenProducer,
+    ) -> Result<(Self, ProducerOpened), TopicError> {
+        let topic = &open.topic;
+        let failed = |cause| TopicError::new(Action::OpenPublisher, topic.as_str(), cause);
+        let (reply, answer) = oneshot::channel();
+        let room = Arc::new(Notify::new());
+        let id = connection.act(|state| {
+            let id = state.core.open_producer(open)?;
+            state.add_publisher(id, topic.clone(), Arc::clone(&room));
+            state.opening.insert(id, reply);
+            Ok(id)
+        });
+        let id = id.map_err(failed)?;
+        let longest = connection.request_timeout;
+        // Dropped on failure, or with this future, it closes what may have been opened.
+        let mut stream = Self {
+            connection,
+            id,
+            level: Durability::Synced,
+            turn: Semaphore::new(1),
+            room,
+        };
+        match answered(answer, longest).await.map_err(failed)? {
+            Opened::Producer(opened) => {
+                stream.level = open.ack.of(opened.durability);
+                Ok((stream, opened))
+            }
+            _ => Err(failed(TopicErrorCause::Closed)),
+        }
+    }
+
+    pub(crate) const fn level(&self) -> Durability {
+        self.level
+    }
+
+    /// The receipt to come of what was put.
+    pub(crate) fn ticket(&self, (slot, record): (SlotId, u16), record_count: u16) -> Ticket {
+        Ticket {
+            connection: Arc::clone(&self.connection),
+            slot: Some(slot),
+            registered: None,
+            record,
+            record_count,
+            level: self.level,
         }
     }
 
@@ -186,7 +238,7 @@ impl OpenStream {
     }
 
     /// Waits for its turn and for room in the window, and hands `load` over.
-    async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
+    pub(crate) async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
         let turn = match self.turn.try_acquire() {
             Ok(turn) => turn,
             Err(_) => self
@@ -325,15 +377,8 @@ impl Publisher {
         }
     }
 
-    fn ticket(&self, (slot, record): (SlotId, u16), record_count: u16) -> Ticket {
-        Ticket {
-            connection: Arc::clone(&self.stream.connection),
-            slot: Some(slot),
-            registered: None,
-            record,
-            record_count,
-            level: self.stream.level,
-        }
+    fn ticket(&self, taken: (SlotId, u16), record_count: u16) -> Ticket {
+        self.stream.ticket(taken, record_count)
     }
 
     /// Goes over to a newer stream of its clones, or opens one.

@@ -145,7 +145,9 @@ impl Reader {
                 stop: None,
                 over: false,
             }),
-            Opened::Publisher(_) | Opened::Consumer(_) => Err(failed(TopicErrorCause::Closed)),
+            Opened::Publisher(_) | Opened::Producer(_) | Opened::Consumer(_) => {
+                Err(failed(TopicErrorCause::Closed))
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_protocol::Offset;
 use millstream_protocol::batch::Record;
 use millstream_protocol::control::{
-    ConsumerOpened, GapReason, PublisherOpened, ReaderOpened, WorkEntry,
+    ConsumerOpened, GapReason, ProducerOpened, PublisherOpened, ReaderOpened, WorkEntry,
 };
 use millstream_protocol::frame::FramePlace;
 use millstream_protocol::wire::StreamId;
@@ -100,6 +100,13 @@ pub enum Event {
         stream: StreamId,
         /// What the server says of the topic.
         opened: PublisherOpened,
+    },
+    /// A producer's stream is open.
+    ProducerOpened {
+        /// The stream.
+        stream: StreamId,
+        /// What the server says of the topic and the producer.
+        opened: ProducerOpened,
     },
     /// A publish is as durable as asked. Numbers rise by one.
     Published {

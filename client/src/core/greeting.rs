@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use millstream_protocol::control::{ErrorMessage, Goodbye, Hello, Magic, Welcome};
+use millstream_protocol::control::{ErrorMessage, Goodbye, Hello, Magic, Welcome, features};
 use millstream_protocol::limits::{
     FRAME_BYTES_MAX, FRAME_HEADER_BYTES, PUBLISH_WINDOW_BYTES, PUBLISH_WINDOW_FRAMES, WIRE_VERSION,
 };
@@ -48,7 +48,7 @@ impl Greeting {
             magic: Magic,
             version_min: WIRE_VERSION,
             version_max: WIRE_VERSION,
-            features: 0,
+            features: features::PRODUCERS,
             client: self.name.clone(),
         };
         let mut bytes = Vec::new();

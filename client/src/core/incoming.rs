@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use millstream_protocol::control::{
     ConsumerOpened, Delivery as WireDelivery, DeliveryPrelude, ErrorMessage, Gap, Goodbye,
-    PublishAck, PublisherOpened, ReaderOpened, ReceiveOver, SettleAck, WorkRecords,
+    ProducerOpened, PublishAck, PublisherOpened, ReaderOpened, ReceiveOver, SettleAck, WorkRecords,
 };
 use millstream_protocol::error::Effect;
 use millstream_protocol::limits::DELIVERY_PRELUDE_BYTES;
@@ -130,6 +130,7 @@ impl Core {
             }
             MessageKind::StreamClosed => self.stream_closed(header),
             MessageKind::PublisherOpened => self.publisher_opened(header, body),
+            MessageKind::ProducerOpened => self.producer_opened(header, body),
             MessageKind::PublishAck => self.acknowledged(header, body),
             MessageKind::ReaderOpened => self.reader_opened(header, body),
             MessageKind::Gap => self.gap(header, body),
@@ -246,6 +247,20 @@ impl Core {
                 publishing.opened();
                 self.events
                     .push_back(Event::PublisherOpened { stream, opened });
+                Ok(())
+            }
+            _ => self.only_if_gone(header),
+        }
+    }
+
+    fn producer_opened(&mut self, header: &WireHeader, body: &[u8]) -> Result<(), String> {
+        let opened = ProducerOpened::decode(body).map_err(|e| e.to_string())?;
+        let stream = header.stream;
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Publisher(publishing)) if publishing.is_opening() => {
+                publishing.opened();
+                self.events
+                    .push_back(Event::ProducerOpened { stream, opened });
                 Ok(())
             }
             _ => self.only_if_gone(header),

@@ -39,11 +39,17 @@ impl ReadyFrame {
     /// The frame of a batch, unless that is empty; copies the bodies once.
     #[must_use]
     pub fn of_batch(batch: &BatchBuilder) -> Option<Self> {
+        Self::of_producer(batch, ProducerStamp::NONE)
+    }
+
+    /// As [`of_batch`](Self::of_batch), for a producer's stream.
+    #[must_use]
+    pub fn of_producer(batch: &BatchBuilder, producer: ProducerStamp) -> Option<Self> {
         if batch.is_empty() {
             return None;
         }
         let mut frame = Vec::new();
-        batch.encode_frame(ProducerStamp::NONE, &mut frame);
+        batch.encode_frame(producer, &mut frame);
         let header = *frame.first_chunk()?;
         let body = Bytes::from(frame).split_off(FRAME_HEADER_BYTES);
         Some(Self {
@@ -82,7 +88,7 @@ impl ReadyFrame {
     }
 
     /// Bytes it takes in a segment, by which windows are counted.
-    fn frame_bytes(&self) -> u32 {
+    pub(crate) fn frame_bytes(&self) -> u32 {
         frame_bytes(u32::try_from(self.body.len()).unwrap_or(u32::MAX))
     }
 }

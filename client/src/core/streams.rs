@@ -2,8 +2,9 @@
 
 use millstream_protocol::batch::Message;
 use millstream_protocol::control::{
-    Credit, OpenConsumer, OpenPublisher, OpenReader, Receive, Window,
+    Credit, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, Receive, Window, features,
 };
+use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::limits::STREAMS_PER_CONNECTION_MAX;
 use millstream_protocol::wire::{MessageKind, StreamId};
 
@@ -11,7 +12,7 @@ use super::consuming::{Consuming, SettleRequest};
 use super::publishing::{NotTaken, Place, Publishing, ReadyFrame};
 use super::reading::Reading;
 use super::{Closing, Core, Stream};
-use crate::error::TopicErrorCause;
+use crate::error::{Refusal, TopicErrorCause};
 
 impl Core {
     /// Asks for a publisher stream; [`Event::PublisherOpened`](super::Event::PublisherOpened) or
@@ -21,6 +22,30 @@ impl Core {
     ///
     /// The connection is over or being closed, or all its streams are in use.
     pub fn open_publisher(&mut self, open: &OpenPublisher) -> Result<StreamId, TopicErrorCause> {
+        let stream = self.next_stream()?;
+        open.encode(stream, 0, &mut self.control);
+        let publishing = Box::new(Publishing::new(self.limits));
+        self.streams.insert(stream, Stream::Publisher(publishing));
+        Ok(stream)
+    }
+
+    /// Asks for a producer's stream; [`Event::ProducerOpened`](super::Event::ProducerOpened) or
+    /// [`Event::StreamEnded`](super::Event::StreamEnded) answers. It takes frames only, each with
+    /// the producer's id, epoch and next sequence.
+    ///
+    /// # Errors
+    ///
+    /// The server knows no producers, the connection is over or being closed, or all its streams are
+    /// in use.
+    pub fn open_producer(&mut self, open: &OpenProducer) -> Result<StreamId, TopicErrorCause> {
+        if self.welcome().features & features::PRODUCERS == 0 {
+            return Err(TopicErrorCause::Refused(Refusal {
+                code: ErrorCode::Unsupported,
+                effect: Effect::NotApplied,
+                retriable: false,
+                message: "this server knows no producers; a newer one does".into(),
+            }));
+        }
         let stream = self.next_stream()?;
         open.encode(stream, 0, &mut self.control);
         let publishing = Box::new(Publishing::new(self.limits));

@@ -1,12 +1,13 @@
 //! Why a message is not known to be published.
 
 use std::fmt;
+use std::sync::Arc;
 
 use millstream_protocol::TopicName;
 use millstream_protocol::batch::PushError;
 use millstream_protocol::error::{Effect, ErrorCode};
 
-use super::{ConnectionError, EFFECT_UNKNOWN, Refusal, TopicError};
+use super::{ConnectionError, EFFECT_UNKNOWN, ProducerEnd, Refusal, TopicError};
 
 /// Why a message or a batch is not known to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,12 +67,21 @@ pub enum PublishError {
         /// The topic.
         topic: TopicName,
     },
+    /// The producer ended before it was acknowledged.
+    Producer {
+        /// The topic.
+        topic: TopicName,
+        /// Why.
+        end: Arc<ProducerEnd>,
+        /// Whether the records are in the topic all the same.
+        effect: Effect,
+    },
 }
 
 impl PublishError {
     /// The server's code, or the one that says the same; none when the connection just ended.
     #[must_use]
-    pub const fn code(&self) -> Option<ErrorCode> {
+    pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Message { .. } | Self::TooLarge { .. } => Some(ErrorCode::TooLarge),
             Self::EmptyBatch { .. } => Some(ErrorCode::Malformed),
@@ -79,6 +89,7 @@ impl PublishError {
             Self::Reopen(error) => error.code(),
             Self::NotSent { cause, .. } | Self::OutcomeUnknown { cause, .. } => cause.code(),
             Self::Unacknowledged { .. } | Self::StreamClosed { .. } => None,
+            Self::Producer { end, .. } => end.code(),
         }
     }
 
@@ -87,6 +98,7 @@ impl PublishError {
     pub const fn effect(&self) -> Effect {
         match self {
             Self::Refused { refusal, .. } => refusal.effect,
+            Self::Producer { effect, .. } => *effect,
             Self::OutcomeUnknown { .. } | Self::Unacknowledged { .. } => Effect::Unknown,
             Self::Message { .. }
             | Self::EmptyBatch { .. }
@@ -104,6 +116,8 @@ impl PublishError {
     pub const fn is_retriable(&self) -> bool {
         match self {
             Self::Message { .. } | Self::EmptyBatch { .. } | Self::TooLarge { .. } => false,
+            // It has tried for as long as that helped.
+            Self::Producer { .. } => false,
             Self::Refused { refusal, .. } => refusal.retriable,
             Self::Reopen(error) => error.is_retriable(),
             Self::NotSent { cause, .. } | Self::OutcomeUnknown { cause, .. } => {
@@ -149,6 +163,13 @@ impl fmt::Display for PublishError {
                 "sent to {topic}, but the server closed the stream before it was \
                  acknowledged{EFFECT_UNKNOWN}"
             ),
+            Self::Producer { topic, end, effect } => {
+                write!(f, "cannot publish to {topic} as a producer: {end}")?;
+                match effect {
+                    Effect::Unknown => f.write_str(EFFECT_UNKNOWN),
+                    Effect::NotApplied | Effect::Applied => Ok(()),
+                }
+            }
             Self::StreamClosed { topic } => {
                 write!(
                     f,
@@ -164,6 +185,7 @@ impl std::error::Error for PublishError {
         match self {
             Self::Message { cause, .. } => Some(cause),
             Self::Reopen(error) => Some(error),
+            Self::Producer { end, .. } => Some(&**end),
             Self::NotSent { cause, .. } | Self::OutcomeUnknown { cause, .. } => Some(cause),
             _ => None,
         }

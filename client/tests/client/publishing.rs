@@ -1,8 +1,9 @@
 //! What goes out, when, and in which order.
 
 use millstream_client::core::{Event, NotTaken, Place, ReadyFrame};
-use millstream_client::{BatchBuilder, Message};
-use millstream_protocol::control::Welcome;
+use millstream_client::{BatchBuilder, ErrorCode, Message, TopicErrorCause};
+use millstream_protocol::AckLevel;
+use millstream_protocol::control::{OpenProducer, Welcome, features};
 use millstream_protocol::wire::{MessageKind, StreamId};
 use proptest::prelude::*;
 
@@ -389,4 +390,29 @@ proptest! {
         }
         prop_assert_eq!(&taken[..sent.len()], &sent[..]);
     }
+}
+
+#[test]
+fn a_server_that_knows_no_producers_is_not_asked_for_one() {
+    let open = OpenProducer {
+        topic: topic("t"),
+        producer: topic("till"),
+        ack: AckLevel::Topic,
+        create: true,
+        epoch: 0,
+        acknowledged: 0,
+    };
+    let mut old = Session::new();
+    let refused = old.core.open_producer(&open).unwrap_err();
+    let TopicErrorCause::Refused(refusal) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(refusal.code, ErrorCode::Unsupported);
+    assert!(old.sent().is_empty());
+    let mut new = Session::with(&Welcome {
+        features: features::PRODUCERS,
+        ..welcome()
+    });
+    new.core.open_producer(&open).unwrap();
+    assert_eq!(new.sent()[0].0.kind, MessageKind::OpenProducer);
 }
