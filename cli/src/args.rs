@@ -157,6 +157,11 @@ pub(crate) struct PubArgs {
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) ack: Option<Level>,
 
+    /// Publish each message once, as the producer of this name: batches without an answer are sent
+    /// again, and run again with the same input it goes on behind what is there
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    pub(crate) producer: Option<TopicName>,
+
     /// Key of every message
     #[arg(long, short)]
     pub(crate) key: Option<String>,

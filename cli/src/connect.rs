@@ -107,7 +107,8 @@ fn exit_of(code: Option<ErrorCode>) -> Exit {
             ErrorCode::TopicExists
             | ErrorCode::QueueExists
             | ErrorCode::TopicInUse
-            | ErrorCode::LeaseLost,
+            | ErrorCode::LeaseLost
+            | ErrorCode::Fenced,
         ) => Exit::Conflict,
         Some(ErrorCode::TopicNameInvalid | ErrorCode::QueueSettings) => Exit::Usage,
         Some(ErrorCode::TimedOut) => Exit::TimedOut,
@@ -129,6 +130,7 @@ mod tests {
         assert_eq!(exit_of(Some(ErrorCode::CursorNotFound)), Exit::NotFound);
         assert_eq!(exit_of(Some(ErrorCode::QueueExists)), Exit::Conflict);
         assert_eq!(exit_of(Some(ErrorCode::TopicInUse)), Exit::Conflict);
+        assert_eq!(exit_of(Some(ErrorCode::Fenced)), Exit::Conflict);
         assert_eq!(exit_of(Some(ErrorCode::QueueSettings)), Exit::Usage);
         assert_eq!(exit_of(Some(ErrorCode::TimedOut)), Exit::TimedOut);
         assert_eq!(exit_of(Some(ErrorCode::BadChecksum)), Exit::Damaged);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use millstream_client::{BatchBuilder, Message, Publisher, Ticket};
+use millstream_client::{BatchBuilder, Message};
 use millstream_protocol::limits::{BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::args::{FramingArgs, PubArgs, QueueingArgs};
 use crate::connect::publish_failure;
 use crate::failure::{Exit, Failure};
+use crate::sender::{Sender, Sent};
 use crate::splitter::{Framing, Splitter};
 
 /// Messages of a batch unless told otherwise.
@@ -31,7 +32,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// A batch that was sent: the ticket of its acknowledgement, and what was in it.
 #[derive(Debug)]
 pub(crate) struct Enqueued {
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: Sent,
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
 }
@@ -240,7 +241,9 @@ pub(crate) struct Feed {
     batch: BatchBuilder,
     /// Bytes of the input that are in the batch.
     batch_bytes: u64,
-    publisher: Publisher,
+    publisher: Sender,
+    /// Messages of the input that are there already, and are to be passed over.
+    to_skip: u64,
     tickets: mpsc::Sender<Enqueued>,
     runtime: Handle,
 }
@@ -256,7 +259,7 @@ enum Stop {
 impl Feed {
     pub(crate) fn new(
         template: Template,
-        publisher: Publisher,
+        publisher: Sender,
         tickets: mpsc::Sender<Enqueued>,
         runtime: Handle,
     ) -> Self {
@@ -273,6 +276,7 @@ impl Feed {
             options,
             batch: BatchBuilder::new(),
             batch_bytes: 0,
+            to_skip: publisher.already_there(),
             publisher,
             tickets,
             runtime,
@@ -309,6 +313,10 @@ impl Feed {
             let Some(message) = splitter.next_message().map_err(|error| failed(&error))? else {
                 return Ok(());
             };
+            if self.to_skip > 0 {
+                self.to_skip -= 1;
+                continue;
+            }
             if self.options.is_for_one() && !self.batch.is_empty() {
                 self.batch.clear();
                 let message = "--id names one message, and the input has more: publish them one \
@@ -348,7 +356,7 @@ impl Feed {
                 // Once a batch has failed, no later one may be published.
                 biased;
                 () = tickets.closed() => Err(Stop::Unwanted),
-                ticket = publisher.enqueue_batch(batch) => {
+                ticket = publisher.enqueue(batch) => {
                     ticket.map_err(|error| Stop::Failed(publish_failure(&error)))
                 }
             }

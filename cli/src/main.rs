@@ -19,6 +19,7 @@ mod quarantine;
 mod queue;
 mod repair;
 mod segment;
+mod sender;
 mod serve;
 mod splitter;
 mod start_point;

@@ -6,18 +6,20 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use millstream_client::{AckLevel, Durability, Effect, Publisher, PublisherOptions, Receipt};
+use millstream_client::{AckLevel, Durability, Effect, Receipt};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::args::{ConnectArgs, Level, PubArgs};
+use crate::args::{Level, PubArgs};
 use crate::connect::{answer_time, connect, publish_failure, topic_failure};
 use crate::failure::{Exit, Failure};
 use crate::feed::{Enqueued, Feed, Template};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::sender::Sender;
 
 /// Most batches that are sent and not acknowledged; the server's window may be narrower.
 const UNDER_WAY_MAX: usize = 4096;
@@ -28,6 +30,8 @@ struct Tally {
     published: u64,
     /// Were there before, by their id.
     duplicates: u64,
+    /// Were published by an earlier run of the producer, and passed over.
+    already_there: u64,
     first: Option<u64>,
     last: Option<u64>,
     /// Sent, and never answered.
@@ -44,6 +48,8 @@ struct Report<'a> {
     last_offset: Option<u64>,
     ack: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    already_there: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -58,13 +64,15 @@ pub(crate) fn run(args: &PubArgs, output: Output) -> Result<(), Failure> {
         Some(Level::Stored) => AckLevel::Stored,
         Some(Level::Synced) => AckLevel::Synced,
     };
-    let options = PublisherOptions::new().ack(ack);
+    let producer = args.producer.as_ref();
+    let opened = Sender::open(&server.client, &args.topic, producer, ack, &args.connect);
     let publisher = server
         .runtime
-        .block_on(server.client.publisher_with(&args.topic, options))
+        .block_on(opened)
         .map_err(|error| topic_failure(&error))?;
     let tally = Arc::new(Mutex::new(Tally {
         level: Some(publisher.level()),
+        already_there: publisher.already_there(),
         ..Tally::default()
     }));
     let progress = Progress::start(output, template.bytes_total());
@@ -73,7 +81,7 @@ pub(crate) fn run(args: &PubArgs, output: Output) -> Result<(), Failure> {
         enqueued,
         Arc::clone(&tally),
         progress.clone(),
-        args.connect.clone(),
+        publisher.answer_times() * answer_time(&args.connect),
     ));
     let fed = feed(
         template,
@@ -116,7 +124,7 @@ fn finished(task: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result
 /// Starts the thread that reads the input and sends it.
 fn feed(
     template: Template,
-    publisher: Publisher,
+    publisher: Sender,
     tickets: mpsc::Sender<Enqueued>,
     runtime: tokio::runtime::Handle,
 ) -> Result<oneshot::Receiver<Result<(), Failure>>, Failure> {
@@ -140,9 +148,8 @@ async fn acknowledge(
     mut enqueued: mpsc::Receiver<Enqueued>,
     tally: Arc<Mutex<Tally>>,
     progress: Progress,
-    connect: ConnectArgs,
+    longest: Duration,
 ) -> Result<(), Failure> {
-    let longest = answer_time(&connect);
     let mut failed: Option<Failure> = None;
     while let Some(Enqueued {
         ticket,
@@ -192,6 +199,7 @@ fn report(tally: &Tally, failure: Option<&Failure>, output: Output) -> Result<()
     let report = Report {
         published: tally.published,
         duplicates: tally.duplicates,
+        already_there: Some(tally.already_there).filter(|there| *there > 0),
         first_offset: tally.first,
         last_offset: tally.last,
         ack: level.to_string(),
@@ -210,6 +218,12 @@ fn report(tally: &Tally, failure: Option<&Failure>, output: Output) -> Result<()
     if tally.duplicates > 0 {
         let duplicates = tally.duplicates;
         text.push_str(&format!("; {duplicates} was there already: a duplicate"));
+    }
+    if tally.already_there > 0 {
+        let there = tally.already_there;
+        text.push_str(&format!(
+            "; {there} were there already and were passed over"
+        ));
     }
     if tally.unknown > 0 {
         text.push_str(&format!("; of {} more it is not known", tally.unknown));
