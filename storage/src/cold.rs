@@ -12,7 +12,9 @@ use millstream_protocol::frame::{FrameKind, check_stored, walk_stored};
 use crate::chain::Place;
 use crate::folder::{Access, FileError};
 use crate::footer::{self, PageIndex};
-use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, footer_position, segment_name};
+use crate::layout::{
+    FRAMES_START, Identity, PAGE_BYTES, footer_position, segment_len, segment_name,
+};
 use crate::log::Log;
 use crate::manifest::SegmentNumber;
 use crate::memory::SegmentMemory;
@@ -255,11 +257,8 @@ pub(crate) fn open_earlier(
     })?;
     let end = finished.end;
     // A file that was cut off still has its head.
-    let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(u32::MAX);
-    if len_bytes < FRAMES_START + 64 {
-        let reason = format!("{name} has {len_bytes} bytes, less than any segment");
-        return Err(Unopened::for_good(reason));
-    }
+    let len_bytes = segment_len(memory.as_ref(), &name)
+        .map_err(|error| Unopened::for_good(error.to_string()))?;
     if len_bytes - 64 < end.position {
         tracing::error!(%name, len_bytes, end = end.position, "a segment is shorter than its frames");
     }
@@ -447,8 +446,10 @@ struct Readable {
     passing: bool,
 }
 
-/// How far from `from` towards `to` pages could be brought in.
+/// How far from `from` towards `to` pages could be brought in; no further than the file goes.
 fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> Readable {
+    let to = to.min(u32::try_from(memory.len_bytes()).unwrap_or(u32::MAX));
+    let to = to.max(from);
     let all = Readable { to, passing: false };
     if memory.populate(from as usize..to as usize).is_ok() {
         return all;

@@ -2,11 +2,14 @@
 //!
 //! All numbers are little-endian. `docs/STORAGE.md` draws the same bytes.
 
+use std::io;
+
 use millstream_protocol::checksum::{crc32c, crc32c_append};
 use millstream_protocol::frame::{FramePlace, FrameSeed};
 use millstream_protocol::limits::{self, FRAME_HEADER_BYTES};
 
 use crate::manifest::{LogId, SegmentNumber};
+use crate::memory::SegmentMemory;
 
 /// Limits of a segment's length; positions are 32-bit.
 pub(crate) const SEGMENT_BYTES_MIN: u32 = limits::SEGMENT_BYTES_MIN as u32;
@@ -184,6 +187,19 @@ impl Identity {
             position: FRAMES_START,
         }
     }
+}
+
+/// Length of the segment file `name`, which is behind `memory`; an error for one that no segment has.
+pub(crate) fn segment_len(memory: &dyn SegmentMemory, name: &str) -> io::Result<u32> {
+    let shortest = FRAMES_START + FRAME_HEADER_BYTES as u32;
+    let len_bytes = memory.len_bytes();
+    u32::try_from(len_bytes)
+        .ok()
+        .filter(|len_bytes| (shortest..=SEGMENT_BYTES_MAX).contains(len_bytes))
+        .ok_or_else(|| {
+            let sentence = format!("{name} has {len_bytes} bytes, which no segment has");
+            io::Error::new(io::ErrorKind::InvalidData, sentence)
+        })
 }
 
 /// Name of a segment file inside the data folder.

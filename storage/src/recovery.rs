@@ -14,7 +14,9 @@ use millstream_protocol::limits::FRAME_HEADER_BYTES;
 use millstream_protocol::{Offset, TopicName};
 
 use crate::folder::{Access, Folder};
-use crate::layout::{FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, segment_name};
+use crate::layout::{
+    FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, segment_len, segment_name,
+};
 use crate::manifest::{Entry, LogId, LogState, SegmentNumber};
 use crate::slot::Slot;
 use crate::sync::{CommittedRun, Extend, Region};
@@ -64,6 +66,11 @@ impl fmt::Display for LogRecovery {
                 } else {
                     ", none of which was acknowledged"
                 }
+            )?;
+        }
+        if self.cut_bytes == 0 && self.possibly_acknowledged {
+            f.write_str(
+                "; more may have been acknowledged, but the pages that would tell are damaged",
             )?;
         }
         for (first, next) in &self.damaged {
@@ -176,13 +183,7 @@ impl OpenLog<'_> {
             .get(&number)
             .map_or(0, |segment| segment.nonce);
         let memory = self.folder.open_segment(&name, Access::ReadWrite)?;
-        let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(0);
-        if len_bytes < FRAMES_START + HEADER {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{name} has {len_bytes} bytes, less than any segment"),
-            ));
-        }
+        let len_bytes = segment_len(memory.as_ref(), &name)?;
         // Nothing is touched that can't be read: a bad page would raise a signal.
         memory.populate(0..memory.len_bytes())?;
         // Not the limit it was claimed by: a file that got its footer was shrunk to it.
@@ -203,9 +204,12 @@ impl OpenLog<'_> {
         let (region, identity) = self.map_unsealed(number)?;
         let pages = SLOT_POSITIONS.map(|at| region.still_bytes(at, PAGE_BYTES));
         let slot = Slot::newest(pages, identity.nonce);
-        let (proven, attempted) = slot.map_or((FRAMES_START, FRAMES_START), |slot| {
-            (slot.proven.position, slot.attempted.position)
-        });
+        let (proven, attempted) = match slot {
+            Some(slot) => (slot.proven.position, slot.attempted.position),
+            None if is_as_made(&region, pages, &identity) => (FRAMES_START, FRAMES_START),
+            // Rot took what would tell how far it was synced.
+            None => (FRAMES_START, u32::MAX),
+        };
         let seed = identity.seed();
         let base_offset = follows.unwrap_or_else(|| self.first_base(&region, seed));
         let mut walk = Walk::new(&region, seed, base_offset);
@@ -386,19 +390,28 @@ impl OpenLog<'_> {
 
     /// Bytes behind the start of a segment's frames, up to the last that is not zero.
     fn frames_in(&self, number: SegmentNumber) -> io::Result<u64> {
-        let memory = self
-            .folder
-            .open_segment(&segment_name(self.id, number), Access::Read)?;
-        let len_bytes = u32::try_from(memory.len_bytes()).unwrap_or(0);
-        if len_bytes < FRAMES_START + HEADER {
+        let name = segment_name(self.id, number);
+        let memory = self.folder.open_segment(&name, Access::Read)?;
+        let Ok(len_bytes) = segment_len(memory.as_ref(), &name) else {
             return Ok(0);
-        }
+        };
         memory.populate(0..memory.len_bytes())?;
         let limit = len_bytes - HEADER;
         let region = Region::readable(memory, limit, 0);
         let frames = region.still_bytes(FRAMES_START, limit - FRAMES_START);
         Ok(used_bytes(frames))
     }
+}
+
+/// Whether a segment without a slot never had one. Its first page was synced before the manifest
+/// named it, so that page is whole, and a slot is written whole or not at all.
+fn is_as_made(region: &Region, slots: [&[u8]; 2], identity: &Identity) -> bool {
+    let page = region.still_bytes(0, PAGE_BYTES);
+    let found = Identity::decode(page).map(|found| Identity {
+        len_bytes: identity.len_bytes,
+        ..found
+    });
+    found.as_ref() == Ok(identity) && !slots.into_iter().any(Slot::is_spoiled)
 }
 
 /// Length of `bytes` up to the last that is not zero. Compares page by page from the end, since what

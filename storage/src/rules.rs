@@ -29,6 +29,7 @@ use crate::segment::TryClaim;
 use crate::slot::Slot;
 use crate::store::{Store, StoreOptions};
 
+mod files;
 mod syncing;
 mod trimming;
 

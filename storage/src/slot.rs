@@ -88,6 +88,19 @@ impl Slot {
         })
     }
 
+    /// Whether `page` held a slot that is no longer whole: a slot lies within one sector, so a crash
+    /// leaves all of it or none.
+    pub(crate) fn is_spoiled(page: &[u8]) -> bool {
+        let Some((covered, crc)) = page
+            .get(..SLOT_BYTES)
+            .map(|bytes| bytes.split_at(SLOT_BYTES - 4))
+        else {
+            return false;
+        };
+        let whole = covered.starts_with(&MAGIC) && crc32c(covered) == u32_at(crc, 0);
+        !whole && covered.iter().chain(crc).any(|byte| *byte != 0)
+    }
+
     /// The newer of the two slots; `None` where neither is whole: nothing was ever synced.
     pub(crate) fn newest(pages: [&[u8]; 2], nonce: u64) -> Option<Self> {
         pages
@@ -125,6 +138,7 @@ mod tests {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Slot::decode(&bad, 77), None, "bit {bit}");
+            assert!(Slot::is_spoiled(&bad), "bit {bit}");
         }
     }
 
@@ -134,6 +148,7 @@ mod tests {
         let new = slot(1).encode(2);
         assert_eq!(Slot::newest([&old, &new], 2), Some(slot(1)));
         assert_eq!(Slot::newest([&old, &old], 2), None);
+        assert!(!Slot::is_spoiled(&old) && !Slot::is_spoiled(&[0; SLOT_BYTES]));
     }
 
     #[test]

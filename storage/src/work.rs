@@ -69,6 +69,8 @@ struct Lists {
     prepare: VecDeque<Preparation>,
     fetch: VecDeque<Fetch>,
     stopping: bool,
+    /// The threads have ended: what would be listed now would keep its log alive for ever.
+    ended: bool,
 }
 
 /// The lists and their bells.
@@ -97,7 +99,7 @@ impl Work {
     /// Asks for `log` to be synced as soon as a worker is free.
     pub(crate) fn sync_soon(&self, log: &Arc<Log>) {
         let mut lists = self.lock();
-        if !lists.sync.iter().any(|listed| Arc::ptr_eq(listed, log)) {
+        if !lists.ended && !lists.sync.iter().any(|listed| Arc::ptr_eq(listed, log)) {
             lists.sync.push_back(Arc::clone(log));
             self.sync_bell.notify_one();
         }
@@ -126,6 +128,7 @@ impl Work {
             .position(|running| Arc::ptr_eq(&running.log, log));
         if let Some(at) = at
             && lists.running.swap_remove(at).again
+            && !lists.ended
         {
             lists.sync.push_back(Arc::clone(log));
             self.sync_bell.notify_one();
@@ -138,7 +141,7 @@ impl Work {
         let known = lists.later.iter().any(|(_, other, reason)| {
             Arc::ptr_eq(other, log) && discriminant(reason) == discriminant(&why)
         });
-        if !known {
+        if !known && !lists.ended {
             lists
                 .later
                 .push((Instant::now() + delay, Arc::clone(log), why));
@@ -147,7 +150,13 @@ impl Work {
     }
 
     pub(crate) fn prepare(&self, work: Preparation) {
-        self.lock().prepare.push_back(work);
+        let mut lists = self.lock();
+        if lists.ended {
+            // Dropped outside the lock: it may hold the last of a log.
+            drop(lists);
+            return drop(work);
+        }
+        lists.prepare.push_back(work);
         self.prepare_bell.notify_one();
     }
 
@@ -177,6 +186,7 @@ impl Work {
             let stopping = lists.stopping;
             let emptied = Lists {
                 stopping,
+                ended: true,
                 ..Lists::default()
             };
             std::mem::replace(&mut *lists, emptied)

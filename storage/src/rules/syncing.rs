@@ -112,6 +112,35 @@ fn s2_damage_past_attempted_is_a_tear_nobody_was_promised() {
 }
 
 #[test]
+fn s2_where_the_slots_rotted_what_is_gone_may_have_been_acknowledged() {
+    let (folder, name, _, starts) = ten_records();
+    let zero = |bytes: &mut Vec<u8>, from: usize| bytes[from..].fill(0);
+    let rotten = |bytes: &mut Vec<u8>| SLOT_POSITIONS.map(|at| bytes[at as usize + 20] ^= 1);
+    // All of the file, its first page too, which was synced before the manifest named it; then with
+    // that page, and slots that are no longer whole.
+    for (number, from) in [0, FRAMES_START as usize, starts[5]]
+        .into_iter()
+        .enumerate()
+    {
+        let left = folder.duplicate();
+        let damage = |bytes: &mut Vec<u8>| {
+            rotten(bytes);
+            zero(bytes, from);
+        };
+        left.edit(&name, damage).unwrap();
+        let store = open(&left);
+        let report = &store.recoveries()[0];
+        assert!(report.possibly_acknowledged, "{number}: {report}");
+        assert!(report.to_string().contains("may have been acknowledged"));
+        let kept = if number == 2 { 5 } else { 0 };
+        assert_eq!(report.end_offset, Offset(kept), "{number}");
+        let state = state(&left);
+        let log = state.logs.values().next().unwrap();
+        assert!(log.cuts[0].possibly_acknowledged, "{number}: it is kept");
+    }
+}
+
+#[test]
 fn s2_an_idle_log_is_synced_once_more_so_that_the_proof_is_on_disk() {
     let folder = HeapFolder::new();
     let (synced, hear) = mpsc::channel();
