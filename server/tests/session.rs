@@ -109,6 +109,26 @@ fn what_is_no_hello_is_refused_and_ends_the_connection() {
 }
 
 #[test]
+fn nothing_follows_the_error_that_closes_a_connection() {
+    let (_folder, broker) = broker();
+    let mut wire = open(&broker);
+    let script =
+        Script::default()
+            .create(1, "t", Durability::Stored)
+            .bare(MessageKind::Welcome, 0, 0);
+    let received = wire.session.receive(&script.0);
+    assert!(received.is_err(), "a welcome is not for a server");
+    let job = wire.session.take_job().expect("the topic is to be made");
+    wire.session.finish_job(job.run());
+    wire.take_output();
+    assert!(
+        matches!(wire.ear.said[..], [Said::Error { stream: 0, .. }]),
+        "{:?}",
+        wire.ear.said
+    );
+}
+
+#[test]
 fn a_hello_over_its_limit_is_refused_by_its_header() {
     let (_folder, broker) = broker();
     let header = WireHeader {

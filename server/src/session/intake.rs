@@ -262,6 +262,13 @@ impl Session {
             correlation,
         } = done;
         self.job_is_out = false;
+        if self.stage == Stage::Closed {
+            // Nothing follows the error that closed it, or the goodbye.
+            if let Outcome::Consumer(consumer, _) = outcome {
+                consumer.forget();
+            }
+            return;
+        }
         match outcome {
             Outcome::Topic(info) => {
                 self.out

@@ -345,10 +345,12 @@ impl Ear {
                 list: TopicList::decode(body).unwrap(),
             },
             MessageKind::TopicDeleted => Said::Deleted(correlation),
-            MessageKind::PublisherOpened => Said::PublisherOpened {
-                stream,
-                opened: PublisherOpened::decode(body).unwrap(),
-            },
+            MessageKind::PublisherOpened => {
+                // Numbers begin anew where a stream is opened again.
+                self.acked.remove(&stream);
+                let opened = PublisherOpened::decode(body).unwrap();
+                Said::PublisherOpened { stream, opened }
+            }
             MessageKind::ProducerOpened => Said::ProducerOpened {
                 stream,
                 opened: ProducerOpened::decode(body).unwrap(),
