@@ -24,3 +24,12 @@ pub fn scheduler(data: &[u8]) -> bool {
 pub fn open_folder(folder: Arc<dyn Folder>, options: &StoreOptions) -> Result<Broker, OpenError> {
     Broker::over(Store::open_folder(folder, options)?)
 }
+
+/// Writes a checkpoint of all queues, as the upkeep does when the journal has grown.
+///
+/// # Errors
+///
+/// What the disk said.
+pub fn checkpoint(broker: &Broker) -> std::io::Result<()> {
+    broker.queues_of_broker().checkpoint_now()
+}

@@ -9,10 +9,10 @@ use millstream_protocol::control::{
     ConsumerOpened, ControlError, ControlQueue, CreateQueue, CreateTopic, Credit, CursorInfo,
     CursorList, DeleteCursor, DeleteQueue, DeleteTopic, Delivery, DescribeCursor, DescribeQueue,
     DescribeTopic, ErrorMessage, Gap, Goodbye, Hello, LeaseList, ListCursors, ListLeases,
-    ListQueues, ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, PeekQueue, PeekedList,
-    ProducerOpened, PublishAck, PublisherOpened, QueueDone, QueueInfo, QueueList, ReaderOpened, Receive,
-    ReceiveOver, RedriveQueue, SetCursor, SetQueue, Settle, SettleAck, TopicInfo, TopicList,
-    Welcome, Window, Work, WorkRecords,
+    ListQueues, ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, PeekQueue,
+    PeekedList, ProducerOpened, PublishAck, PublisherOpened, QueueDone, QueueInfo, QueueList,
+    ReaderOpened, Receive, ReceiveOver, RedriveQueue, SetCursor, SetQueue, Settle, SettleAck,
+    TopicInfo, TopicList, Welcome, Window, Work, WorkRecords,
 };
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 

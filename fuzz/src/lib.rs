@@ -8,8 +8,15 @@
 
 pub mod batch;
 pub mod control;
+mod damage;
+mod due;
+mod folder;
 pub mod frame;
+mod input;
+pub mod journal;
+pub mod recovery;
 pub mod scheduler;
+pub mod session;
 pub mod wire;
 
 /// What became of an input whose claims all held.
@@ -31,4 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("control", control::check),
     ("wire", wire::check),
     ("scheduler", scheduler::check),
+    ("recovery", recovery::check),
+    ("session", session::check),
+    ("journal", journal::check),
 ];

@@ -199,6 +199,13 @@ impl Queues {
         Ok(())
     }
 
+    /// Writes a checkpoint whether one is due or not.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn checkpoint_now(self: &Arc<Self>) -> std::io::Result<()> {
+        let journal = self.state().journal.clone();
+        journal.map_or(Ok(()), |journal| self.checkpoint(&journal))
+    }
+
     fn upkeep(&self) -> std::sync::MutexGuard<'_, Upkeep> {
         self.upkeep
             .lock()
