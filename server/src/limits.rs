@@ -17,10 +17,10 @@ pub(crate) const INPUT_LARGE_BYTES: usize = (1 << 20) + (64 << 10);
 /// Bytes of the pooled buffers that take the largest message of all.
 pub(crate) const INPUT_FRAME_BYTES: usize = FRAME_BYTES_MAX + (64 << 10);
 
-/// Most pooled buffers of each size in use at once, over all connections: 64, 68 and 64 MiB.
-pub(crate) const INPUT_RUNS_MAX: usize = 1024;
+/// Most pooled buffers of each size in use at once, over all connections: 32, 34 and 64 MiB.
+pub(crate) const INPUT_RUNS_MAX: usize = 512;
 /// See [`INPUT_RUNS_MAX`].
-pub(crate) const INPUT_LARGES_MAX: usize = 64;
+pub(crate) const INPUT_LARGES_MAX: usize = 32;
 /// See [`INPUT_RUNS_MAX`].
 pub(crate) const INPUT_FRAMES_MAX: usize = 4;
 /// Most buffers of each size kept when none is in use: 4, 8.5 and 16 MiB.
