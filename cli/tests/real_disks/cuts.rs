@@ -156,3 +156,33 @@ fn acknowledgements_wait_for_a_slow_sync_and_nothing_else_does() {
         rig.stop(server);
     }
 }
+
+#[test]
+fn what_was_settled_is_not_delivered_again_after_a_power_cut() {
+    if !available("what_was_settled_is_not_delivered_again_after_a_power_cut") {
+        return;
+    }
+    const RECORDS: usize = 30;
+    const EACH: usize = 9;
+    for (disk, io) in disks() {
+        let mut rig = Rig::new(disk, io);
+        let server = rig.start();
+        server.run(&["queue", "create", "q"]).expect(0);
+        let text: String = (0..RECORDS).map(|number| format!("{number}\n")).collect();
+        server.run_with(&["pub", "q"], text.as_bytes()).expect(0);
+        let mut came = String::new();
+        for (seed, server) in (1..).zip([Some(server), None, None]) {
+            let server = server.unwrap_or_else(|| rig.start());
+            // It ends once all that it took is known to be settled.
+            let work = ["work", "q", "--count", &EACH.to_string()];
+            let printed = server.run(&work).expect(0).stdout;
+            came += std::str::from_utf8(&printed).unwrap();
+            rig.pull_the_plug(server, seed);
+        }
+        let server = rig.start();
+        let rest = server.run(&["work", "q", "--wait", "100ms"]).expect(0);
+        came += std::str::from_utf8(&rest.stdout).unwrap();
+        assert_eq!(came, text, "each once, in order");
+        rig.stop(server);
+    }
+}
