@@ -1,6 +1,9 @@
 //! Queues checked against their topics, without opening the broker: what checkpoints and journal say,
 //! and whether the topics have what it is about.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;

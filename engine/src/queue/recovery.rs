@@ -58,6 +58,12 @@ pub(super) struct RecoveredQueue {
 }
 
 impl RecoveredQueue {
+    /// Its frames below are included.
+    #[cfg(test)]
+    pub(super) const fn position(&self) -> Offset {
+        self.position
+    }
+
     /// A queue that is made now.
     pub(super) fn new(definition: Definition, durable: Durable) -> Self {
         Self {
