@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use millstream_protocol::Offset;
+
 use crate::folder::Folder;
+use crate::log::Log;
 use crate::manifest::{Entry, Manifest, ManifestError};
 use crate::work::Work;
 
@@ -47,8 +50,22 @@ impl Shared {
         }
     }
 
-    /// Writes `entries` to the manifest; they are on disk when this returns `Ok`.
+    /// Writes `entries` to the manifest; they are on disk when this returns `Ok`. A manifest that failed
+    /// is replaced first: what is in memory is all there is to say (S7).
     pub(crate) fn commit(&self, entries: &[Entry]) -> Result<(), ManifestError> {
-        self.manifest().commit(entries)
+        let mut manifest = self.manifest();
+        if let Some(reason) = manifest.poison() {
+            tracing::warn!(%reason, "the manifest failed before: it is written anew");
+            manifest.replace()?;
+        }
+        manifest.commit(entries)
+    }
+
+    /// No offset that `log` was given reaches this one.
+    pub(crate) fn ceiling_in(&self, manifest: &Manifest, log: &Log) -> Offset {
+        let state = manifest.state().logs.get(&log.identity().id);
+        let ceiling = state.map_or(0, |state| state.offset_ceiling);
+        // Of a log that no segment was made for since it was closed.
+        Offset(ceiling).max(log.committed())
     }
 }

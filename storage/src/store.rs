@@ -16,7 +16,9 @@ use crate::folder::Folder;
 use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, log_dir, segment_name};
 use crate::lock::{FolderLock, LockError};
 use crate::log::{Level, Log, LogIdentity};
-use crate::manifest::{EndKind, Entry, LogId, LogState, Manifest, ManifestError, State};
+use crate::manifest::{
+    EndKind, Entry, LogId, LogState, Manifest, ManifestError, SegmentNumber, State,
+};
 use crate::park::park_until;
 use crate::recovery::{LogRecovery, OpenLog};
 use crate::retention::remove_leftovers;
@@ -372,13 +374,7 @@ impl Store {
         fill_random(&mut incarnation).map_err(CreateError::Io)?;
         let mut manifest = self.shared.manifest();
         let id = manifest.state().next_log;
-        let dir = log_dir(id);
-        match self.shared.folder.make_dir(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(CreateError::Io(error));
-            }
-            _ => self.shared.folder.sync_dir("").map_err(CreateError::Io)?,
-        }
+        self.make_log_dir(id)?;
         let created = Entry::LogCreated {
             log: id,
             incarnation,
@@ -397,6 +393,58 @@ impl Store {
         let log = Log::new(identity, Arc::clone(&self.shared), chain);
         logs.insert(name.clone(), Arc::clone(&log));
         Ok(log)
+    }
+
+    /// Makes a new log in the place of one that failed: same name, nothing in it, offsets above all that
+    /// the old one can have given out. The old one is gone with its files: all that mattered in it is
+    /// on disk elsewhere. One record of the manifest says both, so after a crash there is one of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`CreateError`]; the old log is there as it was, or after a restart either.
+    pub fn replace_log(&self, old: &Arc<Log>) -> Result<Arc<Log>, CreateError> {
+        let mut guard = lock_plain(&self.logs);
+        let logs = guard.as_mut().ok_or(CreateError::Closed)?;
+        let name = old.identity().name.clone();
+        let mut incarnation = [0; 16];
+        fill_random(&mut incarnation).map_err(CreateError::Io)?;
+        let mut manifest = self.shared.manifest();
+        let id = manifest.state().next_log;
+        let start = self.shared.ceiling_in(&manifest, old);
+        self.make_log_dir(id)?;
+        let entries = replacing(old, id, incarnation, start);
+        manifest.commit(&entries).map_err(CreateError::Manifest)?;
+        drop(manifest);
+        let identity = LogIdentity {
+            id,
+            incarnation,
+            name: name.clone(),
+            durability: old.identity().durability,
+        };
+        let chain = Chain::new(BTreeMap::new(), start, FIRST_SEGMENT + 1);
+        let log = Log::new(identity, Arc::clone(&self.shared), chain);
+        logs.insert(name, Arc::clone(&log));
+        drop(guard);
+        old.shut_for(Gate::CLOSED);
+        drop(old.chain().close());
+        old.wake_everyone();
+        self.remove_files(old.identity().id);
+        Ok(log)
+    }
+
+    /// No offset that `log` gave out so far, or will after a restart in its place, reaches this one.
+    #[must_use]
+    pub fn offset_ceiling(&self, log: &Log) -> Offset {
+        self.shared.ceiling_in(&self.shared.manifest(), log)
+    }
+
+    fn make_log_dir(&self, id: LogId) -> Result<(), CreateError> {
+        match self.shared.folder.make_dir(&log_dir(id)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(CreateError::Io(error))
+            }
+            _ => self.shared.folder.sync_dir("").map_err(CreateError::Io),
+        }
     }
 
     /// Deletes a log: first the manifest says so, then its files go. Slices that readers hold stay
@@ -491,6 +539,39 @@ impl Drop for Store {
             tracing::error!(%error, "close");
         }
     }
+}
+
+/// The number a log's first segment has.
+const FIRST_SEGMENT: u32 = 1;
+
+/// What the manifest is told when the log numbered `id` takes the place of `old`: it was closed at
+/// `start`, behind a segment that was never made.
+fn replacing(old: &Log, id: LogId, incarnation: [u8; 16], start: Offset) -> [Entry; 6] {
+    let segment = SegmentNumber(FIRST_SEGMENT);
+    [
+        Entry::LogDeleted {
+            log: old.identity().id,
+        },
+        Entry::LogCreated {
+            log: id,
+            incarnation,
+            durability: old.identity().durability,
+            name: old.identity().name.as_str().to_owned(),
+        },
+        Entry::Opened { log: id },
+        Entry::SegmentPrepared {
+            log: id,
+            segment,
+            nonce: 1,
+            len_bytes: u64::from(SEGMENT_BYTES_MIN),
+            offset_ceiling: start.0,
+        },
+        Entry::SegmentDropped { log: id, segment },
+        Entry::Closed {
+            log: id,
+            next_offset: start.0,
+        },
+    ]
 }
 
 /// Seals one log and syncs it to its end.

@@ -117,6 +117,8 @@ pub(super) struct Core {
     floors: Floors,
     gate: Arc<Gate>,
     pub(super) rate: Rate,
+    /// What must last is in a checkpoint that is being written in the place of a failed journal.
+    held_back: bool,
     closed: Option<ConsumeError>,
     pub(super) paused: bool,
     /// The boot time the keeper was asked to run this queue at.
@@ -162,6 +164,7 @@ impl Core {
             floors,
             gate: parts.gate,
             rate: Rate::default(),
+            held_back: false,
             closed: None,
             paused: parts.paused,
             armed_us: None,
@@ -410,7 +413,46 @@ impl Core {
 
     /// Whether something that must last is not in the journal yet: no step may be taken (Q2).
     fn is_due(&self) -> bool {
-        self.writer.is_due() || !self.entries.is_empty()
+        self.writer.is_due() || !self.entries.is_empty() || self.held_back
+    }
+
+    /// The queue's state for the checkpoint that takes the place of a journal that failed. What was to
+    /// be written is in it, and what follows from that waits until it is on disk.
+    pub(super) fn hold_back(&mut self) -> std::io::Result<Vec<u8>> {
+        self.note_journal();
+        self.entries.clear();
+        self.writer.forget();
+        self.held_back = self.closed.is_none();
+        self.durable_bytes()
+    }
+
+    /// The queue's state as a checkpoint has it.
+    pub(super) fn durable_bytes(&self) -> std::io::Result<Vec<u8>> {
+        let mut far: Vec<FarEntry> = self.unstored_far().copied().collect();
+        self.far.for_each(|entry| far.push(*entry))?;
+        let mut bytes = Vec::new();
+        self.scheduler.durable().encode_with(&mut far, &mut bytes);
+        Ok(bytes)
+    }
+
+    /// Whether what was held back is on disk; asks again later, or ends the queue, where it is not.
+    fn is_held_back_no_more(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
+        if self.writer.is_to_be_replaced() {
+            self.await_journal(queue, now);
+            return false;
+        }
+        if let Some(poisoned) = self.writer.failed() {
+            self.fail(&poisoned.to_string());
+            return false;
+        }
+        true
+    }
+
+    /// Asks for another journal in the place of the one that failed, and to be run again meanwhile.
+    fn await_journal(&mut self, queue: &Arc<QueueShared>, now: Now) {
+        queue.keeper().look_after();
+        self.armed_us = Some(now.boot_us + RETRY_US);
+        queue.keeper().wake_at(queue, now.boot_us + RETRY_US);
     }
 
     /// Takes what must last out of the effects, for the journal.
@@ -456,6 +498,9 @@ impl Core {
     /// frames leaves a state that was.
     fn write_out(&mut self, queue: &Arc<QueueShared>, now: Now) -> bool {
         let wrote = self.is_due();
+        if self.held_back && !self.is_held_back_no_more(queue, now) {
+            return false;
+        }
         loop {
             if !self.writer.is_due() {
                 if self.entries.is_empty() {
@@ -477,12 +522,17 @@ impl Core {
                     queue.keeper().wake_at(queue, now.boot_us + RETRY_US);
                     return false;
                 }
+                Err(_) if self.writer.is_to_be_replaced() => {
+                    self.await_journal(queue, now);
+                    return false;
+                }
                 Err(error) => {
                     self.fail(&error.to_string());
                     return false;
                 }
             }
         }
+        self.held_back = false;
         if wrote {
             self.floors.note(self.writer.end(), self.scheduler.floor());
             if self.writer.has_written(CHECKPOINT_LOOK_BYTES) {
@@ -582,7 +632,7 @@ impl Core {
         };
         let mut cx = Context::from_waker(queue.waker());
         let reached = self.writer.poll_synced(last, &mut cx);
-        let synced = self.writer.log().synced();
+        let synced = self.writer.synced();
         while let Some(waiting) = self.waiting.front()
             && waiting.end <= synced
         {
@@ -591,6 +641,9 @@ impl Core {
             }
         }
         if let Poll::Ready(Err(error)) = reached {
+            if self.writer.is_to_be_replaced() {
+                return self.await_journal(queue, queue.clock().now());
+            }
             return self.fail(&error.to_string());
         }
         if self.floors.advance(synced) {

@@ -92,7 +92,7 @@ impl Setup {
     }
 
     fn journal(&self) -> Arc<Log> {
-        self.queues.state().journal.clone().unwrap()
+        self.queues.state().journal.as_ref().unwrap().log()
     }
 
     /// Leaves the journal no room, and the disk none for more of it.
@@ -577,10 +577,160 @@ fn a_queue_that_may_have_been_deleted_is_not_called_there() {
         settings: settings(),
     };
     let again = setup.queues.create(&wanted);
+    // Once the journal was replaced it is there again, for good.
     assert!(
-        matches!(again, Err(QueueError::Journal { .. })),
+        matches!(again, Err(QueueError::Journal { .. })) || setup.journal().poisoned().is_none(),
         "{again:?}"
     );
     drop(entry);
     setup.close();
+}
+
+/// The files of the journal as it is now.
+fn journal_segment(setup: &Setup) -> String {
+    let id = setup.journal().identity().id.0;
+    format!("log-{id:08}/00000001.seg")
+}
+
+/// What `jobs` and its dead letters hold, opened on `heap`: bodies that are not settled, of both.
+fn left(heap: &HeapFolder) -> (Vec<String>, Vec<String>) {
+    let setup = Setup::over(heap.clone());
+    let unsettled = |queue: &str| {
+        let Ok(entry) = setup.queues.entry(&name(queue)) else {
+            return Vec::new();
+        };
+        while !entry.carry_moves(&setup.queues) {
+            thread::yield_now();
+        }
+        let mut consumer = puller(&entry);
+        let queue = Arc::clone(&entry.queue);
+        let ready = loop {
+            let there = Arc::clone(&queue);
+            let looked = queue.look(move |core, _| (core.unscanned(&there), core.counts().ready));
+            match looked.unwrap() {
+                (0, ready) => break ready,
+                _ => thread::yield_now(),
+            }
+        };
+        let taken = take(&mut consumer, u32::try_from(ready).unwrap());
+        let text = |delivery: &Delivery| String::from_utf8(delivery.as_bytes().to_vec()).unwrap();
+        taken.iter().map(text).collect()
+    };
+    let found = (unsettled("jobs"), unsettled("jobs.dead"));
+    setup.close();
+    found
+}
+
+#[test]
+fn s7_a_journal_that_fails_is_replaced_and_queues_go_on() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1", "2", "3", "4", "5"]);
+    let mut consumer = puller(&entry);
+    let mut taken = take(&mut consumer, 5);
+    taken.remove(0).ack_confirmed_blocking().unwrap();
+    let before = setup.journal();
+    let file = journal_segment(&setup);
+    setup.heap.fail(Operation::Sync, &file, 1, Failure::Device);
+
+    // This one meets the failed sync, and lasts all the same.
+    ends({
+        let second = taken.remove(0);
+        move || second.ack_confirmed_blocking().unwrap()
+    });
+    assert!(before.poisoned().is_some(), "the sync did fail");
+    // A dead letter, an attempt that counts, and one more ack behind the new journal.
+    taken.remove(0).reject("no");
+    taken.remove(0).retry();
+    ends({
+        let fifth = taken.remove(0);
+        move || fifth.ack_confirmed_blocking().unwrap()
+    });
+    let journal = setup.journal();
+    assert!(!Arc::ptr_eq(&journal, &before) && journal.poisoned().is_none());
+    assert!(
+        journal.first_offset() >= before.committed(),
+        "offsets go on"
+    );
+    // And the registry.
+    setup.queues.pause(&name("jobs"), true).unwrap();
+    setup.queues.pause(&name("jobs"), false).unwrap();
+
+    let cut = setup.heap.after_power_loss();
+    let wanted = (vec!["4".to_owned()], vec!["3".to_owned()]);
+    drop(consumer);
+    let heap = setup.heap.clone();
+    setup.close();
+    assert_eq!(left(&heap), wanted, "after a stop");
+    let (jobs, dead) = left(&cut);
+    assert!(
+        jobs == ["4"] || jobs == ["3", "4"],
+        "{jobs:?}: what was confirmed stays settled"
+    );
+    assert!(dead.len() <= 1);
+}
+
+#[test]
+fn s7_a_journal_that_can_not_be_replaced_stops_queues_with_the_reason() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1", "2"]);
+    let mut consumer = puller(&entry);
+    let mut taken = take(&mut consumer, 2);
+    let file = journal_segment(&setup);
+    setup.heap.fail(Operation::Sync, &file, 1, Failure::Device);
+    let checkpoint = "checkpoint.new";
+    setup
+        .heap
+        .fail(Operation::CreateFile, checkpoint, 1, Failure::Device);
+    let settled = ends({
+        let first = taken.remove(0);
+        move || first.ack_confirmed_blocking()
+    });
+    assert!(settled.is_err(), "it is nowhere");
+    let next = ends(move || consumer.next_blocking());
+    let Some(Err(ConsumeError::Failed { reason })) = next else {
+        panic!("{next:?}");
+    };
+    assert!(reason.contains("sync"), "{reason}");
+    drop(taken);
+    let heap = setup.heap.clone();
+    setup.close();
+    heap.heal();
+    let (jobs, _) = left(&heap);
+    assert!(jobs.contains(&"2".to_owned()), "{jobs:?}");
+}
+
+/// Whatever change of the folder is the last one before the power goes, from the failed sync on: what
+/// was confirmed before stays settled, and what was confirmed after it too.
+#[test]
+fn s7_power_lost_anywhere_while_the_journal_is_replaced_forgets_nothing() {
+    let mut replaced = false;
+    for nth in 1..60 {
+        let setup = Setup::new();
+        let entry = setup.queue(settings());
+        setup.publish(&entry, ["1", "2", "3"]);
+        let mut consumer = puller(&entry);
+        let mut taken = take(&mut consumer, 3);
+        taken.remove(0).ack_confirmed_blocking().unwrap();
+        let file = journal_segment(&setup);
+        setup.heap.fail(Operation::Sync, &file, 1, Failure::Device);
+        // A disk that takes no change from some point on.
+        for later in nth..nth + 40 {
+            setup.heap.fail_nth_change(later, Failure::Device);
+        }
+        let confirmed = ends({
+            let second = taken.remove(0);
+            move || second.ack_confirmed_blocking().is_ok()
+        });
+        replaced |= confirmed;
+        let (jobs, _) = left(&setup.heap.after_power_loss());
+        assert!(!jobs.contains(&"1".to_owned()), "{nth}: {jobs:?}");
+        assert!(jobs.contains(&"3".to_owned()), "{nth}: {jobs:?}");
+        let again = jobs.contains(&"2".to_owned());
+        assert!(!(confirmed && again), "{nth}: {jobs:?}");
+        drop((taken, consumer));
+        setup.close();
+    }
+    assert!(replaced, "at last nothing is in the way");
 }

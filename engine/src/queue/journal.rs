@@ -12,13 +12,14 @@
 //! Each owner (a queue, the registry) has a writer of its own and writes in its own order; the order
 //! between owners means nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use millstream_protocol::frame::PublisherFields;
 use millstream_protocol::{Durability, Offset, TopicName};
 use millstream_storage::{
-    AppendError, Appender, Chunk, CreateError, Level, LevelWait, Log, ReadError, Store, park_until,
+    AppendError, Appender, Chunk, CreateError, Level, LevelWait, Log, Poisoned, ReadError, Store,
+    park_until,
 };
 
 use super::codec::{Fields, Malformed};
@@ -76,14 +77,71 @@ pub(crate) fn open(store: &Store) -> Option<Arc<Log>> {
     Some(log)
 }
 
-fn set_sizes(log: &Arc<Log>) {
+pub(super) fn set_sizes(log: &Arc<Log>) {
     let (first_bytes, largest_bytes) = SEGMENT_BYTES;
     millstream_storage::set_segment_sizes(log, first_bytes, largest_bytes);
+}
+
+/// The journal in use. When its log fails another takes its place, and everybody follows (S7).
+#[derive(Debug)]
+pub(crate) struct Journal {
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    log: Arc<Log>,
+    /// Nothing takes its place in this run when it fails.
+    given_up: bool,
+}
+
+impl Journal {
+    pub(super) fn new(log: &Arc<Log>) -> Arc<Self> {
+        // What could not be recovered is not all in memory, and must not be written over.
+        Self::made(log, log.poisoned().is_some())
+    }
+
+    fn made(log: &Arc<Log>, given_up: bool) -> Arc<Self> {
+        let log = Arc::clone(log);
+        Arc::new(Self {
+            current: Mutex::new(Current { log, given_up }),
+        })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.current().log)
+    }
+
+    /// Whether its log failed and another is to take its place.
+    pub(super) fn is_to_be_replaced(&self) -> bool {
+        let current = self.current();
+        !current.given_up && current.log.poisoned().is_some()
+    }
+
+    /// Why nothing more is written in this run, if that is so.
+    fn failed(&self) -> Option<Poisoned> {
+        let current = self.current();
+        current.log.poisoned().filter(|_| current.given_up)
+    }
+
+    /// Takes `log` into use, whose offsets go on above the old one's.
+    pub(super) fn replace(&self, log: &Arc<Log>) {
+        self.current().log = Arc::clone(log);
+    }
+
+    pub(super) fn give_up(&self) {
+        self.current().given_up = true;
+    }
 }
 
 /// Writes the frames of one owner, in order.
 #[derive(Debug)]
 pub(crate) struct Writer {
+    journal: Arc<Journal>,
     appender: Appender,
     owner: Owner,
     /// The frame being made, or made and not in the log yet.
@@ -98,9 +156,16 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// To a log that nothing takes the place of.
     pub(crate) fn new(log: &Arc<Log>, owner: Owner) -> Self {
+        Self::of(&Journal::made(log, true), owner)
+    }
+
+    /// To the journal, whatever log that is.
+    pub(super) fn of(journal: &Arc<Journal>, owner: Owner) -> Self {
         Self {
-            appender: Appender::new(log),
+            appender: Appender::new(&journal.log()),
+            journal: Arc::clone(journal),
             owner,
             body: Vec::new(),
             due: false,
@@ -108,6 +173,31 @@ impl Writer {
             wait: None,
             written_bytes: 0,
         }
+    }
+
+    /// Goes over to the log that took the old one's place. What was written before lies below all of
+    /// its offsets, and so counts as synced: the checkpoint in between has it.
+    fn follow(&mut self) {
+        let log = self.journal.log();
+        if !Arc::ptr_eq(&log, self.appender.log()) {
+            self.appender = Appender::new(&log);
+            self.wait = None;
+        }
+    }
+
+    /// Whether the journal failed and another is to take its place.
+    pub(super) fn is_to_be_replaced(&self) -> bool {
+        self.journal.is_to_be_replaced()
+    }
+
+    /// Why nothing more is written in this run, if that is so.
+    pub(super) fn failed(&self) -> Option<Poisoned> {
+        self.journal.failed()
+    }
+
+    /// Forgets the frame that was begun: what it says is on disk elsewhere.
+    pub(super) fn forget(&mut self) {
+        self.due = false;
     }
 
     /// Begins a frame; entries are appended to what is returned.
@@ -135,6 +225,7 @@ impl Writer {
         if !self.due {
             return Ok(());
         }
+        self.follow();
         let fields = PublisherFields::single(u32::try_from(self.body.len()).unwrap_or(u32::MAX));
         let body = &self.body;
         let appended = self
@@ -166,8 +257,10 @@ impl Writer {
         self.end
     }
 
-    pub(crate) fn log(&self) -> &Arc<Log> {
-        self.appender.log()
+    /// Below this all is on disk.
+    pub(super) fn synced(&mut self) -> Offset {
+        self.follow();
+        self.appender.log().synced()
     }
 
     /// Whether all below `end` is on disk; if not, `cx` is woken when it is.
@@ -180,7 +273,7 @@ impl Writer {
         end: Offset,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), AppendError>> {
-        if self.log().synced() >= end {
+        if self.synced() >= end {
             return Poll::Ready(Ok(()));
         }
         let log = self.appender.log();

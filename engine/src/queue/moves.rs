@@ -6,7 +6,7 @@
 //! and the journal knows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millstream_protocol::batch::{BatchBuilder, Message, Record};
 use millstream_protocol::frame::{ProducerStamp, walk_stored};
@@ -16,7 +16,7 @@ use millstream_storage::{AppendError, Appender, Chunk, Level, Log, LogReader, pa
 
 use super::error::QueueError;
 use super::fetcher::{Fetcher, Unreadable};
-use super::journal::{Owner, Writer};
+use super::journal::{Journal, Owner, Writer};
 use super::notes;
 use super::recovery::{Mark, Marks, encode_mark};
 use super::registry::Queues;
@@ -32,12 +32,15 @@ const LARGE_BYTES: usize = BODY_BYTES_MAX - (64 << 10);
 /// Bytes of frames looked at together when copies are searched for.
 const SEARCH_BYTES: u32 = 1 << 20;
 
+/// Marks that a checkpoint may copy while moves are under way.
+pub(super) type SharedMarks = Arc<Mutex<Marks>>;
+
 /// The mover of one queue. Used by one thread.
 #[derive(Debug)]
 pub(super) struct Mover {
     writer: Writer,
     fetcher: Fetcher,
-    marks: Marks,
+    marks: SharedMarks,
     /// Some moves may not be applied on disk.
     pending: bool,
     /// What was appended by topic: the highest number, and by whom.
@@ -77,11 +80,11 @@ impl From<AppendError> for Stopped {
 }
 
 impl Mover {
-    pub(super) fn new(journal: &Arc<Log>, queue: u32, topic: &Arc<Log>, marks: Marks) -> Self {
+    pub(super) fn new(journal: &Arc<Journal>, queue: u32, topic: &Arc<Log>, marks: Marks) -> Self {
         Self {
-            writer: Writer::new(journal, Owner::Mover(queue)),
+            writer: Writer::of(journal, Owner::Mover(queue)),
             fetcher: Fetcher::new(topic),
-            marks,
+            marks: Arc::new(Mutex::new(marks)),
             // A restart does not know.
             pending: true,
             targets: BTreeMap::new(),
@@ -89,16 +92,25 @@ impl Mover {
         }
     }
 
-    pub(super) const fn marks(&self) -> &Marks {
-        &self.marks
+    pub(super) fn marks(&self) -> SharedMarks {
+        Arc::clone(&self.marks)
+    }
+
+    fn lock_marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where copies of moves may be that the journal does not call applied, on disk: a restart
     /// would look for them from there on.
-    pub(super) fn unapplied(&self) -> impl Iterator<Item = (&TopicName, Offset)> {
-        let marks = self.pending.then_some(&self.marks);
-        let marks = marks.into_iter().flatten();
-        marks.map(|(topic, mark)| (topic, mark.offset))
+    pub(super) fn unapplied(&self) -> Vec<(TopicName, Offset)> {
+        if !self.pending {
+            return Vec::new();
+        }
+        let marks = self.lock_marks();
+        let places = marks
+            .iter()
+            .map(|(topic, mark)| (topic.clone(), mark.offset));
+        places.collect()
     }
 
     /// Carries out the moves that wait, some at a time; true if all were, and the journal says so on
@@ -212,9 +224,9 @@ impl Mover {
                 let mark = match known {
                     // It was deleted and made again: nothing of this queue is in it.
                     Some(_) => None,
-                    None => self.marks.get(topic),
+                    None => self.lock_marks().get(topic).cloned(),
                 };
-                let highest = highest_copy(&log, queue.id, mark)?;
+                let highest = highest_copy(&log, queue.id, mark.as_ref())?;
                 let appender = Appender::new(&log);
                 let target = Target { appender, highest };
                 self.targets.insert(topic.clone(), target);
@@ -234,7 +246,7 @@ impl Mover {
             encode_mark(topic, mark, out);
         }
         self.writer.write_synced()?;
-        self.marks.extend(fresh);
+        self.lock_marks().extend(fresh);
         Ok(())
     }
 

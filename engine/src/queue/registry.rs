@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use millstream_protocol::control::{DeadLetter, QueueMode, QueueSettings};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
@@ -15,10 +15,10 @@ use super::definition::{
 };
 use super::error::{ConsumeError, QueueError};
 use super::far::FarStore;
-use super::journal::{self, JOURNAL, Owner, Writer};
+use super::journal::{self, JOURNAL, Journal, Owner, Writer};
 use super::keeper::Keeper;
-use super::moves::Mover;
-use super::recovery::{Recovered, RecoveredQueue};
+use super::moves::{Mover, SharedMarks};
+use super::recovery::{Marks, Recovered, RecoveredQueue};
 use super::scanner::Scanner;
 use super::scheduler::{Durable, Input, Mode, Scheduler};
 use super::shared::{QueueParts, QueueShared};
@@ -39,12 +39,21 @@ pub(super) struct Entry {
     pub(super) queue: Arc<QueueShared>,
     pub(super) gate: Arc<Gate>,
     pub(super) mover: Arc<Mutex<Mover>>,
+    marks: SharedMarks,
 }
 
 impl Entry {
     /// Carries over what is on its way out of the queue; true if all has arrived.
     pub(super) fn carry_moves(&self, queues: &Arc<Queues>) -> bool {
         self.mover().run(queues, &self.queue)
+    }
+
+    /// Where copies of its moved records may be, whether or not the mover is at work.
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn mover(&self) -> MutexGuard<'_, Mover> {
@@ -56,12 +65,27 @@ impl Entry {
 /// while records are published, delivered or settled.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) journal: Option<Arc<Log>>,
+    pub(super) journal: Option<Arc<Journal>>,
     writer: Option<Writer>,
     pub(super) queues: BTreeMap<TopicName, Entry>,
     pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
     pub(super) next_id: u32,
     closed: bool,
+}
+
+impl State {
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Changes that make the registry what it is.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let mut changes = vec![Change::NextId(self.next_id)];
+        let queues = self.queues.values();
+        changes.extend(queues.map(|entry| Change::Queue(entry.definition.clone())));
+        changes.extend(self.cursors.values().cloned().map(Change::Cursor));
+        changes
+    }
 }
 
 /// The queues and cursors of one broker.
@@ -109,7 +133,7 @@ impl Queues {
 
     fn restore(self: &Arc<Self>, log: &Arc<Log>, recovered: Recovered) -> std::io::Result<()> {
         let mut state = self.state();
-        self.start(&mut state, log)?;
+        let journal = self.start(&mut state, log)?;
         state.next_id = recovered.next_id;
         let found = Upkeep::after_start(log.size().1, recovered.keep_from);
         *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -121,7 +145,7 @@ impl Queues {
                 topic.filter(|log| log.identity().incarnation == queue.definition.incarnation);
             match topic {
                 Some(topic) => {
-                    let entry = self.build(log, &topic, queue);
+                    let entry = self.build(&journal, &topic, queue);
                     state.queues.insert(name, entry);
                 }
                 None => {
@@ -136,21 +160,31 @@ impl Queues {
     }
 
     /// Starts the threads, with the first queue or cursor.
-    fn start(self: &Arc<Self>, state: &mut State, log: &Arc<Log>) -> std::io::Result<()> {
+    fn start(self: &Arc<Self>, state: &mut State, log: &Arc<Log>) -> std::io::Result<Arc<Journal>> {
         let weak = Arc::downgrade(self);
         self.keeper.start(move || {
             if let Some(queues) = Weak::upgrade(&weak) {
                 queues.look_after();
             }
         })?;
-        state.journal = Some(Arc::clone(log));
-        state.writer = Some(Writer::new(log, Owner::Registry));
+        let journal = Journal::new(log);
+        state.writer = Some(Writer::of(&journal, Owner::Registry));
+        state.journal = Some(Arc::clone(&journal));
         state.next_id = state.next_id.max(1);
-        Ok(())
+        Ok(journal)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`state`](Self::state), unless somebody has it.
+    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The log of a topic that users may see.
@@ -182,7 +216,7 @@ impl Queues {
 
     fn build(
         self: &Arc<Self>,
-        journal: &Arc<Log>,
+        journal: &Arc<Journal>,
         topic: &Arc<Log>,
         recovered: RecoveredQueue,
     ) -> Entry {
@@ -214,7 +248,7 @@ impl Queues {
         let core = Core::new(CoreParts {
             scheduler,
             scanner,
-            writer: Writer::new(journal, Owner::Queue(definition.id)),
+            writer: Writer::of(journal, Owner::Queue(definition.id)),
             far: FarStore::new(&self.store),
             gate: Arc::clone(&gate),
             paused: definition.paused,
@@ -232,6 +266,7 @@ impl Queues {
         queue.knock();
         let mover = Mover::new(journal, definition.id, topic, marks);
         Entry {
+            marks: mover.marks(),
             mover: Arc::new(Mutex::new(mover)),
             definition,
             queue,
@@ -261,8 +296,12 @@ impl Queues {
         for change in changes {
             change.encode(out);
         }
-        writer.write_synced().map_err(|error| QueueError::Journal {
-            reason: error.to_string(),
+        writer.write_synced().map_err(|error| {
+            // It may be replaced.
+            self.keeper.look_after();
+            QueueError::Journal {
+                reason: error.to_string(),
+            }
         })
     }
 
@@ -300,7 +339,8 @@ impl Queues {
         check_settings(&wanted.name, &wanted.settings)?;
         let mut state = self.state();
         // What is there may have been deleted: the journal failed before it could say.
-        let failed = state.journal.as_ref().and_then(|log| log.poisoned());
+        let failed = state.journal.as_ref();
+        let failed = failed.and_then(|journal| journal.log().poisoned());
         if let Some(poisoned) = failed {
             let reason = poisoned.to_string();
             return Err(QueueError::Journal { reason });

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, Start, TopicName};
-use millstream_storage::{Chunk, Log, claimed_end, trim};
+use millstream_storage::{Chunk, CreateError, Log, claimed_end, trim};
 
 use super::clock::boot_us;
-use super::definition::Change;
+use super::journal::{self, Journal};
 use super::patient::PatientReader;
 use super::recovery::{QueueSection, encode_checkpoint};
-use super::registry::{Entry, Queues};
-use super::scheduler::FarEntry;
+use super::registry::{Entry, Queues, State};
 use super::topic::{ID_WINDOW_US, TopicRules};
 
 /// Bytes of journal behind the last checkpoint after which the next is written, unless a quarter of that
@@ -61,6 +60,7 @@ struct Floor {
 impl Queues {
     /// Looks after everything once. Waits for the disk.
     pub(super) fn look_after(self: &Arc<Self>) {
+        self.replace_failed_journal();
         let entries = self.entries();
         for entry in &entries {
             if !entry.carry_moves(self) {
@@ -93,7 +93,7 @@ impl Queues {
         for entry in entries {
             let mover = entry.mover();
             for (topic, offset) in mover.unapplied() {
-                if let Some(floor) = floors.get_mut(topic) {
+                if let Some(floor) = floors.get_mut(&topic) {
                     floor.settled = floor.settled.min(offset);
                 }
             }
@@ -148,7 +148,7 @@ impl Queues {
     }
 
     fn checkpoint_if_due(self: &Arc<Self>) {
-        let Some(journal) = self.state().journal.clone() else {
+        let Some(journal) = self.state().journal.as_ref().map(|journal| journal.log()) else {
             return;
         };
         let (_, end_bytes) = claimed_end(&journal);
@@ -170,10 +170,7 @@ impl Queues {
         // changes, and what is before it is. A queue made or deleted later is told by the journal.
         let (position, changes, entries) = {
             let state = self.state();
-            let mut changes = vec![Change::NextId(state.next_id)];
-            let queues = state.queues.values();
-            changes.extend(queues.map(|entry| Change::Queue(entry.definition.clone())));
-            changes.extend(state.cursors.values().cloned().map(Change::Cursor));
+            let changes = state.changes();
             let entries: Vec<Entry> = state.queues.values().cloned().collect();
             (journal.committed(), changes, entries)
         };
@@ -203,7 +200,72 @@ impl Queues {
     #[cfg(feature = "fuzzing")]
     pub(crate) fn checkpoint_now(self: &Arc<Self>) -> std::io::Result<()> {
         let journal = self.state().journal.clone();
-        journal.map_or(Ok(()), |journal| self.checkpoint(&journal))
+        journal.map_or(Ok(()), |journal| self.checkpoint(&journal.log()))
+    }
+
+    /// Takes a new journal into use in the place of one that failed (S7): all that queues and cursors
+    /// are goes to a checkpoint, which stands above all that the old one can hold.
+    pub(super) fn replace_failed_journal(self: &Arc<Self>) {
+        // Whoever is at the registry fails now, if that is so, and has us look again.
+        let Some(mut state) = self.try_state() else {
+            return self.keeper.look_after();
+        };
+        let Some(journal) = state.journal.clone() else {
+            return;
+        };
+        if state.is_closed() || !journal.is_to_be_replaced() {
+            return;
+        }
+        match self.put_new_journal(&mut state, &journal) {
+            Ok(()) => tracing::warn!("the journal failed and was replaced: nothing of it is lost"),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                tracing::warn!(%error, "the journal failed; there is no room yet for another");
+                self.keeper.look_after();
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal failed and can't be replaced: queues stop until a restart");
+                journal.give_up();
+            }
+        }
+        let entries: Vec<Entry> = state.queues.values().cloned().collect();
+        drop(state);
+        for entry in entries {
+            entry.queue.knock();
+        }
+    }
+
+    fn put_new_journal(
+        self: &Arc<Self>,
+        state: &mut State,
+        journal: &Arc<Journal>,
+    ) -> std::io::Result<()> {
+        let old = journal.log();
+        let position = self.store.offset_ceiling(&old);
+        let mut sections = Vec::new();
+        for entry in state.queues.values() {
+            let held = entry.queue.look(|core, _| core.hold_back());
+            sections.push(QueueSection {
+                id: entry.definition.id,
+                position,
+                durable: held.map_err(std::io::Error::other)??,
+                marks: entry.marks(),
+            });
+        }
+        let bytes = encode_checkpoint(position, &state.changes(), &sections);
+        // Twice: the older of the two that are kept must not need the old journal.
+        for _ in 0..2 {
+            self.store.checkpoints().write(&bytes)?;
+        }
+        let log = self.store.replace_log(&old).map_err(create_io_error)?;
+        journal::set_sizes(&log);
+        journal.replace(&log);
+        *self.upkeep() = Upkeep {
+            last: Some((0, bytes.len() as u64)),
+            next_keep_from: Some(position),
+            ..Upkeep::default()
+        };
+        Ok(())
     }
 
     fn upkeep(&self) -> std::sync::MutexGuard<'_, Upkeep> {
@@ -233,23 +295,28 @@ impl Queues {
     }
 }
 
+fn create_io_error(error: CreateError) -> std::io::Error {
+    let kind = if error.is_storage_full() {
+        std::io::ErrorKind::StorageFull
+    } else {
+        std::io::ErrorKind::Other
+    };
+    std::io::Error::new(kind, error)
+}
+
 /// One queue as it is now, under its baton.
 fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
     let log = Arc::clone(journal);
     let asked = entry.queue.ask(move |core, _| {
-        let mut far: Vec<FarEntry> = core.unstored_far().copied().collect();
-        let read = core.far.for_each(|entry| far.push(*entry));
-        let mut bytes = Vec::new();
-        core.scheduler.durable().encode_with(&mut far, &mut bytes);
-        read.map(|()| (log.committed(), bytes))
+        let bytes = core.durable_bytes()?;
+        std::io::Result::Ok((log.committed(), bytes))
     });
     let (position, durable) = asked.map_err(std::io::Error::other)??;
-    let mover = entry.mover();
     Ok(QueueSection {
         id: entry.definition.id,
         position,
         durable,
-        marks: mover.marks().clone(),
+        marks: entry.marks(),
     })
 }
 

@@ -84,6 +84,14 @@ fn wait(place: &RefCell<Place>) {
     if work(place) {
         return;
     }
+    // Of the chores the one that somebody may wait for.
+    let queues = place.borrow().queues.upgrade();
+    if let Some(queues) = queues
+        && queues.keeper.take_chore()
+    {
+        queues.replace_failed_journal();
+        queues.keeper.look_after();
+    }
     let store = {
         let mut place = place.borrow_mut();
         place.now_us += STEP_US;

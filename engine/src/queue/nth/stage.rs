@@ -271,7 +271,7 @@ impl Stage {
             return;
         };
         let journal = queues.state().journal.clone().unwrap();
-        if let Err(error) = queues.checkpoint(&journal) {
+        if let Err(error) = queues.checkpoint(&journal.log()) {
             self.failed(&error);
         }
     }
