@@ -32,6 +32,8 @@ mod moves;
 mod notes;
 #[cfg(test)]
 mod nth;
+#[cfg(test)]
+mod orders;
 mod patient;
 mod rate;
 mod recovery;

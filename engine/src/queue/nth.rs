@@ -19,7 +19,7 @@
     reason = "a test fails by panicking"
 )]
 
-mod hands;
+pub(super) mod hands;
 mod ledger;
 mod scenario;
 mod stage;

@@ -25,10 +25,10 @@ struct Place {
     idle_from_us: u64,
 }
 
-pub(super) struct Hands(Rc<RefCell<Place>>);
+pub(in crate::queue) struct Hands(Rc<RefCell<Place>>);
 
 impl Hands {
-    pub(super) fn new() -> Self {
+    pub(in crate::queue) fn new() -> Self {
         hand::set_time_us(FIRST_US);
         let place = Rc::new(RefCell::new(Place {
             now_us: FIRST_US,
@@ -40,22 +40,22 @@ impl Hands {
         Self(place)
     }
 
-    pub(super) fn set_store(&self, store: &Arc<Store>) {
+    pub(in crate::queue) fn set_store(&self, store: &Arc<Store>) {
         self.0.borrow_mut().store = Arc::downgrade(store);
     }
 
-    pub(super) fn set_queues(&self, queues: &Arc<Queues>) {
+    pub(in crate::queue) fn set_queues(&self, queues: &Arc<Queues>) {
         self.0.borrow_mut().queues = Arc::downgrade(queues);
     }
 
     /// Does all there is to do now.
-    pub(super) fn work_off(&self) {
+    pub(in crate::queue) fn work_off(&self) {
         while work(&self.0) {}
         let mut place = self.0.borrow_mut();
         place.idle_from_us = place.now_us;
     }
 
-    pub(super) fn pass_ms(&self, ms: u64) {
+    pub(in crate::queue) fn pass_ms(&self, ms: u64) {
         let mut place = self.0.borrow_mut();
         place.now_us += ms * 1_000;
         hand::set_time_us(place.now_us);
