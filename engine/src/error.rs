@@ -150,6 +150,7 @@ impl ProducerError {
             Self::SequenceReused { .. } => ErrorCode::SequenceReused,
             Self::Ids | Self::Foreign { .. } => ErrorCode::Unsupported,
             Self::TooMany => ErrorCode::Limit,
+            Self::Full { .. } => ErrorCode::StorageFull,
             Self::Storage { .. } => ErrorCode::Internal,
         }
     }

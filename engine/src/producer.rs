@@ -77,6 +77,11 @@ pub enum ProducerError {
     },
     /// The topic remembers as many producers as it may.
     TooMany,
+    /// The disk has no room for what is to be remembered.
+    Full {
+        /// What the system said.
+        message: String,
+    },
     /// What is remembered could not be read or written.
     Storage {
         /// Why.
@@ -108,6 +113,7 @@ impl fmt::Display for ProducerError {
                 found.id, found.epoch
             ),
             Self::TooMany => f.write_str("the topic remembers as many producers as it may"),
+            Self::Full { message } => write!(f, "no space on the disk: {message}"),
             Self::Storage { message } => f.write_str(message),
         }
     }
@@ -308,8 +314,19 @@ struct State {
     unread: Option<String>,
     /// Ids and epochs given out in this run.
     given: u32,
-    /// Bytes of the log at the last snapshot, and how many that took.
-    snapshot: (u64, u64),
+    last_snapshot: Snapshot,
+}
+
+/// What the next snapshot is due by.
+#[derive(Debug, Default)]
+struct Snapshot {
+    /// Bytes of the log in this run when the last one was begun.
+    begun: u64,
+    /// Bytes it took.
+    size: u64,
+    /// Bytes of the log that were there at the start: runs too short for a snapshot of their own must
+    /// not let it grow without end.
+    found: u64,
 }
 
 /// The producers of all topics of a broker.
@@ -350,8 +367,7 @@ impl Producers {
             };
             state.rolls.retain(|incarnation, _| exists(incarnation));
             state.start(&log);
-            // A run too short for a snapshot must not let the log grow without end.
-            state.snapshot = (0, log.size().1 / 8);
+            state.last_snapshot.found = log.size().1;
         }
         Self {
             store: Arc::clone(store),
@@ -456,6 +472,9 @@ impl Producers {
             let roll = state.rolls.entry(incarnation).or_default();
             roll.insert(name.clone(), Arc::clone(&producer));
         }
+        if let Err(error) = self.snapshot_if_due(state) {
+            tracing::warn!(%error, "the log of producers grows");
+        }
         Ok((producer, epoch, known))
     }
 
@@ -556,9 +575,10 @@ impl Producers {
         let Some(log) = state.log.clone() else {
             return Ok(());
         };
-        let (begun, size) = state.snapshot;
+        let Snapshot { begun, size, found } = state.last_snapshot;
         let (_, bytes) = claimed_end(&log);
-        if bytes.saturating_sub(begun) < SNAPSHOT_BYTES.max(4 * size) {
+        let grown = bytes.saturating_sub(begun) + found;
+        if grown < SNAPSHOT_BYTES.max(4 * size) {
             return Ok(());
         }
         let from = log.committed();
@@ -569,7 +589,11 @@ impl Producers {
             .collect();
         self.write(state, &told)?;
         let (_, end_bytes) = claimed_end(&log);
-        state.snapshot = (bytes, end_bytes.saturating_sub(bytes));
+        state.last_snapshot = Snapshot {
+            begun: bytes,
+            size: end_bytes.saturating_sub(bytes),
+            found: 0,
+        };
         if let Err(error) = trim(&log, from) {
             tracing::warn!(%error, "the log of producers grows");
         }
@@ -587,15 +611,20 @@ impl Producers {
             let name = TopicName::parse(PRODUCERS).map_err(|error| failed(error.to_string()))?;
             match self.store.create_log(&name, Durability::Synced) {
                 Ok(log) | Err(CreateError::Exists(log)) => state.start(&log),
+                Err(error) if error.is_storage_full() => {
+                    let message = error.to_string();
+                    return Err(ProducerError::Full { message });
+                }
                 Err(error) => return Err(failed(error.to_string())),
             }
         }
         let writer = state.writer.as_mut();
         let writer = writer.ok_or_else(|| failed("there is no log of producers".to_owned()))?;
-        let written = |error: AppendError| {
-            failed(format!(
+        let written = |error: AppendError| match error {
+            AppendError::Full { message } => ProducerError::Full { message },
+            error => failed(format!(
                 "what is remembered of producers could not be written: {error}"
-            ))
+            )),
         };
         let mut body = Vec::new();
         for (topic, entries) in told {

@@ -1,6 +1,6 @@
 //! The producers of one topic: who they are, and what is on disk of what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use millstream_protocol::frame::{
@@ -84,6 +84,8 @@ impl Roll {
     fn scan(&self, log: &Arc<Log>) -> Result<(), ProducerError> {
         let from = self.scanned.max(log.first_offset());
         let end = log.high_watermark();
+        let by_id = self.producers.values().map(|there| (there.id, there));
+        let by_id: HashMap<u64, &Arc<Producer>> = by_id.collect();
         let mut reader = LogReader::new(log, Start::Offset(from));
         while reader.next_offset() < end {
             let chunk = park_until(|cx| reader.poll_next(SCAN_BYTES, cx));
@@ -96,7 +98,10 @@ impl Roll {
             let place = slice.place();
             let (mut rest, mut position) = (slice.as_bytes(), place.position);
             while let Ok(frame) = walk_stored(rest, place.seed, position, place.nonce_half) {
-                self.found(&frame);
+                let stamp = frame.header().fields.producer;
+                if let Some(producer) = by_id.get(&stamp.id) {
+                    found(producer, &frame);
+                }
                 rest = rest.get(frame.frame_bytes() as usize..).unwrap_or_default();
                 position += frame.frame_bytes();
                 if rest.is_empty() {
@@ -105,27 +110,6 @@ impl Roll {
             }
         }
         Ok(())
-    }
-
-    fn found(&self, frame: &StoredFrame<'_>) {
-        let header = frame.header();
-        let stamp = header.fields.producer;
-        if stamp.is_none() {
-            return;
-        }
-        if let Some(producer) = self.by_id(stamp.id) {
-            let mut state = producer.lock();
-            state.ledger.saw_epoch(stamp.epoch);
-            state.last_wall_us = state.last_wall_us.max(header.append_time_us);
-            state.ledger.note(Kept {
-                piece: Piece {
-                    sequence: stamp.sequence,
-                    records: header.fields.record_count,
-                    crc: content_crc(&header.fields, frame.body()),
-                },
-                base: header.base_offset,
-            });
-        }
     }
 
     /// Across a restart age is measured in append times, from the newest there is: while nobody
@@ -274,4 +258,21 @@ pub(super) const fn window_from(boot_us: u64) -> u64 {
 /// How long ago a producer whose window ends then did something.
 pub(super) const fn age_us(until_boot_us: u64, now_boot_us: u64) -> u64 {
     WINDOW_US.saturating_sub(until_boot_us.saturating_sub(now_boot_us))
+}
+
+/// Takes over a frame that is in the topic.
+fn found(producer: &Producer, frame: &StoredFrame<'_>) {
+    let header = frame.header();
+    let stamp = header.fields.producer;
+    let mut state = producer.lock();
+    state.ledger.saw_epoch(stamp.epoch);
+    state.last_wall_us = state.last_wall_us.max(header.append_time_us);
+    state.ledger.note(Kept {
+        piece: Piece {
+            sequence: stamp.sequence,
+            records: header.fields.record_count,
+            crc: content_crc(&header.fields, frame.body()),
+        },
+        base: header.base_offset,
+    });
 }

@@ -300,6 +300,57 @@ fn a_trim_waits_for_what_is_remembered() {
     );
 }
 
+/// What is told is never sent again, so it must survive whatever the telling survives.
+#[test]
+fn only_what_is_on_disk_is_told() {
+    let setup = Setup::new();
+    let mut publisher = setup.instance();
+    put(&mut publisher, 1, b"a").unwrap();
+    publisher.set_sequence(2);
+    let appended = publisher.try_publish(b"b").unwrap();
+    let producers = setup.queues.producers();
+    producers.before_trim(&setup.log, Offset(0)).unwrap();
+    let producing = publisher.producing_for_tests().unwrap();
+    let told = producing.producer.lock().told;
+    // The second may have been synced by somebody else meanwhile, which is told then.
+    assert!(
+        told == 2 || told == 3 && setup.log.synced() >= appended.end,
+        "{told}"
+    );
+    if told == 2 {
+        let early = producers.before_trim(&setup.log, appended.end);
+        let there = setup.log.synced() >= appended.end;
+        assert!(
+            there || matches!(early, Err(ProducerError::Storage { .. })),
+            "{early:?}"
+        );
+    }
+}
+
+#[test]
+fn short_runs_do_not_let_the_log_of_producers_grow() {
+    let mut setup = Setup::new();
+    let mut sequence = 0;
+    let mut largest = 0;
+    for _ in 0..40 {
+        let mut publisher = setup.instance();
+        for _ in 0..2_000 {
+            sequence += 1;
+            publisher.set_sequence(sequence);
+            while let Err(PublishError::Rotating) = publisher.try_publish(b"") {
+                park_until(|cx| publisher.poll_ready(cx)).unwrap();
+            }
+        }
+        publisher.flush_wakes();
+        drop(publisher);
+        setup = setup.stopped();
+        let log = setup.queues.producers().state().log.clone().unwrap();
+        largest = largest.max(log.size().1);
+    }
+    assert_eq!(info(&setup.instance()).last_sequence, sequence);
+    assert!(largest < 2 * SNAPSHOT_BYTES, "{largest}");
+}
+
 #[test]
 fn a_log_of_producers_is_written_anew_when_it_grew() {
     let setup = Setup::new();
