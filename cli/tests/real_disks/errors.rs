@@ -11,7 +11,7 @@ use crate::harness::Server;
 use crate::ledger::{Ledger, Publishers};
 use crate::rig::{Rig, available, disks, thorough};
 
-/// Runs with an error by default, on each disk and for each kind of request.
+/// Runs with a fault by default, on each disk and for each kind of request.
 const SAMPLE: u64 = 4;
 /// Messages for each topic in the run itself.
 const MESSAGES: u32 = 24;
@@ -24,8 +24,16 @@ struct Tally {
     hit: u32,
     /// Starts on the same mount that were refused.
     not_started: u32,
+    /// Messages acknowledged before the last cut, and what was there behind it.
     acked: usize,
     there: usize,
+}
+
+impl Tally {
+    fn note(&mut self, hit: bool) {
+        self.runs += 1;
+        self.hit += u32::from(hit);
+    }
 }
 
 /// `MILLSTREAM_FAULTDISK=all` has the error at every request, on each format over each I/O path.
@@ -34,6 +42,40 @@ fn an_error_at_any_request_loses_nothing_acknowledged() {
     if !available("an_error_at_any_request_loses_nothing_acknowledged") {
         return;
     }
+    at_requests(SAMPLE, |rig, (request, nth), tally| {
+        rig.disk().arm(request, nth, Fault::Error);
+        run_with_error(rig, nth, tally);
+    });
+}
+
+/// As above, with a power cut at the request: on the empty folder, while topics are made, while
+/// segments are.
+#[test]
+fn a_power_cut_at_any_request_loses_nothing_acknowledged() {
+    if !available("a_power_cut_at_any_request_loses_nothing_acknowledged") {
+        return;
+    }
+    at_requests(SAMPLE / 2, |rig, (request, nth), tally| {
+        rig.disk().arm(request, nth, Fault::Cut(nth));
+        let mut topics = topics();
+        match rig.try_start() {
+            Ok(server) => {
+                rig.publish(&server, &mut topics, MESSAGES);
+                tally.note(rig.disk().survived().is_some());
+                rig.pull_the_plug(server, nth);
+            }
+            Err(_) => {
+                tally.not_started += 1;
+                tally.note(rig.disk().survived().is_some());
+                rig.remount();
+            }
+        }
+        finish(rig, &mut topics, tally);
+    });
+}
+
+/// Does `run` on an empty disk, with each request of a run, or a sample of them.
+fn at_requests(sample: u64, run: impl Fn(&mut Rig, (Request, u64), &mut Tally)) {
     for (place, (disk, io)) in disks().into_iter().enumerate() {
         let counts = run_without_errors(&mut Rig::new(disk, io));
         let mut tally = Tally::default();
@@ -42,11 +84,12 @@ fn an_error_at_any_request_loses_nothing_acknowledged() {
             (Request::Flush, counts.flushes),
         ];
         for (request, most) in requests {
-            let stride = if thorough() { 1 } else { most.div_ceil(SAMPLE) };
+            let stride = if thorough() { 1 } else { most.div_ceil(sample) };
             // Others on the second disk than on the first.
             let first = 1 + (place as u64 % 2 * stride / 2);
             for nth in (first..=most).step_by(stride as usize) {
-                run_with_error(&mut Rig::new(disk, io), request, nth, &mut tally);
+                println!("{request:?} {nth}");
+                run(&mut Rig::new(disk, io), (request, nth), &mut tally);
             }
         }
         println!("{} {io}: {counts:?}: {tally:?}", disk.0.name());
@@ -167,17 +210,13 @@ fn run_without_errors(rig: &mut Rig) -> Counts {
     }
 }
 
-fn run_with_error(rig: &mut Rig, request: Request, nth: u64, tally: &mut Tally) {
+fn run_with_error(rig: &mut Rig, nth: u64, tally: &mut Tally) {
     let mut topics = topics();
-    let context = format!("{request:?} {nth}");
-    println!("{context}");
-    rig.disk().arm(request, nth, Fault::Error);
     if let Ok(server) = rig.try_start() {
         rig.publish(&server, &mut topics, MESSAGES);
         server.kill();
     }
-    tally.runs += 1;
-    tally.hit += u32::from(rig.disk().counts().failed == 1);
+    tally.note(rig.disk().counts().failed == 1);
     rig.disk().disarm();
 
     // The same mount: what failed may be in the page cache, and look as if it were on the disk.
@@ -189,21 +228,22 @@ fn run_with_error(rig: &mut Rig, request: Request, nth: u64, tally: &mut Tally) 
         }
         Err(ended) => {
             // The file system gave up with the disk; that is said and nothing else happens.
-            assert_eq!(ended.code, Some(1), "{context}: {ended:?}");
+            assert_eq!(ended.code, Some(1), "{ended:?}");
             tally.not_started += 1;
             rig.disk().cut(nth);
             rig.remount();
         }
     }
+    finish(rig, &mut topics, tally);
+}
 
+/// The last start, on a disk that is sound again: what was acknowledged is there, and all goes on.
+fn finish(rig: &mut Rig, topics: &mut [(&'static str, Ledger); 2], tally: &mut Tally) {
     let server = rig.start();
-    tally.there += check(&server, &mut topics);
-    let error = rig.publish(&server, &mut topics, 3);
-    assert_eq!(error, None, "{context}: on a sound disk");
-    check(&server, &mut topics);
-    tally.acked += topics
-        .iter()
-        .map(|(_, ledger)| ledger.acked())
-        .sum::<usize>();
+    tally.there += check(&server, topics);
+    let known: usize = topics.iter().map(|(_, ledger)| ledger.acked()).sum();
+    tally.acked += known;
+    assert_eq!(rig.publish(&server, topics, 3), None);
+    check(&server, topics);
     rig.stop(server);
 }
