@@ -5,8 +5,9 @@
 //! what the sync under way covers. 60 bytes at the start of a page: within one disk sector.
 
 use millstream_protocol::checksum::crc32c;
+use millstream_protocol::limits::FRAME_ALIGN;
 
-use crate::layout::{u32_at, u64_at};
+use crate::layout::{FRAMES_START, u32_at, u64_at};
 
 const MAGIC: [u8; 4] = *b"MSLT";
 pub(crate) const SLOT_BYTES: usize = 60;
@@ -73,7 +74,7 @@ impl Slot {
             return None;
         }
         let flags = u32_at(covered, 4);
-        Some(Self {
+        let slot = Self {
             sequence: u64_at(covered, 16),
             proven: Watermark {
                 offset: u64_at(covered, 24),
@@ -85,7 +86,12 @@ impl Slot {
                 position: u32_at(covered, 44),
                 sealed: flags & ATTEMPTED_SEALED != 0,
             },
-        })
+        };
+        // A checksum is no proof: frames are looked for at these places.
+        let can_be = |mark: Watermark| {
+            mark.position >= FRAMES_START && mark.position.is_multiple_of(FRAME_ALIGN as u32)
+        };
+        (can_be(slot.proven) && can_be(slot.attempted)).then_some(slot)
     }
 
     /// Whether `page` held a slot that is no longer whole: a slot lies within one sector, so a crash
@@ -123,7 +129,7 @@ mod tests {
                 sealed: false,
             },
             attempted: Watermark {
-                position: 12_388,
+                position: 12_392,
                 offset: 9,
                 sealed: true,
             },
@@ -139,6 +145,27 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Slot::decode(&bad, 77), None, "bit {bit}");
             assert!(Slot::is_spoiled(&bad), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_names_a_place_where_no_frame_can_be_is_none() {
+        for position in [0, FRAMES_START - 8, FRAMES_START + 4, u32::MAX] {
+            let mark = Watermark {
+                position,
+                ..slot(3).proven
+            };
+            let proven = Slot {
+                proven: mark,
+                ..slot(3)
+            };
+            let attempted = Slot {
+                attempted: mark,
+                ..slot(3)
+            };
+            for forged in [proven, attempted] {
+                assert_eq!(Slot::decode(&forged.encode(77), 77), None, "{position}");
+            }
         }
     }
 
