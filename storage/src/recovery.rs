@@ -391,7 +391,14 @@ impl OpenLog<'_> {
     /// Bytes behind the start of a segment's frames, up to the last that is not zero.
     fn frames_in(&self, number: SegmentNumber) -> io::Result<u64> {
         let name = segment_name(self.id, number);
-        let memory = self.folder.open_segment(&name, Access::Read)?;
+        let memory = match self.folder.open_segment(&name, Access::Read) {
+            // What it held lies behind the end: the log is none the shorter for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(%name, "a segment behind the end of its log is missing");
+                return Ok(0);
+            }
+            opened => opened?,
+        };
         let Ok(len_bytes) = segment_len(memory.as_ref(), &name) else {
             return Ok(0);
         };

@@ -71,6 +71,31 @@ fn a_finished_segment_that_lost_its_end_keeps_the_frames_before_it() {
     }
 }
 
+/// Made ready, never written: without it the log is whole.
+#[test]
+fn a_missing_segment_behind_the_end_takes_nothing_with_it() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    for number in 0..4_u8 {
+        publish_synced(&mut appender, &[number; 100_000]);
+    }
+    let segments = || state(&folder).logs.values().next().unwrap().segments.len();
+    while segments() < 2 {
+        std::thread::yield_now();
+    }
+    let standby = file(&log, SegmentNumber(2));
+    let left = folder.duplicate();
+    left.remove(&standby).unwrap();
+    let store = open(&left);
+    let log = store.log(&topic()).unwrap();
+    assert_eq!(log.poisoned(), None);
+    let (records, gaps) = read(&log, Offset(4));
+    assert_eq!((records.len(), gaps), (4, vec![]));
+    publish_synced(&mut Appender::new(&log), b"more");
+}
+
 /// Copies a data folder, its lock aside, as a kill leaves it.
 fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
