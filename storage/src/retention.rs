@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use millstream_protocol::Offset;
+use millstream_protocol::limits::FRAME_HEADER_BYTES;
 
 use crate::folder::{Access, Folder};
 use crate::layout::{Identity, PAGE_BYTES, log_dir, segment_name};
@@ -157,7 +158,8 @@ fn is_dropped(
     (id, number, state): (LogId, SegmentNumber, &LogState),
 ) -> io::Result<bool> {
     let memory = folder.open_segment(name, Access::Read)?;
-    if memory.len_bytes() < PAGE_BYTES as usize {
+    // Power loss may leave any length; a region holds a seal behind its limit.
+    if memory.len_bytes() < PAGE_BYTES as usize + FRAME_HEADER_BYTES {
         return Ok(false);
     }
     let region = Region::readable(memory, PAGE_BYTES, 0);

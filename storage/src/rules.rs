@@ -470,6 +470,24 @@ fn a_reader_is_told_that_the_store_was_closed() {
 }
 
 #[test]
+fn a_log_goes_with_its_store_also_when_its_publisher_leaves_later() {
+    let store = open(&HeapFolder::new());
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    publish_synced(&mut appender, b"announced");
+    let fields = PublisherFields::single(4);
+    appender
+        .try_append_with(&fields, |room| room.put(b"last"))
+        .unwrap();
+    let weak = Arc::downgrade(&log);
+    store.close().unwrap();
+    drop((store, log));
+    // Tells of what it appended last; nobody is there to listen.
+    drop(appender);
+    assert!(weak.upgrade().is_none(), "the log is kept by its own list");
+}
+
+#[test]
 fn a_standby_that_could_not_be_dropped_does_not_stand_before_the_next_runs_segments() {
     let folder = HeapFolder::new();
     let store = open(&folder);

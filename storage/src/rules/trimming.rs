@@ -191,6 +191,20 @@ fn s7_a_file_of_a_dropped_segments_name_that_is_not_ours_stays() {
 }
 
 #[test]
+fn a_file_of_a_dropped_segments_name_may_have_any_length() {
+    let folder = HeapFolder::new();
+    let (store, log, _) = grown(&folder);
+    trim(&log, base(&log, 3)).unwrap();
+    let name = file(&log, FIRST);
+    drop((store, log));
+    for len_bytes in [0, 1, 4095, 4096, 4097, 4159, 4160, 4161] {
+        folder.create_file(&name, &vec![0; len_bytes]).unwrap();
+        drop(open(&folder));
+        folder.remove(&name).unwrap();
+    }
+}
+
+#[test]
 fn a_closed_log_is_not_trimmed() {
     let folder = HeapFolder::new();
     let (store, log, end) = grown(&folder);
