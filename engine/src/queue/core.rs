@@ -242,7 +242,8 @@ impl Core {
                 self.step(now, Input::Attach { consumer, lease_us });
             }
             Message::Detach { consumer, cause } => {
-                self.take_settles(consumer, now);
+                // Nothing more is delivered to whoever leaves: a lost one would count for it.
+                self.absorb_settles(consumer, now);
                 self.step(now, Input::Detach { consumer, cause });
                 self.leaving.push(consumer);
             }
@@ -284,6 +285,11 @@ impl Core {
     }
 
     fn take_settles(&mut self, consumer: ConsumerId, now: Now) {
+        self.absorb_settles(consumer, now);
+        self.scheduler.deliver(now, &mut self.effects);
+    }
+
+    fn absorb_settles(&mut self, consumer: ConsumerId, now: Now) {
         let Some(link) = self.consumers.get(&consumer).map(Arc::clone) else {
             return;
         };
@@ -293,7 +299,6 @@ impl Core {
             let input = Input::Settle { consumer, settle };
             self.scheduler.absorb(now, input, &mut self.effects);
         }
-        self.scheduler.deliver(now, &mut self.effects);
     }
 
     /// What is delayed far ahead and not with the far store yet.

@@ -79,7 +79,9 @@ impl Fetcher {
                 Ok(Chunk::Gap(_)) if self.reader.gap_may_pass() => {
                     return Poll::Ready(Err(Unreadable::NotNow));
                 }
-                Ok(Chunk::Gap(_)) | Err(_) => return Poll::Ready(Err(Unreadable::Lost)),
+                Ok(Chunk::Gap(_)) => return Poll::Ready(Err(Unreadable::Lost)),
+                // A topic that failed or was closed may give it again after a restart.
+                Err(_) => return Poll::Ready(Err(Unreadable::NotNow)),
             }
         }
     }
