@@ -16,6 +16,8 @@ mod clock;
 mod codec;
 mod consumer;
 mod core;
+#[cfg(test)]
+mod crash;
 mod cursor;
 mod definition;
 mod delivery;

@@ -85,6 +85,11 @@ impl DeliveryToken {
         link.settle(self.offset, self.lease, verb, tag);
     }
 
+    #[cfg(test)]
+    pub(super) const fn lease_number(&self) -> u64 {
+        self.lease.0
+    }
+
     async fn confirmed(&self, verb: Verb) -> Result<(), SettleError> {
         let link = &self.attachment.link;
         let tag = link.new_confirmation();
