@@ -27,6 +27,10 @@ fn image(folder: &CrashFolder, end: End, start: u32) -> (State, BTreeMap<String,
     let mut sums = BTreeMap::new();
     for (id, log) in &state.logs {
         for (number, segment) in &log.segments {
+            if segment.quarantined && end == End::PowerLoss {
+                // Kept for a person to look at, and never served.
+                continue;
+            }
             let name = segment_name(*id, *number);
             let bytes = folder.read_file(&name).unwrap();
             let covered = match (end, &segment.end) {
