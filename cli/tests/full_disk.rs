@@ -224,3 +224,42 @@ fn s6_a_page_without_room_costs_its_topic_alone_and_loses_nothing() {
     server.terminate().expect(0);
     millstream(&["verify", data.to_str().unwrap()]).expect(0);
 }
+
+/// S7: what is set aside is enough to start on a disk without a free byte, after a kill, and to settle.
+#[test]
+fn s7_a_server_starts_and_settles_on_a_disk_without_a_free_byte() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(place.path().join("disk"), "96m") else {
+        eprintln!(
+            "SKIPPED s7_a_server_starts_and_settles_on_a_disk_without_a_free_byte: needs root to mount"
+        );
+        return;
+    };
+    let data = disk.0.join("data");
+    let mut server = Server::start(Setup::io("auto"), &data);
+    server.run(&["queue", "create", "jobs"]).expect(0);
+    let lines: String = (0..200).map(|number| format!("job {number}\n")).collect();
+    server
+        .run_with(&["pub", "jobs"], lines.as_bytes())
+        .expect(0);
+    for kill in [true, false] {
+        if kill {
+            let _ = server.kill();
+        } else {
+            let _ = server.terminate();
+        }
+        fill(&disk.0.join("rest"));
+        server = Server::start(Setup::io("auto"), &data);
+        let worked = server.run(&["work", "jobs", "--count", "50", "--exec", "true"]);
+        worked.expect(0);
+        let shown = server
+            .run(&["queue", "show", "jobs", "--json"])
+            .expect(0)
+            .json();
+        assert_eq!(shown["leased"], 0, "{shown}");
+    }
+    fs::remove_file(disk.0.join("rest")).unwrap();
+    server.run_with(&["pub", "jobs"], b"one more\n").expect(0);
+    server.terminate().expect(0);
+    millstream(&["verify", data.to_str().unwrap()]).expect(0);
+}

@@ -358,7 +358,11 @@ fn read_owner(file: &File) -> Content {
 fn write_owner(mut file: &File) -> io::Result<()> {
     file.set_len(0)?;
     io::Seek::rewind(&mut file)?;
-    writeln!(file, "{}", std::process::id())
+    match writeln!(file, "{}", std::process::id()) {
+        // Who owns the folder is told by the lock; its number is for people, and a full disk has none.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => file.set_len(0),
+        written => written,
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::layout::{
 };
 use crate::log::Log;
 use crate::manifest::{Entry, ManifestError};
+use crate::reserve;
 use crate::segment::Standby;
 use crate::shared::SegmentSizes;
 
@@ -28,6 +29,14 @@ impl Log {
                 return;
             };
             match self.make_standby(&wanted) {
+                // Queues settle on a full disk, with what was set aside for that.
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull
+                        && self.identity().name.as_str().starts_with('$')
+                        && reserve::release(self.shared().folder.as_ref()) =>
+                {
+                    self.shared().reserve_released.set();
+                }
                 // A kill between making a file and naming it leaves one that nobody may touch (S7);
                 // each attempt takes the next number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -36,6 +45,9 @@ impl Log {
                 standby => break standby,
             }
         };
+        if standby.is_ok() && self.shared().reserve_released.take() {
+            reserve::keep(self.shared().folder.as_ref());
+        }
         let made = standby.and_then(|standby| {
             self.chain().install(standby).map_err(|unused| {
                 self.discard(&unused);

@@ -7,6 +7,7 @@ use millstream_protocol::Offset;
 use crate::folder::Folder;
 use crate::log::Log;
 use crate::manifest::{Entry, Manifest, ManifestError};
+use crate::sync::Mark;
 use crate::work::Work;
 
 /// Sizes a store is opened with.
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) folder_id: [u8; 16],
     pub(crate) sizes: SegmentSizes,
     pub(crate) work: Work,
+    /// Room that was set aside is in use, and to be set aside again.
+    pub(crate) reserve_released: Mark,
     manifest: Mutex<Manifest>,
 }
 
@@ -38,6 +41,7 @@ impl Shared {
             folder_id,
             sizes,
             work: Work::default(),
+            reserve_released: Mark::clean(),
             manifest: Mutex::new(manifest),
         }
     }

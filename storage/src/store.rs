@@ -21,6 +21,7 @@ use crate::manifest::{
 };
 use crate::park::park_until;
 use crate::recovery::{LogRecovery, OpenLog};
+use crate::reserve;
 use crate::retention::remove_leftovers;
 use crate::scratch::ScratchFile;
 use crate::segment::SegmentEnd;
@@ -192,8 +193,14 @@ impl Store {
         let folder: Arc<dyn Folder> =
             Arc::new(DiskFolder::open_or_create(path).map_err(OpenError::Folder)?);
         let lock = FolderLock::acquire(path).map_err(OpenError::Lock)?;
-        match open_manifest(&folder) {
-            Ok(manifest) => Self::start(folder, Some(lock), manifest, options),
+        match open_on_any_disk(&folder) {
+            Ok(manifest) => {
+                // Recovery may need room, and gives most of it back.
+                reserve::release(folder.as_ref());
+                let store = Self::start(Arc::clone(&folder), Some(lock), manifest, options)?;
+                reserve::keep(folder.as_ref());
+                Ok(store)
+            }
             Err(error) => {
                 // Not our folder, or one we must not touch: leave no file behind.
                 lock.abandon();
@@ -636,6 +643,20 @@ fn mark_closed(log: &Arc<Log>) -> Result<(), String> {
         next_offset: end.0,
     });
     manifest.commit(&entries).map_err(|error| error.to_string())
+}
+
+/// As [`open_manifest`]; where the disk is full, with what was set aside for that.
+fn open_on_any_disk(folder: &Arc<dyn Folder>) -> Result<Manifest, OpenError> {
+    match open_manifest(folder) {
+        Err(OpenError::Manifest(error))
+            // It was read, so the folder is ours: there was no room to write it again.
+            if error.io_kind() == io::ErrorKind::StorageFull
+                && reserve::release(folder.as_ref()) =>
+        {
+            open_manifest(folder)
+        }
+        opened => opened,
+    }
 }
 
 fn open_manifest(folder: &Arc<dyn Folder>) -> Result<Manifest, OpenError> {

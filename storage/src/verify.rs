@@ -29,6 +29,7 @@ use crate::manifest::{
     LogId, LogState, MANIFEST_FILE, MANIFEST_NEW_FILE, Manifest, SegmentNumber, SegmentState, State,
 };
 use crate::recovery::QUARANTINE;
+use crate::reserve::RESERVE_FILE;
 use crate::still::Still;
 pub(crate) use finished::Finished;
 use finished::check_identity;
@@ -41,11 +42,12 @@ pub(crate) use walk::Meter;
 use walk::Tally;
 
 /// What may lie in a folder besides what the manifest names.
-const EXPECTED: [&str; 5] = [
+const EXPECTED: [&str; 6] = [
     LOCK_FILE,
     MANIFEST_FILE,
     MANIFEST_NEW_FILE,
     QUARANTINE,
+    RESERVE_FILE,
     "lost+found",
 ];
 

@@ -110,6 +110,11 @@ impl Mark {
     pub(crate) fn is_set(&self) -> bool {
         self.set.load(Ordering::Relaxed)
     }
+
+    /// Clears the mark; true if it was set. Orders nothing.
+    pub(crate) fn take(&self) -> bool {
+        self.set.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// Orders a publisher's commits before its look for sleepers and at the mark; once per publish call.
