@@ -42,6 +42,7 @@ mod quarantine;
 mod reader;
 mod recovery;
 mod repair;
+mod replacing;
 mod reserve;
 mod retention;
 #[cfg(all(test, not(loom)))]

@@ -16,11 +16,10 @@ use crate::folder::Folder;
 use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, log_dir, segment_name};
 use crate::lock::{FolderLock, LockError};
 use crate::log::{Level, Log, LogIdentity};
-use crate::manifest::{
-    EndKind, Entry, LogId, LogState, Manifest, ManifestError, SegmentNumber, State,
-};
+use crate::manifest::{EndKind, Entry, LogId, LogState, Manifest, ManifestError, State};
 use crate::park::park_until;
 use crate::recovery::{LogRecovery, OpenLog};
+use crate::replacing::{FIRST_SEGMENT, replacing};
 use crate::reserve;
 use crate::retention::remove_leftovers;
 use crate::scratch::ScratchFile;
@@ -546,39 +545,6 @@ impl Drop for Store {
             tracing::error!(%error, "close");
         }
     }
-}
-
-/// The number a log's first segment has.
-const FIRST_SEGMENT: u32 = 1;
-
-/// What the manifest is told when the log numbered `id` takes the place of `old`: it was closed at
-/// `start`, behind a segment that was never made.
-fn replacing(old: &Log, id: LogId, incarnation: [u8; 16], start: Offset) -> [Entry; 6] {
-    let segment = SegmentNumber(FIRST_SEGMENT);
-    [
-        Entry::LogDeleted {
-            log: old.identity().id,
-        },
-        Entry::LogCreated {
-            log: id,
-            incarnation,
-            durability: old.identity().durability,
-            name: old.identity().name.as_str().to_owned(),
-        },
-        Entry::Opened { log: id },
-        Entry::SegmentPrepared {
-            log: id,
-            segment,
-            nonce: 1,
-            len_bytes: u64::from(SEGMENT_BYTES_MIN),
-            offset_ceiling: start.0,
-        },
-        Entry::SegmentDropped { log: id, segment },
-        Entry::Closed {
-            log: id,
-            next_offset: start.0,
-        },
-    ]
 }
 
 /// Seals one log and syncs it to its end.
