@@ -13,6 +13,7 @@ use crate::layout::{
 };
 use crate::log::Log;
 use crate::manifest::{Entry, ManifestError};
+use crate::memory::SegmentMemory;
 use crate::reserve;
 use crate::segment::Standby;
 use crate::shared::SegmentSizes;
@@ -69,8 +70,7 @@ impl Log {
         let id = self.identity().id;
         let shared = self.shared();
         let name = segment_name(id, wanted.number);
-        let len_bytes = self.len_bytes(wanted);
-        let memory = shared.folder.create_segment(&name, len_bytes as usize)?;
+        let (memory, len_bytes) = self.create_where_there_is_room(&name, wanted)?;
         let made = || -> io::Result<Standby> {
             let standby = Standby::new(
                 Arc::clone(&memory),
@@ -126,7 +126,33 @@ impl Log {
         })
     }
 
-    fn len_bytes(&self, wanted: &Wanted) -> u32 {
+    /// Makes the file, smaller than it would be where the disk has no room for that.
+    fn create_where_there_is_room(
+        &self,
+        name: &str,
+        wanted: &Wanted,
+    ) -> io::Result<(Arc<dyn SegmentMemory>, u32)> {
+        let (least_bytes, mut len_bytes) = self.len_bytes(wanted);
+        loop {
+            match self
+                .shared()
+                .folder
+                .create_segment(name, len_bytes as usize)
+            {
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull && len_bytes > least_bytes =>
+                {
+                    len_bytes = (len_bytes / GROWTH)
+                        .next_multiple_of(PAGE_BYTES)
+                        .max(least_bytes);
+                }
+                made => return Ok((made?, len_bytes)),
+            }
+        }
+    }
+
+    /// Bytes that the next segment must have, and those it is to have.
+    fn len_bytes(&self, wanted: &Wanted) -> (u32, u32) {
         let sizes = self.sizes();
         let grown = if wanted.last_bytes == 0 {
             sizes.first_bytes
@@ -138,15 +164,16 @@ impl Log {
             .need_bytes
             .saturating_mul(2)
             .saturating_add((8 + footer_pages(wanted.need_bytes)) * PAGE_BYTES);
-        grown
-            .min(sizes.largest_bytes)
-            .max(need)
-            // A store's smallest is less only where a test says so.
-            .clamp(
-                SEGMENT_BYTES_MIN.min(self.shared().sizes.first_bytes),
-                SEGMENT_BYTES_MAX,
-            )
-            .next_multiple_of(PAGE_BYTES)
+        // A store's smallest is less only where a test says so.
+        let smallest_bytes = SEGMENT_BYTES_MIN.min(self.shared().sizes.first_bytes);
+        let bounded = |bytes: u32| {
+            let bytes = bytes.clamp(smallest_bytes, SEGMENT_BYTES_MAX);
+            bytes.next_multiple_of(PAGE_BYTES)
+        };
+        (
+            bounded(need),
+            bounded(grown.min(sizes.largest_bytes).max(need)),
+        )
     }
 
     /// Removes a standby that nobody will write to.

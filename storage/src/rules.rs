@@ -510,6 +510,25 @@ fn a_standby_that_could_not_be_dropped_does_not_stand_before_the_next_runs_segme
 }
 
 #[test]
+fn a_segment_is_made_smaller_where_the_disk_has_no_room_for_more() {
+    let folder = HeapFolder::new();
+    let options = StoreOptions {
+        segment_bytes_first: 16 << 20,
+        segment_bytes_max: 16 << 20,
+        ..StoreOptions::default()
+    };
+    // 16 MiB and 4 MiB find no room, 1 MiB does.
+    folder.fail(Operation::CreateSegment, ".seg", 1, Failure::Full);
+    folder.fail(Operation::CreateSegment, ".seg", 2, Failure::Full);
+    let store = Store::open_folder(Arc::new(folder.clone()), &options).unwrap();
+    let log = log_of(&store, Durability::Synced);
+    publish_synced(&mut Appender::new(&log), b"taken");
+    let state = state(&folder);
+    let segments = &state.logs.values().next().unwrap().segments;
+    assert_eq!(segments.values().next().unwrap().len_bytes, 1 << 20);
+}
+
+#[test]
 fn a_full_disk_refuses_before_acceptance_and_publishing_resumes_by_itself() {
     let folder = HeapFolder::new();
     let store = open(&folder);
