@@ -6,6 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod order;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, mpsc};

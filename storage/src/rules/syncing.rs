@@ -331,3 +331,36 @@ fn s5_a_sealed_segment_ends_with_a_synced_footer_that_the_manifest_names() {
         );
     }
 }
+
+#[test]
+fn s5_the_manifest_names_no_footer_that_was_not_synced() {
+    use crate::manifest::EndKind;
+
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    let synced_bytes = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::new()));
+    let (noted, files) = (Arc::clone(&synced_bytes), folder.clone());
+    folder.on_sync(move |name| {
+        let len_bytes = files.len(name).unwrap();
+        noted.lock().unwrap().insert(name.to_owned(), len_bytes);
+    });
+    let mut appender = Appender::new(&log);
+    for _ in 0..3000 {
+        append(&mut appender, &[1; 900]).unwrap();
+    }
+    store.close().unwrap();
+    let manifest = state(&folder);
+    let segments = &manifest.logs.values().next().unwrap().segments;
+    assert!(segments.len() >= 3);
+    let synced_bytes = synced_bytes.lock().unwrap();
+    for (number, segment) in segments {
+        let end = segment.end.as_ref().unwrap();
+        let EndKind::Sealed { footer_bytes } = end.kind else {
+            panic!("a clean stop seals");
+        };
+        let footer_end = footer_position(end.end_position) + footer_bytes;
+        // A file gets its last length with its footer.
+        assert_eq!(synced_bytes[&file(&log, *number)], u64::from(footer_end));
+    }
+}

@@ -169,10 +169,10 @@ impl Durable {
     }
 
     fn begin_move(&mut self, moved: PendingMove) {
+        self.attempted.remove(&moved.offset.0);
         // A number below the next one was folded in before.
         if moved.number >= self.next_move {
             self.next_move = moved.number + 1;
-            self.attempted.remove(&moved.offset.0);
             self.moves.insert(moved.number, moved);
         }
     }

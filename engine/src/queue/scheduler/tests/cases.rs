@@ -417,6 +417,55 @@ fn what_is_on_its_way_to_the_far_store_is_not_forgotten() {
 }
 
 #[test]
+fn a_journal_that_is_folded_in_twice_says_the_same() {
+    let at = Offset;
+    let moved = |number, offset| Entry::Moved {
+        number,
+        offset: at(offset),
+        attempts: 3,
+        first_us: 1,
+        last_us: 2,
+        why: Reason::MaxDeliveries,
+        text: "".into(),
+    };
+    let attempted = |offset| Entry::Attempted {
+        offset: at(offset),
+        attempts: 2,
+        due_us: 0,
+        first_us: 1,
+        last_us: 2,
+    };
+    let settled = |first, count| Entry::Settled {
+        first: at(first),
+        count,
+    };
+    let journal = [
+        settled(0, 2),
+        attempted(3),
+        attempted(4),
+        attempted(6),
+        moved(1, 3),
+        settled(5, 1),
+        Entry::Applied { through: 1 },
+        moved(2, 4),
+        Entry::Purged { to: at(3) },
+    ];
+    let (mut once, mut twice) = (Durable::new(at(0)), Durable::new(at(0)));
+    for entry in &journal {
+        once.apply(entry);
+    }
+    for entry in journal.iter().chain(&journal) {
+        twice.apply(entry);
+    }
+    let bytes = |durable: &Durable| {
+        let mut bytes = Vec::new();
+        durable.encode(&mut bytes);
+        bytes
+    };
+    assert_eq!(bytes(&once), bytes(&twice));
+}
+
+#[test]
 fn a_group_goes_on_behind_a_record_dropped_out_of_turn() {
     let mut queue = Queue::new(Mode::Grouped);
     for group in [1, 1, 2] {
