@@ -34,7 +34,7 @@ Exit codes:
   6  timed out
   7  conflict: it exists already, or something else uses it
   8  damaged data
-  9  doctor found what makes the machine or the folder unfit to serve";
+  10 doctor found what makes the machine or the folder unfit to serve";
 
 /// A message broker: streams and work queues, on disk when they are acknowledged.
 #[derive(Debug, Parser)]

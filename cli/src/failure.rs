@@ -27,7 +27,7 @@ pub(crate) enum Exit {
     /// Data is damaged.
     Damaged = 8,
     /// The machine or the folder is not fit to serve.
-    Unfit = 9,
+    Unfit = 10,
 }
 
 impl From<Exit> for ExitCode {
