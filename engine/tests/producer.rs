@@ -29,23 +29,50 @@ fn records(broker: &Broker, topic: &str) -> Vec<String> {
     found
 }
 
-/// What is on disk while the broker runs: what a kill would leave.
+/// What is on disk while the broker runs: what a kill would leave. Its threads may be at work, so it is
+/// copied again until no file came or went meanwhile.
 fn killed(folder: &Path) -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let to = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                std::fs::create_dir(&to).unwrap();
-                copy(&entry.path(), &to);
-            } else {
-                std::fs::copy(entry.path(), to).unwrap();
-            }
+    loop {
+        let before = names(folder);
+        let copied = tempfile::tempdir().unwrap();
+        let whole = copy(folder, copied.path()).is_ok();
+        if whole && names(folder) == before {
+            return copied;
         }
     }
-    let copied = tempfile::tempdir().unwrap();
-    copy(folder, copied.path());
-    copied
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&to)?;
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every file, and what the manifest says.
+fn names(folder: &Path) -> (Vec<std::path::PathBuf>, Vec<u8>) {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            }
+            names.push(entry.path());
+        }
+    }
+    names.sort();
+    (
+        names,
+        std::fs::read(folder.join("manifest")).unwrap_or_default(),
+    )
 }
 
 #[test]
