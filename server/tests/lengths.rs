@@ -109,7 +109,7 @@ fn refusal(kind: u8, body_bytes: u32, phase: Phase) -> Option<ErrorCode> {
 
 /// Whether a message of the kind is about a stream.
 fn is_about_stream(kind: u8) -> bool {
-    matches!(kind, 7 | 8 | 32..=35 | 48..=52 | 96..=103)
+    matches!(kind, 7 | 8 | 32..=37 | 48..=52 | 96..=103)
 }
 
 #[test]

@@ -158,8 +158,16 @@ fn work_that_nobody_takes_is_bounded_over_all_connections() {
     let open = Script::default().consumer(1, "q", 1024).0;
     let mut deaf = flood(&broker, &options, &open, 1);
     // What could not be made at first can not be made later either, until something is taken.
-    let (asked, ()) = asked_by(|| deaf.iter_mut().for_each(turn));
-    assert!(asked.bytes < 4 << 20, "{asked:?}");
+    // Grants come from another thread, so it may take some turns until all is made that can be.
+    let mut asked_bytes = 0;
+    loop {
+        let (asked, ()) = asked_by(|| deaf.iter_mut().for_each(turn));
+        asked_bytes += asked.bytes;
+        assert!(asked_bytes < 96 << 20, "it is made again and again");
+        if asked.bytes < 4 << 20 {
+            break;
+        }
+    }
     check(&broker, &options, deaf);
     // All that went with those who left comes to one who takes it.
     let closed = |said: &Said| matches!(said, Said::Work { .. });

@@ -111,8 +111,11 @@ pub(super) struct Core {
     noted: usize,
     /// What must last and is in no frame yet.
     entries: Vec<Entry>,
-    /// Inputs that came while the journal had no room, and settles of grants nobody took.
+    /// Inputs that came while the journal had no room.
     deferred: VecDeque<Message>,
+    /// Grants that nobody took any more are to be taken back from these, behind the inputs of a round:
+    /// their goodbyes are among those, and would never be heard if this came first.
+    unread: Vec<ConsumerId>,
     /// `deferred` holds a look at all settles: one is enough.
     sweep_deferred: bool,
     waiting: VecDeque<Waiting>,
@@ -161,6 +164,7 @@ impl Core {
             noted: 0,
             entries: Vec::new(),
             deferred: VecDeque::new(),
+            unread: Vec::new(),
             sweep_deferred: false,
             waiting: VecDeque::new(),
             floors,
@@ -204,6 +208,9 @@ impl Core {
         if self.closed.is_some() {
             return Progress::More;
         }
+        for consumer in std::mem::take(&mut self.unread) {
+            self.take_settles(consumer, now);
+        }
         // Before pulls end: what they are for may be in the topic already.
         let scanned_all = self.scan(queue, now);
         self.take_due(now);
@@ -215,7 +222,7 @@ impl Core {
         self.tell_gate(queue);
         self.end_with_topic();
         self.arm(queue, now);
-        let more = !self.effects.is_empty() || !self.deferred.is_empty();
+        let more = !self.effects.is_empty() || !self.deferred.is_empty() || !self.unread.is_empty();
         if inputs == INPUTS_PER_ROUND || !scanned_all || more {
             Progress::More
         } else {
@@ -541,7 +548,7 @@ impl Core {
                         link.mailbox.push(Event::Grant(grant));
                         if !link.is_read() {
                             link.give_back();
-                            self.deferred.push_back(Message::Settles(link.id));
+                            self.unread.push(link.id);
                         }
                     }
                 }
@@ -743,6 +750,7 @@ impl Core {
         self.leaving.clear();
         // Who asked something is told that no answer comes.
         self.deferred.clear();
+        self.unread.clear();
     }
 
     /// Gives back all leases and writes what is settled, before the broker closes. Where the journal
