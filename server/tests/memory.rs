@@ -158,7 +158,10 @@ fn work_that_nobody_takes_is_bounded_over_all_connections() {
     let open = Script::default().consumer(1, "q", 1024).0;
     let mut deaf = flood(&broker, &options, &open, 1);
     // What could not be made at first can not be made later either, until something is taken.
-    // Grants come from another thread, so it may take some turns until all is made that can be.
+    // Grants come from another thread.
+    while broker.queue("q").unwrap().leased < RECORDS {
+        std::thread::yield_now();
+    }
     let mut asked_bytes = 0;
     loop {
         let (asked, ()) = asked_by(|| deaf.iter_mut().for_each(turn));

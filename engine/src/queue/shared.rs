@@ -252,7 +252,12 @@ impl QueueShared {
     /// Answers a nudge.
     pub(super) fn nudged(self: &Arc<Self>) {
         self.nudged.clear();
-        self.send(Message::AllSettles);
+        // Not by `send`: the worker that answers may be whom the queue was handed to, and must not
+        // wait for room that only it makes.
+        match self.ring.push(Message::AllSettles) {
+            Ok(()) => self.knock(),
+            Err(_) => self.nudge(),
+        }
     }
 
     /// Runs `request` with the queue's state and gives its answer, blocking until its turn came.
