@@ -149,7 +149,12 @@ fn one_error_then_a_cut(
         rig.disk().disarm();
         told.is_some()
     });
-    assert_ne!(rig.disk().counts().failed, 0, "{context}");
+    if rig.disk().counts().failed == 0 {
+        // What was published may be on disk in one write; in the others something did fail.
+        assert!(context.starts_with("Write 2"), "{context}");
+        eprintln!("{context}: there was no second write");
+        return;
+    }
     let read = check(&server, topics);
 
     if between != Between::Nothing {
