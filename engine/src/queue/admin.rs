@@ -381,7 +381,8 @@ impl Queues {
                 (
                     core.counts(),
                     core.scheduler.floor(),
-                    core.unscanned(&queue),
+                    core.unscanned(&queue)
+                        .saturating_sub(core.scheduler.moving_unscanned()),
                     core.consumers().count(),
                     core.rate.milli_per_s(now.boot_us),
                     core.paused,

@@ -105,7 +105,10 @@ impl Gate {
     /// The queue looked at the topic up to `next_scan`; all behind it counts as unsettled.
     pub(super) fn update(&self, topic: &Log, counts: &Counts, next_scan: Offset) -> u64 {
         // What is on its way to the dead letters no longer fills the queue.
-        let scanned = counts.unsettled_scanned.saturating_sub(counts.moving);
+        let unsettled_up_to = |end: Offset| {
+            let all = counts.unsettled_scanned + records_between(topic, next_scan, end);
+            all.saturating_sub(counts.moving)
+        };
         let mut state = self.lock();
         let mut unsettled_max = match state.messages_max {
             0 => u64::MAX,
@@ -122,11 +125,11 @@ impl Gate {
         state.unsettled_max = unsettled_max;
         if state.when_full == WhenFull::DropOldest {
             state.allowed_end = u64::MAX;
-            let unsettled = scanned + records_between(topic, next_scan, end);
+            let unsettled = unsettled_up_to(end);
             return unsettled.saturating_sub(unsettled_max).min(counts.ready);
         }
         let (next, _) = claimed_end(topic);
-        let unsettled = scanned + records_between(topic, next_scan, next);
+        let unsettled = unsettled_up_to(next);
         let allowed_end = next
             .0
             .saturating_sub(unsettled)

@@ -54,7 +54,7 @@ impl Totals {
     }
 }
 
-/// How many records are where. What was not scanned yet is in none of these.
+/// How many records are where. What was not scanned yet is counted only where it is being moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     /// Also those that wait behind others of their group.
@@ -62,8 +62,9 @@ pub(crate) struct Counts {
     pub(crate) leased: u64,
     /// Also those in the far store.
     pub(crate) delayed: u64,
+    /// Also those that are still to be scanned.
     pub(crate) moving: u64,
-    /// All of these.
+    /// All of these that were scanned.
     pub(crate) unsettled_scanned: u64,
     /// When the record that comes next was appended, or the first plain one if that is older; 0:
     /// nothing is ready.
@@ -129,12 +130,17 @@ impl Scheduler {
             ready: window.count(State::Ready),
             leased: window.count(State::Leased),
             delayed,
-            moving: window.count(State::Moving),
+            moving: self.moves.len() as u64,
             unsettled_scanned: window.unsettled(),
             oldest_ready_append_us: self.ready.oldest_append_us().unwrap_or(0),
             consumers: self.consumers.len() as u64,
             totals: self.totals,
         }
+    }
+
+    /// How many of the moves are of records that are still to be scanned.
+    pub(crate) fn moving_unscanned(&self) -> u64 {
+        self.moving_ahead.len() as u64
     }
 
     /// Moves under way numbered `from` and later, in order.
