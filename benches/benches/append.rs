@@ -5,17 +5,20 @@
 //! - `run`: 512 MiB of frames, stored: with rotations, and the disk following within its bound.
 //! - `synced`: each publish waits until it is on disk.
 
+mod settings;
+
 use std::time::Instant;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use crossbeam_queue::ArrayQueue;
 use millstream::{Durability, Publisher};
-use millstream_benches::{
-    BURST_BYTES, RUN_BYTES, Stage, WAKES_EVERY, Work, batch, body, in_stretches, publish_batch,
-    publish_one, time_stretches, time_together,
+use millstream_benches::stage::{
+    BURST_BYTES, RUN_BYTES, Stage, WAKES_EVERY, Work, batch, body, publish_batch, publish_one,
+    time_stretches, time_together,
 };
 use millstream_protocol::limits::FRAME_HEADER_BYTES;
+use settings::in_stretches;
 
 const SHAPES: [(&str, usize); 4] = [
     ("64B", 64),

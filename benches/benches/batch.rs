@@ -1,14 +1,17 @@
 //! A batch from messages to a frame, and the checks of a frame as a server and a reader make them.
 
+mod settings;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use millstream::{BatchBuilder, Offset};
-use millstream_benches::{batch, body, in_short};
+use millstream_benches::stage::{batch, body};
 use millstream_protocol::batch::{Checked, RecordRun};
 use millstream_protocol::frame::{
     CommitWord, FrameHeader, FramePlace, FrameSeed, ProducerStamp, check_publish, frame_bytes,
 };
+use settings::in_short;
 
 const BODY_BYTES: usize = 100;
 const PLACE: FramePlace = FramePlace {

@@ -1,9 +1,11 @@
 //! The checksum crates over what a frame is made of: a small body, a page's worth, a large read.
 
+mod settings;
+
 use std::hint::black_box;
 
 use criterion::Throughput;
-use millstream_benches::in_short;
+use settings::in_short;
 
 fn main() {
     let mut criterion = in_short();

@@ -3,6 +3,8 @@
 //! The topics are stored: a reader sees what is in the committed prefix. Beside them the queues that
 //! a program would use for the same hop, which keep nothing.
 
+mod settings;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -10,11 +12,12 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use crossbeam_queue::ArrayQueue;
 use millstream::{BatchBuilder, Durability, Publisher, Reader, Record};
-use millstream_benches::{
-    BURST_BYTES, Stage, WAKES_EVERY, batch, body, in_stretches, publish_batch, publish_one,
-    step_back, time_stretches, time_together,
+use millstream_benches::stage::{
+    BURST_BYTES, Stage, WAKES_EVERY, batch, body, publish_batch, publish_one, step_back,
+    time_stretches, time_together,
 };
 use millstream_protocol::limits::FRAME_HEADER_BYTES;
+use settings::in_stretches;
 
 /// Slots of a peer's queue.
 const QUEUE_SLOTS: usize = 1 << 10;

@@ -1,14 +1,17 @@
 //! Reading what is stored, from memory: records as an embedder takes them, frames as a server does.
 
+mod settings;
+
 use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
 
 use criterion::{BatchSize, Criterion, Throughput};
 use millstream::{Chunk, Durability, Reader};
-use millstream_benches::{
-    BURST_BYTES, Stage, Topic, batch, body, in_short, publish_batch, publish_one,
+use millstream_benches::stage::{
+    BURST_BYTES, Stage, Topic, batch, body, publish_batch, publish_one,
 };
 use millstream_protocol::limits::{DELIVERY_BYTES_MAX, FRAME_HEADER_BYTES};
+use settings::in_short;
 
 fn main() {
     let mut criterion = in_short();

@@ -1,17 +1,20 @@
 //! What a server does with the bytes of a connection: split, check, append; without a socket.
 
+mod settings;
+
 use std::hint::black_box;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{SamplingMode, Throughput};
 use millstream::{AckLevel, Durability, TopicName};
-use millstream_benches::{BURST_BYTES, Stage, Topic, batch, in_short, time_stretches};
+use millstream_benches::stage::{BURST_BYTES, Stage, Topic, batch, time_stretches};
 use millstream_protocol::control::{Hello, Magic, OpenPublisher};
 use millstream_protocol::frame::{ProducerStamp, check_publish};
 use millstream_protocol::limits::{WIRE_HEADER_BYTES, WIRE_VERSION};
 use millstream_protocol::wire::{Next, Phase, StreamId, WireHeader, next_message};
 use millstream_server::{Session, SessionOptions};
+use settings::in_short;
 
 /// What a socket hands over at once.
 const INPUT_BYTES: usize = 64 << 10;

@@ -9,7 +9,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use millstream::{AckLevel, Broker, Durability, Publisher, Start, TopicOptions};
-use millstream_benches::{WAKES_EVERY, batch, body, publish_batch, publish_one, wait_synced};
+use millstream_benches::stage::{
+    WAKES_EVERY, batch, body, publish_batch, publish_one, wait_synced,
+};
 
 /// Records of a batch in `batches`.
 const BATCH_RECORDS: u64 = 64;

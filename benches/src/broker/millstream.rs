@@ -1,0 +1,296 @@
+//! Millstream's own server, through its async client on a runtime of one thread each.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Command;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use millstream_client::{
+    BatchBuilder, Client, Consumer, ConsumerOptions, Durability, Message, Publisher, QueueOptions,
+    Reader, Start, Ticket, TopicOptions,
+};
+use tokio::runtime::Runtime;
+
+use super::{Broker, Failure, Kind, Process, Publish, Receive};
+use crate::load::Target;
+
+/// Records a worker of a queue is sent ahead.
+const PREFETCH: u32 = 1024;
+/// Tasks of the client that one call lets go on at least.
+const TURNS: u32 = 2;
+
+/// A server, started here or elsewhere.
+#[derive(Debug)]
+pub struct Millstream {
+    address: String,
+    durability: Durability,
+    setup: String,
+    process: Option<Process>,
+}
+
+impl Millstream {
+    /// Starts `program serve` with `arguments` in a folder of its own below `parent`.
+    ///
+    /// # Errors
+    ///
+    /// It did not start.
+    pub fn start(
+        program: &Path,
+        arguments: &[String],
+        parent: &Path,
+        durability: Durability,
+    ) -> Result<Self, Failure> {
+        let process = Process::start(
+            parent,
+            |folder| {
+                let mut command = Command::new(program);
+                command
+                    .args(["serve", "--json", "--listen", "127.0.0.1:0", "--data"])
+                    .arg(folder.join("data"))
+                    .args(arguments);
+                command
+            },
+            |line| line.contains("\"addresses\""),
+        )?;
+        let address = address_in(process.ready_line())?;
+        Ok(Self {
+            address,
+            durability,
+            setup: format!("serve {}", arguments.join(" "))
+                .trim_end()
+                .to_owned(),
+            process: Some(process),
+        })
+    }
+
+    /// The server at `address`, which somebody else started.
+    #[must_use]
+    pub const fn at(address: String, durability: Durability) -> Self {
+        Self {
+            address,
+            durability,
+            setup: String::new(),
+            process: None,
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn connect(&self) -> Result<(Runtime, Client), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let client = runtime.block_on(Client::connect(self.address.as_str()))?;
+        Ok((runtime, client))
+    }
+}
+
+/// The first address in the object that a server prints once it is ready.
+fn address_in(ready: &str) -> Result<String, Failure> {
+    let object: serde_json::Value = serde_json::from_str(ready)?;
+    let address = object.pointer("/addresses/0");
+    let address = address.and_then(serde_json::Value::as_str);
+    Ok(address
+        .ok_or_else(|| format!("the server names no address: {ready}"))?
+        .to_owned())
+}
+
+impl Broker for Millstream {
+    fn target(&self) -> Target {
+        Target {
+            name: "millstream".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            durability: self.durability.to_string(),
+            setup: self.setup.clone(),
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
+        let (runtime, client) = self.connect()?;
+        runtime.block_on(async {
+            let options = TopicOptions::new().durability(self.durability);
+            client.create_topic(topic, options).await?;
+            if kind == Kind::Queue {
+                let options = QueueOptions::new().topic(topic);
+                client.create_queue(queue_of(topic), options).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn remove(&self, topic: &str) -> Result<(), Failure> {
+        let (runtime, client) = self.connect()?;
+        runtime.block_on(async {
+            let queue = queue_of(topic);
+            if client.queue(&queue).await.is_ok() {
+                client.delete_queue(&queue).await?;
+            }
+            client.delete_topic(topic).await?;
+            Ok(())
+        })
+    }
+
+    fn publisher(&self, topic: &str, batch: usize) -> Result<Box<dyn Publish>, Failure> {
+        let (runtime, client) = self.connect()?;
+        let publisher = runtime.block_on(client.publisher(topic))?;
+        Ok(Box::new(Publishing {
+            runtime,
+            publisher,
+            batch,
+            builder: BatchBuilder::new(),
+            under_way: VecDeque::new(),
+        }))
+    }
+
+    fn receiver(&self, topic: &str, kind: Kind) -> Result<Box<dyn Receive>, Failure> {
+        let (runtime, client) = self.connect()?;
+        Ok(match kind {
+            Kind::Stream => {
+                let reader = runtime.block_on(client.reader(topic, Start::Earliest))?;
+                Box::new(Reading { runtime, reader })
+            }
+            Kind::Queue => {
+                let options = ConsumerOptions::new().prefetch(PREFETCH);
+                let opened = client.consumer_with(queue_of(topic), options);
+                let consumer = runtime.block_on(opened)?;
+                Box::new(Working { runtime, consumer })
+            }
+        })
+    }
+}
+
+fn queue_of(topic: &str) -> String {
+    format!("{topic}.work")
+}
+
+struct Publishing {
+    runtime: Runtime,
+    publisher: Publisher,
+    batch: usize,
+    builder: BatchBuilder,
+    /// Tickets in the order of their messages, with how many each is for.
+    under_way: VecDeque<(Ticket, u64)>,
+}
+
+impl Publish for Publishing {
+    fn send(&mut self, messages: &[u8], message_bytes: usize) -> Result<(), Failure> {
+        let Self {
+            runtime,
+            publisher,
+            batch,
+            builder,
+            under_way,
+        } = self;
+        runtime.block_on(async {
+            for run in messages.chunks(*batch * message_bytes) {
+                let count = (run.len() / message_bytes) as u64;
+                let ticket = if *batch == 1 {
+                    let message = Message::new(bytes::Bytes::copy_from_slice(run));
+                    publisher.enqueue(message).await?
+                } else {
+                    builder.clear();
+                    for body in run.chunks(message_bytes) {
+                        builder.push_body(body)?;
+                    }
+                    publisher.enqueue_batch(builder).await?
+                };
+                under_way.push_back((ticket, count));
+            }
+            // What was put into the connection goes to the socket now, not at the next wait.
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
+        let Self {
+            runtime, under_way, ..
+        } = self;
+        runtime.block_on(async {
+            let mut acknowledged = 0;
+            if wait.is_zero() {
+                tokio::task::yield_now().await;
+            } else if let Some((ticket, count)) = under_way.front_mut() {
+                match tokio::time::timeout(wait, ticket).await {
+                    Ok(receipt) => receipt?,
+                    Err(_) => return Ok(0),
+                };
+                acknowledged += *count;
+                under_way.pop_front();
+            }
+            let mut cx = Context::from_waker(Waker::noop());
+            while let Some((ticket, count)) = under_way.front_mut() {
+                match Pin::new(ticket).poll(&mut cx) {
+                    Poll::Ready(receipt) => {
+                        receipt?;
+                        acknowledged += *count;
+                        under_way.pop_front();
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            Ok(acknowledged)
+        })
+    }
+}
+
+struct Reading {
+    runtime: Runtime,
+    reader: Reader,
+}
+
+impl Receive for Reading {
+    fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
+        let Self { runtime, reader } = self;
+        runtime.block_on(async {
+            let Ok(run) = tokio::time::timeout(wait, reader.next_run()).await else {
+                return Ok(0);
+            };
+            let mut received = 0;
+            for record in run.ok_or("the topic gives nothing more")? {
+                take(record?.as_bytes());
+                received += 1;
+            }
+            Ok(received)
+        })
+    }
+}
+
+struct Working {
+    runtime: Runtime,
+    consumer: Consumer,
+}
+
+impl Receive for Working {
+    fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
+        let Self { runtime, consumer } = self;
+        runtime.block_on(async {
+            let Ok(first) = tokio::time::timeout(wait, consumer.next()).await else {
+                return Ok(0);
+            };
+            let mut next = first;
+            let mut received = 0;
+            while let Some(delivery) = next {
+                let delivery = delivery?;
+                take(delivery.as_bytes());
+                delivery.ack();
+                received += 1;
+                next = consumer.try_next();
+            }
+            Ok(received)
+        })
+    }
+}
