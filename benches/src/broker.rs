@@ -3,16 +3,23 @@
 //! Every publisher and receiver has a connection of its own and is used by one thread, which blocks.
 //! How a broker batches and acknowledges is its driver's affair; the generator counts messages.
 
+mod line;
 mod millstream;
+mod nats;
 mod process;
+mod redis;
 
 use std::error::Error;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::load::Target;
 
 pub use millstream::Millstream;
+pub use nats::Nats;
 pub use process::Process;
+pub use redis::{Persistence, Redis};
 
 /// What a driver fails with: whatever its broker said.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -89,4 +96,16 @@ pub trait Receive {
     ///
     /// What the broker said.
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure>;
+}
+
+/// A port that is free now; brokers that can't take one themselves are told it.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A number that nobody else in this process gets.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: it orders nothing.
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

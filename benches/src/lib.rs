@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod gate;
 pub mod load;
+pub mod report;
 pub mod scenario;
 pub mod stage;

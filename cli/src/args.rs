@@ -13,9 +13,11 @@ use crate::address::{self, DEFAULT_LISTEN};
 use crate::quantity;
 use crate::start_point::{DueTime, StartPoint};
 
+mod bench;
 mod folder;
 mod queue;
 
+pub(crate) use bench::{BenchArgs, BenchCommand, GateArgs, RunArgs};
 pub(crate) use folder::{
     CutName, DoctorArgs, QuarantineArgs, QuarantineCommand, RepairArgs, VerifyArgs,
 };
@@ -35,6 +37,7 @@ Exit codes:
   7  conflict: it exists already, or something else uses it
   8  damaged data
   10 doctor found what makes the machine or the folder unfit to serve";
+  9  a result is not as `bench gate` asserts";
 
 /// A message broker: streams and work queues, on disk when they are acknowledged.
 #[derive(Debug, Parser)]
@@ -77,6 +80,8 @@ pub(crate) enum Command {
     Repair(RepairArgs),
     /// Look into one segment file
     Segment(SegmentArgs),
+    /// Put a load on a server, measure it and check every message
+    Bench(BenchArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
 }

@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     Conflict = 7,
     /// Data is damaged.
     Damaged = 8,
+    /// A result of a benchmark is not as asserted.
+    Gate = 9,
     /// The machine or the folder is not fit to serve.
     Unfit = 10,
 }

@@ -5,6 +5,7 @@ mod address;
 mod args;
 mod backoff;
 mod base64;
+mod bench;
 mod connect;
 mod cursor;
 mod doctor;
@@ -65,6 +66,7 @@ fn run(command: &Command, output: Output) -> Result<(), Failure> {
         Command::Quarantine(args) => quarantine::run(args, output),
         Command::Repair(args) => repair::run(args, output),
         Command::Segment(args) => segment::run(args, output),
+        Command::Bench(args) => bench::run(args, output),
         Command::Completions(args) => completions(args),
     }
 }

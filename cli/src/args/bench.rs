@@ -1,0 +1,110 @@
+//! Arguments of `bench`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use millstream_benches::scenario::Scenario;
+
+use super::Level;
+use crate::quantity;
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BenchArgs {
+    /// What to do with results.
+    #[command(subcommand)]
+    pub(crate) command: Option<BenchCommand>,
+
+    #[command(flatten)]
+    pub(crate) run: Option<RunArgs>,
+}
+
+/// What can be done with results.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Fail, with exit code 9, unless a result is as asserted
+    Gate(GateArgs),
+}
+
+/// Arguments of a benchmark.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What to measure: pub, sub, e2e, queue, mixed, fanout, sizes, backlog, topics or sweep
+    pub(crate) scenario: Scenario,
+
+    /// Measure the server at this address instead of one that is started for it
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) server: Option<String>,
+
+    /// Argument for the server that is started, for example --serve=--threads --serve=1
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub(crate) serve: Vec<String>,
+
+    /// What an acknowledgement survives
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "synced")]
+    pub(crate) ack: Level,
+
+    /// Bytes of a message, at least 24
+    #[arg(long, value_name = "BYTES", value_parser = quantity::parse_bytes)]
+    pub(crate) size: Option<NonZeroUsize>,
+
+    /// Messages of a batch
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<NonZeroUsize>,
+
+    /// Messages under way of one publisher
+    #[arg(long, value_name = "N")]
+    pub(crate) window: Option<NonZeroUsize>,
+
+    /// Publishers, each with a connection of its own
+    #[arg(long, value_name = "N")]
+    pub(crate) publishers: Option<NonZeroUsize>,
+
+    /// Readers or workers, each with a connection of its own
+    #[arg(long, value_name = "N")]
+    pub(crate) receivers: Option<NonZeroUsize>,
+
+    /// Messages a second of all publishers together, whatever becomes of them; without it a
+    /// publisher sends as fast as it is acknowledged
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<NonZeroUsize>,
+
+    /// Messages of a run, of scenarios that go by number
+    #[arg(long, value_name = "N")]
+    pub(crate) messages: Option<u64>,
+
+    /// How long a run counts, of scenarios that go by time
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// How long it runs before it counts
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) warmup: Option<Duration>,
+
+    /// How often each load is run
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) repeat: NonZeroUsize,
+
+    /// Folder in which servers have their data
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) scratch: PathBuf,
+
+    /// Folder for result.json and its tables; one that holds a result keeps it in its history
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Arguments of `bench gate`.
+#[derive(Debug, Args)]
+pub(crate) struct GateArgs {
+    /// The result
+    pub(crate) result: PathBuf,
+
+    /// What must hold, FIGURE OP NUMBER: `messages_per_s>1000000`, `p99_us<500`, `lost=0`; may be
+    /// repeated
+    #[arg(long = "assert", value_name = "CONDITION", required = true)]
+    pub(crate) conditions: Vec<String>,
+}

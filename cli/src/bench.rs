@@ -1,0 +1,147 @@
+//! `millstream bench`: loads on a server, measured and checked.
+
+use std::fs;
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use millstream_benches::broker::{Failure as BrokerFailure, Millstream};
+use millstream_benches::load::{Outcome, STAMP_BYTES};
+use millstream_benches::report::{markdown, write_results};
+use millstream_benches::scenario::{Asked, Scenario, measure};
+use millstream_benches::{gate, load};
+use millstream_client::Durability;
+
+use crate::args::{BenchArgs, BenchCommand, GateArgs, Level, RunArgs};
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+
+/// Runs what `args` ask for.
+pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<(), Failure> {
+    match (&args.command, &args.run) {
+        (Some(BenchCommand::Gate(args)), _) => check(args, output),
+        (None, Some(args)) => run_scenario(args, output),
+        (None, None) => Err(Failure::new(Exit::Usage, "name a scenario, or gate")),
+    }
+}
+
+fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
+    let asked = asked(args)?;
+    if cfg!(debug_assertions) {
+        output.remark("this build is not optimised: its figures are worth nothing");
+    }
+    let began = Timestamp::now().to_string();
+    let bar = progress(output, args.scenario);
+    let outcomes = outcomes(args, &asked, &began, &bar);
+    bar.finish_and_clear();
+    let outcomes = outcomes.map_err(|error| Failure::new(Exit::Failed, error))?;
+    if let Some(out) = &args.out {
+        write_results(out, &outcomes).map_err(|error| Failure::file(out.display(), "write results to", &error))?;
+    }
+    for outcome in &outcomes {
+        output.line(outcome, format_args!("{}", markdown(std::slice::from_ref(outcome)).trim_end()))?;
+    }
+    if outcomes.iter().all(Outcome::is_whole) {
+        return Ok(());
+    }
+    let message = "messages were lost, doubled, reordered or damaged: see the figures above";
+    Err(Failure::new(Exit::Failed, message))
+}
+
+fn asked(args: &RunArgs) -> Result<Asked, Failure> {
+    if args.size.is_some_and(|size| size.get() < STAMP_BYTES) {
+        let message = format!("--size: a message is at least {STAMP_BYTES} bytes, for the stamp it is checked by");
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if !args.scratch.is_dir() {
+        let message = format!("--scratch: {} is no folder", args.scratch.display());
+        return Err(Failure::new(Exit::NotFound, message));
+    }
+    let count = |number: &Option<std::num::NonZeroUsize>| number.map(std::num::NonZeroUsize::get);
+    Ok(Asked {
+        message_bytes: count(&args.size),
+        batch: count(&args.batch),
+        window: count(&args.window),
+        publishers: count(&args.publishers),
+        receivers: count(&args.receivers),
+        rate: count(&args.rate).map(|rate| rate as u64),
+        messages: args.messages,
+        seconds: args.duration.map(|duration| duration.as_secs_f64()),
+        warmup_s: args.warmup.map(|duration| duration.as_secs_f64()),
+    })
+}
+
+fn outcomes(
+    args: &RunArgs,
+    asked: &Asked,
+    began: &str,
+    bar: &ProgressBar,
+) -> Result<Vec<Outcome>, BrokerFailure> {
+    let durability = match args.ack {
+        Level::Stored => Durability::Stored,
+        Level::Synced => Durability::Synced,
+    };
+    let broker = match &args.server {
+        Some(address) => Millstream::at(address.clone(), durability),
+        None => {
+            let program = std::env::current_exe()?;
+            Millstream::start(&program, &args.serve, &args.scratch, durability)?
+        }
+    };
+    let tell = |messages: u64| bar.inc(messages);
+    let loads: Vec<load::Load> = args.scenario.loads(asked);
+    measure(
+        &broker,
+        args.scenario,
+        &loads,
+        args.repeat.get(),
+        (began, &args.scratch, &tell),
+    )
+}
+
+/// Messages so far, where a person watches.
+fn progress(output: Output, scenario: Scenario) -> ProgressBar {
+    if !output.shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {human_pos} messages  {per_sec}  {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(scenario.name());
+    bar
+}
+
+fn check(args: &GateArgs, output: Output) -> Result<(), Failure> {
+    let outcomes = read(&args.result)?;
+    for condition in &args.conditions {
+        let condition: gate::Condition = condition
+            .parse()
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        for outcome in &outcomes {
+            match condition.check(outcome) {
+                Ok(()) => output.line(&condition, format_args!("{condition}: holds"))?,
+                Err(found) => {
+                    let message = format!("{condition} does not hold: {found}");
+                    return Err(Failure::new(Exit::Gate, message));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<Outcome>, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::file(path.display(), "read", &error))?;
+    let outcomes: Vec<Outcome> = serde_json::from_str(&text).map_err(|error| {
+        Failure::new(Exit::Failed, format_args!("{} is no result: {error}", path.display()))
+    })?;
+    let newer = outcomes.iter().find(|outcome| outcome.schema > load::SCHEMA);
+    match newer {
+        None => Ok(outcomes),
+        Some(newer) => Err(Failure::new(
+            Exit::Failed,
+            format_args!("{} has schema {}, this program knows {}", path.display(), newer.schema, load::SCHEMA),
+        )),
+    }
+}
