@@ -7,6 +7,7 @@ mod line;
 mod millstream;
 mod nats;
 mod process;
+mod rabbitmq;
 mod redis;
 
 use std::error::Error;
@@ -19,6 +20,7 @@ use crate::load::Target;
 pub use millstream::Millstream;
 pub use nats::Nats;
 pub use process::Process;
+pub use rabbitmq::RabbitMq;
 pub use redis::{Persistence, Redis};
 
 /// What a driver fails with: whatever its broker said.
