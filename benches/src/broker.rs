@@ -98,6 +98,15 @@ pub trait Receive {
     ///
     /// What the broker said.
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure>;
+
+    /// Leaves once the broker has all acknowledgements.
+    ///
+    /// # Errors
+    ///
+    /// What the broker said.
+    fn finish(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// A port that is free now; brokers that can't take one themselves are told it.

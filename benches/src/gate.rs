@@ -34,7 +34,9 @@ const FIGURES: [(&str, fn(&Run) -> f64); 12] = [
     ("doubled", |run| run.delivered.doubled as f64),
     ("reordered", |run| run.delivered.reordered as f64),
     ("damaged", |run| run.delivered.damaged as f64),
-    ("broker_cpu_s", |run| run.broker.map_or(0.0, |broker| broker.cpu_s)),
+    ("broker_cpu_s", |run| {
+        run.broker.map_or(0.0, |broker| broker.cpu_s)
+    }),
 ];
 
 impl FromStr for Condition {
@@ -85,7 +87,10 @@ impl Condition {
         if holds {
             Ok(())
         } else {
-            Err(format!("{} of {} is {median}", self.figure, outcome.scenario))
+            Err(format!(
+                "{} of {} is {median}",
+                self.figure, outcome.scenario
+            ))
         }
     }
 
@@ -106,7 +111,11 @@ impl Condition {
             let own = outcome.runs.first().map(|run| run.figures.as_slice());
             let own = own.into_iter().flatten().map(|figure| figure.name.as_str());
             let all: Vec<&str> = names.into_iter().chain(own).collect();
-            return Err(format!("no figure is called {}; there are {}", self.figure, all.join(", ")));
+            return Err(format!(
+                "no figure is called {}; there are {}",
+                self.figure,
+                all.join(", ")
+            ));
         }
         Ok(median)
     }
@@ -148,10 +157,17 @@ mod tests {
         assert_eq!(holds("messages_per_s<11"), Ok(()));
         assert_eq!(holds("lost=0"), Ok(()));
         assert!(holds("messages_per_s>11").unwrap_err().contains("is 10"));
-        assert!(holds("speed>1").unwrap_err().contains("there are messages_per_s"));
+        assert!(
+            holds("speed>1")
+                .unwrap_err()
+                .contains("there are messages_per_s")
+        );
         assert!(outcome(&[]).runs.is_empty());
         let nothing = "lost=0".parse::<Condition>().unwrap();
-        assert!(nothing.check(&outcome(&[])).is_err(), "no run holds nothing");
+        assert!(
+            nothing.check(&outcome(&[])).is_err(),
+            "no run holds nothing"
+        );
     }
 
     #[test]

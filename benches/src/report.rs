@@ -33,7 +33,9 @@ fn row(outcome: &Outcome, text: &mut String) {
         micros(|run| run.latency.p999_ns),
     );
     let broker = |of: fn(&crate::load::Resources) -> f64| {
-        outcome.spread(|run| of(&run.broker.unwrap_or(run.generator))).0
+        outcome
+            .spread(|run| of(&run.broker.unwrap_or(run.generator)))
+            .0
     };
     let messages = outcome.spread(|run| run.messages as f64).0.max(1.0);
     let cpu = broker(|used| used.cpu_s) * 1e6 / messages;
@@ -80,7 +82,13 @@ fn count(number: f64) -> String {
         n if n >= 1e4 => (n / 1e3, " k"),
         n => return format!("{n:.0}"),
     };
-    let digits = if scaled >= 100.0 { 0 } else if scaled >= 10.0 { 1 } else { 2 };
+    let digits = if scaled >= 100.0 {
+        0
+    } else if scaled >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{scaled:.digits$}{unit}")
 }
 

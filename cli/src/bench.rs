@@ -36,10 +36,14 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
     bar.finish_and_clear();
     let outcomes = outcomes.map_err(|error| Failure::new(Exit::Failed, error))?;
     if let Some(out) = &args.out {
-        write_results(out, &outcomes).map_err(|error| Failure::file(out.display(), "write results to", &error))?;
+        write_results(out, &outcomes)
+            .map_err(|error| Failure::file(out.display(), "write results to", &error))?;
     }
     for outcome in &outcomes {
-        output.line(outcome, format_args!("{}", markdown(std::slice::from_ref(outcome)).trim_end()))?;
+        output.line(
+            outcome,
+            format_args!("{}", markdown(std::slice::from_ref(outcome)).trim_end()),
+        )?;
     }
     if outcomes.iter().all(Outcome::is_whole) {
         return Ok(());
@@ -50,7 +54,9 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
 
 fn asked(args: &RunArgs) -> Result<Asked, Failure> {
     if args.size.is_some_and(|size| size.get() < STAMP_BYTES) {
-        let message = format!("--size: a message is at least {STAMP_BYTES} bytes, for the stamp it is checked by");
+        let message = format!(
+            "--size: a message is at least {STAMP_BYTES} bytes, for the stamp it is checked by"
+        );
         return Err(Failure::new(Exit::Usage, message));
     }
     if !args.scratch.is_dir() {
@@ -105,7 +111,9 @@ fn progress(output: Output, scenario: Scenario) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {human_pos} messages  {per_sec}  {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {msg}  {human_pos} messages  {per_sec}  {elapsed}")
+    {
         bar.set_style(style);
     }
     bar.set_message(scenario.name());
@@ -132,16 +140,27 @@ fn check(args: &GateArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<Outcome>, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::file(path.display(), "read", &error))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| Failure::file(path.display(), "read", &error))?;
     let outcomes: Vec<Outcome> = serde_json::from_str(&text).map_err(|error| {
-        Failure::new(Exit::Failed, format_args!("{} is no result: {error}", path.display()))
+        Failure::new(
+            Exit::Failed,
+            format_args!("{} is no result: {error}", path.display()),
+        )
     })?;
-    let newer = outcomes.iter().find(|outcome| outcome.schema > load::SCHEMA);
+    let newer = outcomes
+        .iter()
+        .find(|outcome| outcome.schema > load::SCHEMA);
     match newer {
         None => Ok(outcomes),
         Some(newer) => Err(Failure::new(
             Exit::Failed,
-            format_args!("{} has schema {}, this program knows {}", path.display(), newer.schema, load::SCHEMA),
+            format_args!(
+                "{} has schema {}, this program knows {}",
+                path.display(),
+                newer.schema,
+                load::SCHEMA
+            ),
         )),
     }
 }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millstream_client::{
-    BatchBuilder, Client, Consumer, ConsumerOptions, Durability, Message, Publisher, QueueOptions,
-    Reader, Start, Ticket, TopicOptions,
+    Address, BatchBuilder, Client, Consumer, ConsumerOptions, Durability, Message, Publisher,
+    QueueOptions, Reader, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
 
@@ -25,7 +25,7 @@ const TURNS: u32 = 2;
 /// A server, started here or elsewhere.
 #[derive(Debug)]
 pub struct Millstream {
-    address: String,
+    address: Address,
     durability: Durability,
     setup: String,
     process: Option<Process>,
@@ -68,7 +68,7 @@ impl Millstream {
 
     /// The server at `address`, which somebody else started.
     #[must_use]
-    pub const fn at(address: String, durability: Durability) -> Self {
+    pub const fn at(address: Address, durability: Durability) -> Self {
         Self {
             address,
             durability,
@@ -79,7 +79,7 @@ impl Millstream {
 
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> &str {
+    pub const fn address(&self) -> &Address {
         &self.address
     }
 
@@ -87,19 +87,18 @@ impl Millstream {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let client = runtime.block_on(Client::connect(self.address.as_str()))?;
+        let client = runtime.block_on(Client::connect(self.address.clone()))?;
         Ok((runtime, client))
     }
 }
 
 /// The first address in the object that a server prints once it is ready.
-fn address_in(ready: &str) -> Result<String, Failure> {
+fn address_in(ready: &str) -> Result<Address, Failure> {
     let object: serde_json::Value = serde_json::from_str(ready)?;
     let address = object.pointer("/addresses/0");
     let address = address.and_then(serde_json::Value::as_str);
-    Ok(address
-        .ok_or_else(|| format!("the server names no address: {ready}"))?
-        .to_owned())
+    let address = address.ok_or_else(|| format!("the server names no address: {ready}"))?;
+    Ok(format!("millstream://{address}").parse()?)
 }
 
 impl Broker for Millstream {
@@ -164,7 +163,11 @@ impl Broker for Millstream {
                 let options = ConsumerOptions::new().prefetch(PREFETCH);
                 let opened = client.consumer_with(queue_of(topic), options);
                 let consumer = runtime.block_on(opened)?;
-                Box::new(Working { runtime, consumer })
+                Box::new(Working {
+                    runtime,
+                    consumer: Some(consumer),
+                    client: Some(client),
+                })
             }
         })
     }
@@ -271,12 +274,17 @@ impl Receive for Reading {
 
 struct Working {
     runtime: Runtime,
-    consumer: Consumer,
+    /// Until it has finished.
+    consumer: Option<Consumer>,
+    client: Option<Client>,
 }
 
 impl Receive for Working {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
-        let Self { runtime, consumer } = self;
+        let Self {
+            runtime, consumer, ..
+        } = self;
+        let consumer = consumer.as_mut().ok_or("the worker has finished")?;
         runtime.block_on(async {
             let Ok(first) = tokio::time::timeout(wait, consumer.next()).await else {
                 return Ok(0);
@@ -292,5 +300,15 @@ impl Receive for Working {
             }
             Ok(received)
         })
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        if let Some(consumer) = self.consumer.take() {
+            consumer.close();
+        }
+        if let Some(client) = self.client.take() {
+            self.runtime.block_on(client.close())?;
+        }
+        Ok(())
     }
 }

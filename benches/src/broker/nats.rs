@@ -38,13 +38,17 @@ impl Nats {
             |folder| {
                 let sync = if synced { "always" } else { "2m" };
                 let store = folder.display();
-                let config = format!("jetstream {{ store_dir: \"{store}\", sync_interval: \"{sync}\" }}\n");
+                let config =
+                    format!("jetstream {{ store_dir: \"{store}\", sync_interval: \"{sync}\" }}\n");
                 let file = folder.join("nats.conf");
                 // If it can't be written the server says so.
                 let _ = std::fs::write(&file, config);
                 let mut command = Command::new("sh");
                 // It logs to standard error.
-                command.args(["-c", "exec nats-server -a 127.0.0.1 -p \"$0\" -c \"$1\" 2>&1"]);
+                command.args([
+                    "-c",
+                    "exec nats-server -a 127.0.0.1 -p \"$0\" -c \"$1\" 2>&1",
+                ]);
                 command.arg(port.to_string()).arg(file);
                 command
             },
@@ -71,7 +75,12 @@ impl Broker for Nats {
             name: "nats-jetstream".to_owned(),
             version: self.version.clone(),
             durability: if self.synced { "synced" } else { "stored" }.to_owned(),
-            setup: if self.synced { "file, sync_interval always" } else { "file" }.to_owned(),
+            setup: if self.synced {
+                "file, sync_interval always"
+            } else {
+                "file"
+            }
+            .to_owned(),
         }
     }
 
@@ -80,19 +89,25 @@ impl Broker for Nats {
     }
 
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
-        let stream = format!(r#"{{"name":"{topic}","subjects":["{topic}"],"storage":"file","num_replicas":1}}"#);
+        let stream = format!(
+            r#"{{"name":"{topic}","subjects":["{topic}"],"storage":"file","num_replicas":1}}"#
+        );
         self.ask(&format!("$JS.API.STREAM.CREATE.{topic}"), &stream)?;
         if kind == Kind::Queue {
             let consumer = format!(
                 r#"{{"stream_name":"{topic}","config":{{"durable_name":"{WORKERS}","ack_policy":"explicit","deliver_policy":"all","max_ack_pending":65536}}}}"#
             );
-            self.ask(&format!("$JS.API.CONSUMER.DURABLE.CREATE.{topic}.{WORKERS}"), &consumer)?;
+            self.ask(
+                &format!("$JS.API.CONSUMER.DURABLE.CREATE.{topic}.{WORKERS}"),
+                &consumer,
+            )?;
         }
         Ok(())
     }
 
     fn remove(&self, topic: &str) -> Result<(), Failure> {
-        self.ask(&format!("$JS.API.STREAM.DELETE.{topic}"), "").map(|_| ())
+        self.ask(&format!("$JS.API.STREAM.DELETE.{topic}"), "")
+            .map(|_| ())
     }
 
     fn publisher(&self, topic: &str, _: usize) -> Result<Box<dyn Publish>, Failure> {
@@ -156,7 +171,9 @@ impl Connection {
             if let Some(end) = line.line_bytes() {
                 let info = String::from_utf8_lossy(&line.input()[..end]).into_owned();
                 line.take(end + 2);
-                let json = info.strip_prefix("INFO ").ok_or("nats did not introduce itself")?;
+                let json = info
+                    .strip_prefix("INFO ")
+                    .ok_or("nats did not introduce itself")?;
                 let info: serde_json::Value = serde_json::from_str(json)?;
                 break info["version"].as_str().unwrap_or("unknown").to_owned();
             }
@@ -164,8 +181,9 @@ impl Connection {
                 return Err("nats does not answer".into());
             }
         };
-        line.output()
-            .extend_from_slice(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n");
+        line.output().extend_from_slice(
+            b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n",
+        );
         line.flush()?;
         let number = u64::from(std::process::id()) << 32 | super::next_number();
         Ok(Self {
@@ -180,7 +198,9 @@ impl Connection {
         self.inboxes += 1;
         let inbox = format!("_INBOX.{}.{}", self.number, self.inboxes);
         let subscription = format!("SUB {inbox} {}\r\n", self.inboxes);
-        self.line.output().extend_from_slice(subscription.as_bytes());
+        self.line
+            .output()
+            .extend_from_slice(subscription.as_bytes());
         self.line.flush()?;
         Ok(inbox)
     }
@@ -193,7 +213,8 @@ impl Connection {
         loop {
             match self.next()? {
                 Some(Sent::Message(message)) => {
-                    let text = String::from_utf8_lossy(&self.line.input()[message.body]).into_owned();
+                    let text =
+                        String::from_utf8_lossy(&self.line.input()[message.body]).into_owned();
                     self.line.take(message.length);
                     if text.contains("\"error\":") {
                         return Err(format!("nats: {text}").into());
@@ -233,16 +254,17 @@ impl Connection {
             return Ok(Some(Sent::Ping(end + 2)));
         }
         if head.starts_with(b"-ERR") {
-            return Ok(Some(Sent::Error(String::from_utf8_lossy(head).into_owned())));
+            return Ok(Some(Sent::Error(
+                String::from_utf8_lossy(head).into_owned(),
+            )));
         }
         let headers = head.starts_with(b"HMSG ");
         if !headers && !head.starts_with(b"MSG ") {
             return Ok(Some(Sent::Other(end + 2)));
         }
         let message = message(input, head, end + 2, headers)?;
-        Ok(Some(Sent::Message(message)).filter(|sent| {
-            matches!(sent, Sent::Message(message) if input.len() >= message.length)
-        }))
+        Ok(Some(Sent::Message(message))
+            .filter(|sent| matches!(sent, Sent::Message(message) if input.len() >= message.length)))
     }
 }
 
@@ -254,7 +276,11 @@ fn message(input: &[u8], head: &[u8], start: usize, headers: bool) -> Result<Mes
         Ok(std::str::from_utf8(word.copied().unwrap_or_default())?.parse()?)
     };
     let total = number(words.last())?;
-    let header_bytes = if headers { number(words.iter().rev().nth(1))? } else { 0 };
+    let header_bytes = if headers {
+        number(words.iter().rev().nth(1))?
+    } else {
+        0
+    };
     let has_reply = words.len() == if headers { 6 } else { 5 };
     let reply = match words.get(3).filter(|_| has_reply) {
         Some(reply) => {
@@ -268,7 +294,11 @@ fn message(input: &[u8], head: &[u8], start: usize, headers: bool) -> Result<Mes
     let has_status = first.starts_with(b"NATS/1.0 ") && first.len() > 12;
     Ok(Message {
         reply,
-        status: if has_status { start + 9..start + 12 } else { 0..0 },
+        status: if has_status {
+            start + 9..start + 12
+        } else {
+            0..0
+        },
         body: start + header_bytes..start + total,
         length: start + total + 2,
     })
@@ -307,7 +337,11 @@ impl Publish for Publishing {
                 }
                 self.connection.pass(sent)?;
             }
-            let wait = if acknowledged > 0 { Duration::ZERO } else { wait };
+            let wait = if acknowledged > 0 {
+                Duration::ZERO
+            } else {
+                wait
+            };
             if !self.connection.line.fill(wait)? {
                 return Ok(acknowledged);
             }
@@ -328,7 +362,10 @@ impl Receive for Receiving {
         if let (Some((next, inbox)), 0) = (&self.pull, self.asked) {
             let body = format!(r#"{{"batch":{COUNT},"expires":{}}}"#, wait.as_nanos());
             let question = format!("PUB {next} {inbox} {}\r\n{body}\r\n", body.len());
-            self.connection.line.output().extend_from_slice(question.as_bytes());
+            self.connection
+                .line
+                .output()
+                .extend_from_slice(question.as_bytes());
             self.asked = COUNT;
         }
         self.connection.line.flush()?;
@@ -347,6 +384,24 @@ impl Receive for Receiving {
                     self.asked = 0;
                 }
                 return Ok(received);
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        // What was sent before a ping was taken in when its answer comes.
+        self.connection.line.output().extend_from_slice(b"PING\r\n");
+        self.connection.line.flush()?;
+        loop {
+            while let Some(sent) = self.connection.next()? {
+                let answered = self.connection.line.input().starts_with(b"PONG");
+                self.connection.pass(sent)?;
+                if answered {
+                    return Ok(());
+                }
+            }
+            if !self.connection.line.fill(ANSWER)? {
+                return Err("nats does not answer".into());
             }
         }
     }

@@ -31,6 +31,7 @@ const START: Method = (10, 10);
 const TUNE: Method = (10, 30);
 const OPEN_OK: Method = (10, 41);
 const CLOSE: Method = (10, 50);
+const CLOSE_OK: Method = (10, 51);
 const CHANNEL_OPEN_OK: Method = (20, 11);
 const CHANNEL_CLOSE: Method = (20, 40);
 const DECLARE_OK: Method = (50, 11);
@@ -105,7 +106,11 @@ impl RabbitMq {
 
 impl Broker for RabbitMq {
     fn target(&self) -> Target {
-        let name = if self.quorum { "rabbitmq-quorum" } else { "rabbitmq-classic" };
+        let name = if self.quorum {
+            "rabbitmq-quorum"
+        } else {
+            "rabbitmq-classic"
+        };
         Target {
             name: name.to_owned(),
             version: self.version.clone(),
@@ -260,7 +265,12 @@ impl Connection {
     }
 
     fn put_method(&mut self, channel: u16, which: Method, arguments: &[u8]) {
-        put_frame(self.line.output(), METHOD, channel, &[&method_bytes(which), arguments]);
+        put_frame(
+            self.line.output(),
+            METHOD,
+            channel,
+            &[&method_bytes(which), arguments],
+        );
     }
 
     fn ask(&mut self, question: Method, arguments: &[u8], answer: Method) -> Result<(), Failure> {
@@ -276,7 +286,8 @@ impl Connection {
                 let payload = self.line.input()[frame.payload.clone()].to_vec();
                 self.line.take(frame.length);
                 if frame.kind == METHOD {
-                    let (found, arguments) = method(&payload).ok_or("rabbitmq sent half a method")?;
+                    let (found, arguments) =
+                        method(&payload).ok_or("rabbitmq sent half a method")?;
                     refuse_close(found, arguments)?;
                     if found == wanted {
                         return Ok(arguments.to_vec());
@@ -303,11 +314,15 @@ fn refuse_close(found: Method, arguments: &[u8]) -> Result<(), Failure> {
 fn version_in(start: &[u8]) -> String {
     let key = b"\x07versionS";
     let at = start.windows(key.len()).position(|window| window == key);
-    let value = at.and_then(|at| start.get(at + key.len()..)).unwrap_or_default();
+    let value = at
+        .and_then(|at| start.get(at + key.len()..))
+        .unwrap_or_default();
     let Some((length, rest)) = value.split_first_chunk::<4>() else {
         return "unknown".to_owned();
     };
-    let text = rest.get(..u32::from_be_bytes(*length) as usize).unwrap_or_default();
+    let text = rest
+        .get(..u32::from_be_bytes(*length) as usize)
+        .unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
 }
 
@@ -347,7 +362,9 @@ impl Publish for Publishing {
                     && let Some((found, arguments)) = method(payload)
                 {
                     refuse_close(found, arguments)?;
-                    let tag = arguments.first_chunk::<8>().map_or(0, |tag| u64::from_be_bytes(*tag));
+                    let tag = arguments
+                        .first_chunk::<8>()
+                        .map_or(0, |tag| u64::from_be_bytes(*tag));
                     match found {
                         // With one queue confirms come in order, singly or up to a number.
                         ACK => self.confirmed = self.confirmed.max(tag),
@@ -357,7 +374,11 @@ impl Publish for Publishing {
                 }
                 self.connection.line.take(frame.length);
             }
-            let wait = if self.confirmed > before { Duration::ZERO } else { wait };
+            let wait = if self.confirmed > before {
+                Duration::ZERO
+            } else {
+                wait
+            };
             if !self.connection.line.fill(wait)? {
                 return Ok(self.confirmed - before);
             }
@@ -387,6 +408,13 @@ impl Receive for Receiving {
                 return Ok(received);
             }
         }
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        // Code 200, no text, no method at fault.
+        self.connection
+            .put_method(0, CLOSE, &[0, 200, 0, 0, 0, 0, 0]);
+        self.connection.await_method(CLOSE_OK).map(|_| ())
     }
 }
 

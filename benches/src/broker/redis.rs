@@ -48,11 +48,18 @@ impl Redis {
             |folder| {
                 let mut command = Command::new("redis-server");
                 command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
-                command.args(["--save", "", "--daemonize", "no"]).arg("--dir").arg(folder);
+                command
+                    .args(["--save", "", "--daemonize", "no"])
+                    .arg("--dir")
+                    .arg(folder);
                 match persistence {
                     Persistence::Memory => command.args(["--appendonly", "no"]),
-                    Persistence::EverySecond => command.args(["--appendonly", "yes", "--appendfsync", "everysec"]),
-                    Persistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+                    Persistence::EverySecond => {
+                        command.args(["--appendonly", "yes", "--appendfsync", "everysec"])
+                    }
+                    Persistence::Always => {
+                        command.args(["--appendonly", "yes", "--appendfsync", "always"])
+                    }
                 };
                 command
             },
@@ -65,7 +72,9 @@ impl Redis {
             Answer::Bytes(info) => String::from_utf8_lossy(&info).into_owned(),
             other => return Err(format!("redis: {other:?}").into()),
         };
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        let version = info
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"));
         Ok(Self {
             address,
             version: version.unwrap_or("unknown").to_owned(),
@@ -85,7 +94,10 @@ impl Broker for Redis {
     fn target(&self) -> Target {
         let (durability, setup) = match self.persistence {
             Persistence::Memory => ("memory", "appendonly no"),
-            Persistence::EverySecond => ("synced every second", "appendonly yes, appendfsync everysec"),
+            Persistence::EverySecond => (
+                "synced every second",
+                "appendonly yes, appendfsync everysec",
+            ),
             Persistence::Always => ("synced", "appendonly yes, appendfsync always"),
         };
         Target {
@@ -102,7 +114,14 @@ impl Broker for Redis {
 
     fn create(&self, topic: &str, _: Kind) -> Result<(), Failure> {
         // The stream comes with its group.
-        let words: [&[u8]; 6] = [b"XGROUP", b"CREATE", topic.as_bytes(), GROUP.as_bytes(), b"0", b"MKSTREAM"];
+        let words: [&[u8]; 6] = [
+            b"XGROUP",
+            b"CREATE",
+            topic.as_bytes(),
+            GROUP.as_bytes(),
+            b"0",
+            b"MKSTREAM",
+        ];
         self.ask(&words)?.done()
     }
 
@@ -133,8 +152,8 @@ impl Broker for Redis {
 #[derive(Debug)]
 enum Answer {
     Bytes(Vec<u8>),
-    Text(Vec<u8>),
-    Number(i64),
+    Text,
+    Number,
     Array(Vec<Answer>),
     Nothing,
     Error(String),
@@ -184,9 +203,15 @@ fn parse(input: &[u8]) -> Result<Option<(Answer, usize)>, Failure> {
     let after = end + 2;
     let number = || -> Result<i64, Failure> { Ok(std::str::from_utf8(rest)?.parse()?) };
     Ok(match kind {
-        b'+' => Some((Answer::Text(rest.to_vec()), after)),
-        b'-' => Some((Answer::Error(String::from_utf8_lossy(rest).into_owned()), after)),
-        b':' => Some((Answer::Number(number()?), after)),
+        b'+' => Some((Answer::Text, after)),
+        b'-' => Some((
+            Answer::Error(String::from_utf8_lossy(rest).into_owned()),
+            after,
+        )),
+        b':' => {
+            number()?;
+            Some((Answer::Number, after))
+        }
         b'$' => match usize::try_from(number()?) {
             Err(_) => Some((Answer::Nothing, after)),
             Ok(length) => input
@@ -245,10 +270,18 @@ impl Publish for Publishing {
                         self.line.take(whole);
                         acknowledged += 1;
                     }
-                    _ => return Err(format!("redis: {}", String::from_utf8_lossy(&input[..end])).into()),
+                    _ => {
+                        return Err(
+                            format!("redis: {}", String::from_utf8_lossy(&input[..end])).into()
+                        );
+                    }
                 }
             }
-            let wait = if acknowledged > 0 { Duration::ZERO } else { wait };
+            let wait = if acknowledged > 0 {
+                Duration::ZERO
+            } else {
+                wait
+            };
             if !self.line.fill(wait)? {
                 return Ok(acknowledged);
             }
@@ -273,20 +306,35 @@ impl Receive for Receiving {
         match self.kind {
             Kind::Stream => command(
                 &mut self.line,
-                &[b"XREAD", b"COUNT", count, b"BLOCK", block, b"STREAMS", &self.topic, &self.last],
+                &[
+                    b"XREAD",
+                    b"COUNT",
+                    count,
+                    b"BLOCK",
+                    block,
+                    b"STREAMS",
+                    &self.topic,
+                    &self.last,
+                ],
             ),
             Kind::Queue => command(
                 &mut self.line,
                 &[
-                    b"XREADGROUP", b"GROUP", GROUP.as_bytes(), &self.name, b"COUNT", count, b"BLOCK", block,
-                    b"STREAMS", &self.topic, b">",
+                    b"XREADGROUP",
+                    b"GROUP",
+                    GROUP.as_bytes(),
+                    &self.name,
+                    b"COUNT",
+                    count,
+                    b"BLOCK",
+                    block,
+                    b"STREAMS",
+                    &self.topic,
+                    b">",
                 ],
             ),
         }
-        while self.unanswered > 0 {
-            answer(&mut self.line)?.done()?;
-            self.unanswered -= 1;
-        }
+        self.finish()?;
         let Answer::Array(streams) = answer(&mut self.line)? else {
             return Ok(0);
         };
@@ -298,7 +346,9 @@ impl Receive for Receiving {
         };
         let mut received = 0;
         for entry in entries {
-            let Answer::Array(entry) = entry else { continue };
+            let Answer::Array(entry) = entry else {
+                continue;
+            };
             let [Answer::Bytes(id), Answer::Array(fields)] = entry.as_slice() else {
                 continue;
             };
@@ -309,7 +359,10 @@ impl Receive for Receiving {
             match self.kind {
                 Kind::Stream => self.last.clone_from(id),
                 Kind::Queue => {
-                    command(&mut self.line, &[b"XACK", &self.topic, GROUP.as_bytes(), id]);
+                    command(
+                        &mut self.line,
+                        &[b"XACK", &self.topic, GROUP.as_bytes(), id],
+                    );
                     self.unanswered += 1;
                 }
             }
@@ -317,6 +370,14 @@ impl Receive for Receiving {
         // Acknowledgements go out now, ahead of the next question.
         self.line.flush()?;
         Ok(received)
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        while self.unanswered > 0 {
+            answer(&mut self.line)?.done()?;
+            self.unanswered -= 1;
+        }
+        Ok(())
     }
 }
 
@@ -333,7 +394,13 @@ mod tests {
         let (answer, bytes) = parse(whole).unwrap().unwrap();
         assert_eq!(bytes, whole.len() - 5);
         assert!(matches!(answer, Answer::Array(parts) if parts.len() == 2));
-        assert!(matches!(parse(b"$-1\r\n").unwrap(), Some((Answer::Nothing, 5))));
-        assert!(matches!(parse(b"-ERR no\r\n").unwrap(), Some((Answer::Error(_), 9))));
+        assert!(matches!(
+            parse(b"$-1\r\n").unwrap(),
+            Some((Answer::Nothing, 5))
+        ));
+        assert!(matches!(
+            parse(b"-ERR no\r\n").unwrap(),
+            Some((Answer::Error(_), 9))
+        ));
     }
 }

@@ -95,7 +95,9 @@ impl Part {
         if now_ns < stage.counted_from_ns || now_ns >= stage.end_ns {
             return;
         }
-        self.latency.note(now_ns.saturating_sub(since_ns), messages);
+        if stage.load.course != Course::Receive {
+            self.latency.note(now_ns.saturating_sub(since_ns), messages);
+        }
         let tenth = ((now_ns - stage.counted_from_ns) / 100_000_000) as usize;
         if self.per_tenth.len() <= tenth {
             self.per_tenth.resize(tenth + 1, 0);
@@ -298,8 +300,11 @@ fn time(
             .map(|number| {
                 let topic = number % topics.len();
                 scope.spawn(move || {
-                    let opened = broker.receiver(&topics[topic], kind);
+                    // What is stored would be on its way as soon as a receiver is there.
+                    let early = stage_ref.load.course != Course::Receive;
+                    let opened = early.then(|| broker.receiver(&topics[topic], kind));
                     stage_ref.start.wait();
+                    let opened = opened.unwrap_or_else(|| broker.receiver(&topics[topic], kind));
                     let done = opened.and_then(|mut one| receive(one.as_mut(), stage_ref, topic));
                     note_failure(stage_ref, done)
                 })
@@ -530,6 +535,7 @@ fn receive(receiver: &mut dyn Receive, stage: &Stage<'_>, topic: usize) -> Resul
             mine >= stage.expected(topic)
         };
         if done || stage.has_failed() || heard.elapsed() > SILENCE {
+            receiver.finish()?;
             part.ledger = Some(ledger);
             return Ok(part);
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use millstream_benches::scenario::Scenario;
+use millstream_client::Address;
 
 use super::Level;
+use crate::address;
 use crate::quantity;
 
 /// Arguments of `bench`.
@@ -36,8 +38,8 @@ pub(crate) struct RunArgs {
     pub(crate) scenario: Scenario,
 
     /// Measure the server at this address instead of one that is started for it
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) server: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
+    pub(crate) server: Option<Address>,
 
     /// Argument for the server that is started, for example --serve=--threads --serve=1
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
