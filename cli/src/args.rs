@@ -36,8 +36,8 @@ Exit codes:
   6  timed out
   7  conflict: it exists already, or something else uses it
   8  damaged data
+  9  a result is not as `bench gate` asserts
   10 doctor found what makes the machine or the folder unfit to serve";
-  9  a result is not as `bench gate` asserts";
 
 /// A message broker: streams and work queues, on disk when they are acknowledged.
 #[derive(Debug, Parser)]
