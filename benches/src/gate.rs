@@ -21,8 +21,11 @@ pub struct Condition {
     number: f64,
 }
 
+/// A figure that every run has, by its name.
+type Named = (&'static str, fn(&Run) -> f64);
+
 /// Figures that a condition may name.
-const FIGURES: [(&str, fn(&Run) -> f64); 12] = [
+const FIGURES: [Named; 12] = [
     ("messages_per_s", |run| run.messages_per_s),
     ("bytes_per_s", |run| run.bytes_per_s),
     ("p50_us", |run| run.latency.p50_ns as f64 / 1e3),

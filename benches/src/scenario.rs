@@ -138,109 +138,79 @@ impl Scenario {
     #[must_use]
     pub fn loads(self, asked: &Asked) -> Vec<Load> {
         use Course::{Publish, Receive, Through};
-        let one = |course, kind, own| vec![asked.load(course, kind, own)];
         match self {
-            Self::Publish => one(
-                Publish,
-                Kind::Stream,
-                Parameters {
-                    receivers: 0,
-                    ..own()
-                },
-            ),
-            Self::Read => one(
-                Receive,
-                Kind::Stream,
-                Parameters {
-                    messages: MESSAGES,
-                    ..own()
-                },
-            ),
-            Self::EndToEnd => one(
-                Through,
-                Kind::Stream,
-                Parameters {
-                    batch: 1,
-                    rate: RATE,
-                    ..own()
-                },
-            ),
-            Self::Queue => {
+            Self::Publish => vec![asked.load(Publish, Kind::Stream, publishing())],
+            Self::Read => vec![asked.load(Receive, Kind::Stream, stored(MESSAGES, 1))],
+            Self::EndToEnd => vec![asked.load(Through, Kind::Stream, at_rate(RATE))],
+            Self::Queue => vec![asked.load(Receive, Kind::Queue, stored(MESSAGES, 4))],
+            Self::Mixed => vec![asked.load(Through, Kind::Stream, own())],
+            Self::FanOut => {
                 let own = Parameters {
                     receivers: 4,
-                    messages: MESSAGES,
                     ..own()
                 };
-                one(Receive, Kind::Queue, own)
+                vec![asked.load(Through, Kind::Stream, own)]
             }
-            Self::Mixed => one(Through, Kind::Stream, own()),
-            Self::FanOut => one(
-                Through,
-                Kind::Stream,
-                Parameters {
-                    receivers: 4,
-                    ..own()
-                },
-            ),
             Self::Sizes => [24, 100, 1 << 10, 16 << 10, 256 << 10, 1 << 20]
-                .into_iter()
-                .map(|message_bytes| {
-                    // As many as fit in a quarter of a mebibyte, a hundredth of them under way.
-                    let batch = ((256 << 10) / message_bytes).clamp(1, 1000);
-                    let window = batch.max((8 << 20) / message_bytes);
-                    let own = Parameters {
-                        message_bytes,
-                        batch,
-                        window,
-                        receivers: 0,
-                        ..own()
-                    };
-                    asked.load(Publish, Kind::Stream, own)
-                })
-                .collect(),
+                .map(|message_bytes| asked.load(Publish, Kind::Stream, of_size(message_bytes)))
+                .into(),
             Self::Backlog => [10_000, 100_000, 1_000_000, 10_000_000]
-                .into_iter()
-                .map(|messages| {
-                    let own = Parameters {
-                        receivers: 1,
-                        messages,
-                        ..own()
-                    };
-                    asked.load(Receive, Kind::Queue, own)
-                })
-                .collect(),
-            Self::Topics => [1, 10, 100]
-                .into_iter()
-                .map(|topics| {
-                    let own = Parameters {
-                        batch: 10,
-                        window: 100,
-                        publishers: topics,
-                        receivers: 0,
-                        extra: format!("{topics} topics"),
-                        ..own()
-                    };
-                    Load {
-                        topics,
-                        ..asked.load(Publish, Kind::Stream, own)
-                    }
-                })
-                .collect(),
+                .map(|messages| asked.load(Receive, Kind::Queue, stored(messages, 1)))
+                .into(),
+            Self::Topics => [1, 10, 100].map(|topics| spread(asked, topics)).into(),
             Self::Sweep => [1_000, 10_000, 50_000, 200_000]
-                .into_iter()
-                .map(|rate| {
-                    asked.load(
-                        Through,
-                        Kind::Stream,
-                        Parameters {
-                            batch: 1,
-                            rate,
-                            ..own()
-                        },
-                    )
-                })
-                .collect(),
+                .map(|rate| asked.load(Through, Kind::Stream, at_rate(rate)))
+                .into(),
         }
+    }
+}
+
+fn publishing() -> Parameters {
+    Parameters {
+        receivers: 0,
+        ..own()
+    }
+}
+
+fn stored(messages: u64, receivers: usize) -> Parameters {
+    Parameters {
+        receivers,
+        messages,
+        ..own()
+    }
+}
+
+fn at_rate(rate: u64) -> Parameters {
+    Parameters {
+        batch: 1,
+        rate,
+        ..own()
+    }
+}
+
+/// As many in a batch as fit in a quarter of a mebibyte, and 8 MiB under way.
+fn of_size(message_bytes: usize) -> Parameters {
+    let batch = ((256 << 10) / message_bytes).clamp(1, 1000);
+    Parameters {
+        message_bytes,
+        batch,
+        window: batch.max((8 << 20) / message_bytes),
+        ..publishing()
+    }
+}
+
+/// A publisher for each topic, with few messages under way, so that syncs are shared or are many.
+fn spread(asked: &Asked, topics: usize) -> Load {
+    let own = Parameters {
+        batch: 10,
+        window: 100,
+        publishers: topics,
+        extra: format!("{topics} topics"),
+        ..publishing()
+    };
+    Load {
+        topics,
+        ..asked.load(Course::Publish, Kind::Stream, own)
     }
 }
 

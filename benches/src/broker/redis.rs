@@ -299,8 +299,9 @@ struct Receiving {
     unanswered: u64,
 }
 
-impl Receive for Receiving {
-    fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
+impl Receiving {
+    /// Asks for what is new, for `wait` at most.
+    fn ask(&mut self, wait: Duration) {
         let (count, block) = (COUNT.to_string(), wait.as_millis().max(1).to_string());
         let (count, block) = (count.as_bytes(), block.as_bytes());
         match self.kind {
@@ -334,6 +335,12 @@ impl Receive for Receiving {
                 ],
             ),
         }
+    }
+}
+
+impl Receive for Receiving {
+    fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
+        self.ask(wait);
         self.finish()?;
         let Answer::Array(streams) = answer(&mut self.line)? else {
             return Ok(0);

@@ -526,6 +526,7 @@ fn receive(receiver: &mut dyn Receive, stage: &Stage<'_>, topic: usize) -> Resul
         if received > 0 {
             heard = Instant::now();
         }
+        // Acquire: the counts of what was acknowledged, behind which it was set.
         let done = stage.published_all.load(Ordering::Acquire) && {
             let mine = if in_queue && stage.load.topics == 1 {
                 all

@@ -107,7 +107,7 @@ impl Outcome {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         let median = match (values.get(middle.wrapping_sub(1)), values.get(middle)) {
-            (Some(below), Some(above)) if values.len() % 2 == 0 => (below + above) / 2.0,
+            (Some(below), Some(above)) if values.len().is_multiple_of(2) => (below + above) / 2.0,
             (_, Some(median)) => *median,
             _ => 0.0,
         };

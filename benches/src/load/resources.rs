@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Sub;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,7 @@ impl Sub for Usage {
 
     fn sub(self, before: Self) -> Resources {
         Resources {
-            cpu_s: self.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e9,
+            cpu_s: Duration::from_nanos(self.cpu_ns.saturating_sub(before.cpu_ns)).as_secs_f64(),
             rss_anonymous_bytes: self.anonymous_bytes,
             rss_file_bytes: self.file_bytes,
             context_switches: self.switches.saturating_sub(before.switches),
