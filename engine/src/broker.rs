@@ -232,6 +232,9 @@ impl Broker {
         let name = TopicName::parse(name.as_ref())?;
         check_public(&name)?;
         let queues = self.inner.queues.queues_of(&name);
+        let queues = queues.map_err(|error| TopicError::Storage {
+            message: error.to_string(),
+        })?;
         if !queues.is_empty() {
             return Err(TopicError::InUse { name, queues });
         }

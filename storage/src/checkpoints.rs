@@ -69,13 +69,13 @@ impl Checkpoints {
         Ok(number)
     }
 
-    /// The checkpoints that are sound, newest first, by number. Damaged ones are told in the log and
-    /// left where they are, and so is one that can't be read, as long as another is sound.
+    /// The checkpoints that are sound, newest first, by number. Those that are damaged or can't be read
+    /// are told in the log and left where they are, as long as another is sound.
     ///
     /// # Errors
     ///
-    /// The folder can't be listed, or no checkpoint is sound and one could not be read: that there
-    /// is none is not known then.
+    /// The folder can't be listed, or there are checkpoints and none of them is sound: what they say is
+    /// not known then, which is not the same as that there are none.
     pub fn load(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let (mut found, mut unread) = (Vec::new(), None);
         for number in self.numbers()?.into_iter().rev() {
@@ -91,6 +91,8 @@ impl Checkpoints {
                 Ok(bytes) => found.push((number, bytes)),
                 Err(error) => {
                     tracing::error!(number, %error, "a checkpoint can't be used");
+                    let named = format!("{}: {error}", name(number));
+                    unread.get_or_insert(io::Error::new(error.kind(), named));
                 }
             }
         }
@@ -245,6 +247,22 @@ mod tests {
         checkpoints.write(b"new").unwrap();
         heap.fail(Operation::Read, "", 1, Failure::Device);
         assert_eq!(checkpoints.load().unwrap(), [(1, b"old".to_vec())]);
+    }
+
+    #[test]
+    fn damaged_ones_are_not_taken_for_none() {
+        let (heap, checkpoints) = checkpoints();
+        checkpoints.write(b"only").unwrap();
+        let name = "checkpoint-00000001";
+        let mut bytes = heap.read_file(name).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        heap.remove(name).unwrap();
+        heap.create_file(name, &bytes).unwrap();
+        let told = checkpoints.load().unwrap_err();
+        assert!(
+            is_damage(&told) && told.to_string().contains(name),
+            "{told}"
+        );
     }
 
     #[test]

@@ -193,6 +193,15 @@ impl Broker {
         queues.info(&entry)
     }
 
+    /// Whether it is known what queues and cursors there are; else their lists are empty.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Offline`].
+    pub fn check_queues(&self) -> Result<(), QueueError> {
+        self.queues_of_broker().check_online()
+    }
+
     /// All queues, by name; without those that ended meanwhile or were stopped by a defect.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueInfo> {

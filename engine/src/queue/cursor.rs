@@ -83,6 +83,7 @@ impl Queues {
         let topic = TopicName::parse(topic).map_err(TopicError::Name)?;
         let name = TopicName::parse(name).map_err(TopicError::Name)?;
         check_public(&name)?;
+        self.check_online()?;
         let log = self.log(&topic).filter(|_| !is_reserved(&topic));
         let log = log.ok_or(TopicError::NotFound { name: topic })?;
         Ok(Cursor {

@@ -55,6 +55,12 @@ pub enum QueueError {
         /// What the system said.
         reason: String,
     },
+    /// What queues and cursors are is not known in this run: the checkpoints can't be read. Nothing of
+    /// it is forgotten or changed; reading and publishing to topics go on.
+    Offline {
+        /// What is wrong with the checkpoints.
+        reason: String,
+    },
     /// The journal takes no more: its disk failed. Reading and publishing to other topics go on.
     Journal {
         /// What the system said.
@@ -72,7 +78,9 @@ impl QueueError {
             Self::Settings(_) | Self::DeadLetterQueue { .. } => ErrorCode::QueueSettings,
             Self::CursorNotFound { .. } => ErrorCode::CursorNotFound,
             Self::Topic(error) => error.code(),
-            Self::Stopped { .. } | Self::Journal { .. } => ErrorCode::JournalFailed,
+            Self::Stopped { .. } | Self::Offline { .. } | Self::Journal { .. } => {
+                ErrorCode::JournalFailed
+            }
             Self::TopicLeft { .. } => ErrorCode::Internal,
         }
     }
@@ -126,6 +134,10 @@ impl fmt::Display for QueueError {
                 f,
                 "queue {:?} is deleted, and its topic of the same name is left with all records ({reason}); delete the topic",
                 name.as_str()
+            ),
+            Self::Offline { reason } => write!(
+                f,
+                "queues and cursors are offline, and nothing of them is forgotten: no checkpoint can be used ({reason}); restart the broker once the disk reads it, or run `millstream repair`, after which they are what the journal still says"
             ),
             Self::Journal { reason } => write!(
                 f,

@@ -6,6 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod checkpoints;
+
 mod order;
 
 use std::future::Future;

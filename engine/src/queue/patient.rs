@@ -7,9 +7,9 @@ use millstream_protocol::{Offset, Start};
 use millstream_storage::{Chunk, Log, LogReader, ReadError, park_until};
 
 /// How often what the disk can't read is asked for before it counts as lost.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 /// Between them.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// A reader that asks again where the disk can't read now. What still can't be read is a gap as any
 /// other: a start must come to an end, too, over a page that is bad for good.

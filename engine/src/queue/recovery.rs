@@ -15,11 +15,12 @@ use std::io;
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, TopicName};
-use millstream_storage::{Log, Store};
+use millstream_storage::{Checkpoints, Log, Store};
 
 use super::codec::{Fields, Malformed, put_bytes, put_text};
 use super::definition::{Change, CursorState, Definition};
 use super::journal::{self, JournalFrame, Owner};
+use super::patient::{PAUSE, TRIES};
 use super::scheduler::{Durable, Entry};
 
 const VERSION: u32 = 1;
@@ -89,26 +90,23 @@ pub(super) struct Recovered {
 }
 
 impl Recovered {
-    /// Reads the newest checkpoint that is sound, and the journal behind it.
+    /// Reads the newest checkpoint that is sound, and the journal behind it; without one, a journal
+    /// that still has its beginning says all by itself.
     ///
     /// # Errors
     ///
-    /// It is not known whether there is a checkpoint, without which queues would be forgotten.
+    /// What the checkpoints say is not known, and without it queues and what was settled would be
+    /// forgotten.
     pub(super) fn read(store: &Store, log: &Arc<Log>) -> io::Result<Self> {
-        let mut recovered = Self::default();
-        let mut found_one = false;
-        for (number, bytes) in store.checkpoints().load()? {
-            match Self::from_checkpoint(&bytes) {
-                Ok(found) => {
-                    recovered = found;
-                    found_one = true;
-                    break;
-                }
-                Err(error) => {
-                    tracing::error!(number, %error, "a checkpoint is passed over for the one before");
-                }
+        let found = match newest(&store.checkpoints()) {
+            Err(error) if log.first_offset() == Offset(0) => {
+                tracing::error!(%error, "no checkpoint can be used: the journal has all from its beginning");
+                None
             }
-        }
+            found => found?,
+        };
+        let found_one = found.is_some();
+        let mut recovered = found.unwrap_or_default();
         let from = recovered.needed_from();
         recovered.keep_from = found_one.then_some(from);
         let replayed = journal::replay(log, from, |frame| recovered.apply(frame));
@@ -218,6 +216,37 @@ impl Recovered {
                 .retain(|_, cursor| cursor.incarnation != incarnation || cursor.name != name),
             Change::NextId(id) => self.next_id = self.next_id.max(id),
         }
+    }
+}
+
+/// The newest checkpoint that is sound, if there are any. A disk that can't read now is asked again.
+fn newest(checkpoints: &Checkpoints) -> io::Result<Option<Recovered>> {
+    let mut tried = 0;
+    let loaded = loop {
+        match checkpoints.load() {
+            Err(error) if tried < TRIES && error.kind() != io::ErrorKind::InvalidData => {
+                tried += 1;
+                std::thread::sleep(PAUSE);
+            }
+            loaded => break loaded?,
+        }
+    };
+    let mut useless = None;
+    for (number, bytes) in loaded {
+        match Recovered::from_checkpoint(&bytes) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => {
+                tracing::error!(number, %error, "a checkpoint is passed over for the one before");
+                useless.get_or_insert(error);
+            }
+        }
+    }
+    match useless {
+        Some(error) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            error.to_string(),
+        )),
+        None => Ok(None),
     }
 }
 

@@ -70,12 +70,22 @@ pub(super) struct State {
     pub(super) queues: BTreeMap<TopicName, Entry>,
     pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
     pub(super) next_id: u32,
+    /// Why it is not known what queues and cursors there are: none is made, found or changed then.
+    offline: Option<String>,
     closed: bool,
 }
 
 impl State {
     pub(super) const fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Refuses while it is not known what there is.
+    pub(super) fn check_online(&self) -> Result<(), QueueError> {
+        match self.offline.clone() {
+            Some(reason) => Err(QueueError::Offline { reason }),
+            None => Ok(()),
+        }
     }
 
     /// Changes that make the registry what it is.
@@ -107,11 +117,12 @@ impl fmt::Debug for Queues {
 }
 
 impl Queues {
-    /// Brings back the queues of an open store. Nothing is made for a folder without any.
+    /// Brings back the queues of an open store. Nothing is made for a folder without any. Where what
+    /// they are can't be read they stay offline, and the topics go on without them.
     ///
     /// # Errors
     ///
-    /// When a thread can't be started, or a checkpoint can't be read.
+    /// When a thread can't be started.
     pub(crate) fn open(store: &Arc<Store>) -> Result<Arc<Self>, OpenError> {
         let clock = Arc::new(Clock::new());
         let queues = Arc::new(Self {
@@ -124,9 +135,16 @@ impl Queues {
             upkeep: Mutex::default(),
         });
         if let Some(log) = journal::open(store) {
-            let recovered = Recovered::read(store, &log).map_err(OpenError::Folder)?;
-            let restored = queues.restore(&log, recovered);
-            restored.map_err(OpenError::Thread)?;
+            match Recovered::read(store, &log) {
+                Ok(recovered) => {
+                    let restored = queues.restore(&log, recovered);
+                    restored.map_err(OpenError::Thread)?;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no checkpoint can be used: queues and cursors are offline, topics are not");
+                    queues.state().offline = Some(error.to_string());
+                }
+            }
         }
         Ok(queues)
     }
@@ -283,6 +301,7 @@ impl Queues {
         if state.closed {
             return Err(TopicError::Closed.into());
         }
+        state.check_online()?;
         if state.journal.is_none() {
             let log = journal::create(&self.store)?;
             self.start(state, &log).map_err(|error| {
@@ -308,8 +327,14 @@ impl Queues {
     /// The queue of this name.
     pub(super) fn entry(&self, name: &TopicName) -> Result<Entry, QueueError> {
         let state = self.state();
+        state.check_online()?;
         let entry = state.queues.get(name).cloned();
         entry.ok_or_else(|| QueueError::NotFound { name: name.clone() })
+    }
+
+    /// Whether it is known what queues and cursors there are.
+    pub(super) fn check_online(&self) -> Result<(), QueueError> {
+        self.state().check_online()
     }
 
     /// All queues, by name.
@@ -325,19 +350,25 @@ impl Queues {
     }
 
     /// Queues over `topic`.
-    pub(crate) fn queues_of(&self, topic: &TopicName) -> Vec<TopicName> {
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Offline`].
+    pub(crate) fn queues_of(&self, topic: &TopicName) -> Result<Vec<TopicName>, QueueError> {
         let state = self.state();
+        state.check_online()?;
         let over = state
             .queues
             .values()
             .filter(|entry| entry.definition.topic == *topic);
-        over.map(|entry| entry.definition.name.clone()).collect()
+        Ok(over.map(|entry| entry.definition.name.clone()).collect())
     }
 
     /// Makes a queue, its topic if it is to have its own, and the queue of its dead letters.
     pub(super) fn create(self: &Arc<Self>, wanted: &NewQueue) -> Result<Entry, QueueError> {
         check_settings(&wanted.name, &wanted.settings)?;
         let mut state = self.state();
+        state.check_online()?;
         // What is there may have been deleted: the journal failed before it could say.
         let failed = state.journal.as_ref();
         let failed = failed.and_then(|journal| journal.log().poisoned());

@@ -84,7 +84,10 @@ impl QueueRequest {
             Self::Set(set) => broker.set_queue(&set.name, &set.settings).map(queue),
             Self::Delete(delete) => broker.delete_queue(&delete.name).map(done),
             Self::Describe(describe) => broker.queue(&describe.name).map(queue),
-            Self::List(list) => Ok(list_queues(broker, list.after.as_ref())),
+            Self::List(list) => {
+                broker.check_queues()?;
+                Ok(list_queues(broker, list.after.as_ref()))
+            }
             Self::Control(control) => control_queue(broker, &control).map(done),
             Self::Redrive(redrive) => redrive_queue(broker, redrive).map(done),
             Self::Peek(peek) => {
@@ -104,7 +107,10 @@ impl QueueRequest {
                 let info = broker.cursor_info(&describe.topic, &describe.name)?;
                 Ok(QueueAnswer::Cursor(info))
             }
-            Self::ListCursors(list) => Ok(list_cursors(broker, list)),
+            Self::ListCursors(list) => {
+                broker.check_queues()?;
+                Ok(list_cursors(broker, list))
+            }
             Self::DeleteCursor(delete) => {
                 broker.delete_cursor(&delete.topic, &delete.name)?;
                 Ok(QueueAnswer::CursorDeleted)

@@ -5,7 +5,7 @@ use millstream_storage::Folder;
 use super::*;
 
 /// Fills whole segments of the journal with entries of a queue that is not there.
-fn grow_journal(setup: &Setup) {
+pub(super) fn grow_journal(setup: &Setup) {
     let mut appender = Appender::new(&setup.journal());
     let mut body = vec![0_u8; 200 << 10];
     body[..8].copy_from_slice(&[1, 1, 0, 0, 0xff, 0xff, 0xff, 0xff]);

@@ -133,6 +133,7 @@ impl Stage {
         self.hands.set_queues(&queues);
         let broker = Broker::of_parts(Arc::clone(&store), Arc::clone(&queues));
         let there = broker.queue("jobs").is_ok();
+        assert_eq!(broker.check_queues(), Ok(()), "one failure takes no queue");
         // A log that can't be recovered takes its queues along, for this run.
         let whole = store.logs().iter().all(|log| log.poisoned().is_none());
         assert!(!self.made || there || !whole, "the queue is gone");
