@@ -7,7 +7,7 @@
 )]
 
 mod checkpoints;
-
+mod letters;
 mod order;
 
 use std::future::Future;
