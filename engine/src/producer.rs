@@ -14,6 +14,7 @@
 
 mod entry;
 mod ledger;
+mod replacing;
 mod roll;
 
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ use crate::queue::{Clock, Fields, Malformed, Owner, Writer, boot_us, replay};
 
 /// The log of what is remembered of producers; no topic of a user begins with `$`.
 const PRODUCERS: &str = "$producers";
+/// What takes its part while another log is put in its place: see [`replacing`].
+const SPARE: &str = "$producers.new";
 /// First and largest segment of it: small, so that it can be trimmed behind a snapshot.
 const SEGMENT_BYTES: (u32, u32) = (1 << 20, 4 << 20);
 /// Bytes of the log behind the last snapshot after which the next is written, unless four times its
@@ -310,11 +313,23 @@ struct State {
     rolls: HashMap<Incarnation, Roll>,
     log: Option<Arc<Log>>,
     writer: Option<Writer>,
+    spare: Spare,
     /// Why what the log says is not known.
     unread: Option<String>,
     /// Ids and epochs given out in this run.
     given: u32,
     last_snapshot: Snapshot,
+}
+
+/// Whether the spare log is there: see [`replacing`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Spare {
+    #[default]
+    None,
+    /// A stop left it: it may say what the log does not, and the other way round.
+    Found,
+    /// It says all that was told.
+    Full,
 }
 
 /// What the next snapshot is due by.
@@ -347,25 +362,27 @@ impl Producers {
     /// Brings back what the log says. Nothing is made for a folder without producers.
     pub(crate) fn open(store: &Arc<Store>, clock: &Arc<Clock>) -> Self {
         let mut state = State::default();
-        let log = TopicName::parse(PRODUCERS)
-            .ok()
-            .and_then(|name| store.log(&name));
+        let find = |name: &str| {
+            TopicName::parse(name)
+                .ok()
+                .and_then(|name| store.log(&name))
+        };
+        // The spare one is older, or says the same.
+        let (spare, log) = (find(SPARE), find(PRODUCERS));
+        if spare.is_some() {
+            state.spare = Spare::Found;
+        }
+        for log in spare.iter().chain(&log) {
+            state.read(log);
+        }
+        let there = store.logs();
+        let exists = |incarnation: &Incarnation| {
+            there
+                .iter()
+                .any(|log| log.identity().incarnation == *incarnation)
+        };
+        state.rolls.retain(|incarnation, _| exists(incarnation));
         if let Some(log) = log {
-            let replayed = replay(&log, Offset(0), |frame| match frame.owner {
-                Owner::Producers => state.apply(frame.entries),
-                _ => Err(Malformed { what: PRODUCERS }),
-            });
-            if let Err(error) = replayed {
-                tracing::error!(%error, "what is remembered of producers can't be read: none is opened");
-                state.unread = Some(error.to_string());
-            }
-            let there = store.logs();
-            let exists = |incarnation: &Incarnation| {
-                there
-                    .iter()
-                    .any(|log| log.identity().incarnation == *incarnation)
-            };
-            state.rolls.retain(|incarnation, _| exists(incarnation));
             state.start(&log);
             state.last_snapshot.found = log.size().1;
         }
@@ -514,6 +531,9 @@ impl Producers {
     }
 
     fn tell(&self, state: &mut State, log: &Arc<Log>, before: Offset) -> Result<(), ProducerError> {
+        if let Some(message) = state.unread.clone() {
+            return Err(ProducerError::Storage { message });
+        }
         let incarnation = log.identity().incarnation;
         let now = self.now();
         let Some(roll) = state.rolls.get_mut(&incarnation) else {
@@ -582,11 +602,7 @@ impl Producers {
             return Ok(());
         }
         let from = log.committed();
-        let now = self.now();
-        let rolls = state.rolls.iter().filter(|(_, roll)| !roll.is_empty());
-        let told: Vec<_> = rolls
-            .map(|(topic, roll)| (*topic, roll.snapshot(now)))
-            .collect();
+        let told = self.told(state);
         self.write(state, &told)?;
         let (_, end_bytes) = claimed_end(&log);
         state.last_snapshot = Snapshot {
@@ -600,7 +616,17 @@ impl Producers {
         Ok(())
     }
 
-    /// Writes entries; they are on disk when this returns. The log is made with the first.
+    /// All that was told so far of the producers of every topic.
+    fn told(&self, state: &State) -> Vec<(Incarnation, Vec<Entry>)> {
+        let now = self.now();
+        let rolls = state.rolls.iter().filter(|(_, roll)| !roll.is_empty());
+        rolls
+            .map(|(topic, roll)| (*topic, roll.snapshot(now)))
+            .collect()
+    }
+
+    /// Writes entries; they are on disk when this returns. The log is made with the first, and another
+    /// is put in its place when it fails.
     fn write(
         &self,
         state: &mut State,
@@ -608,8 +634,10 @@ impl Producers {
     ) -> Result<(), ProducerError> {
         let failed = |message: String| ProducerError::Storage { message };
         if state.log.is_none() {
-            let name = TopicName::parse(PRODUCERS).map_err(|error| failed(error.to_string()))?;
-            match self.store.create_log(&name, Durability::Synced) {
+            match self
+                .store
+                .create_log(&log_name(PRODUCERS)?, Durability::Synced)
+            {
                 Ok(log) | Err(CreateError::Exists(log)) => state.start(&log),
                 Err(error) if error.is_storage_full() => {
                     let message = error.to_string();
@@ -618,8 +646,25 @@ impl Producers {
                 Err(error) => return Err(failed(error.to_string())),
             }
         }
+        self.replace_failed(state)?;
         let writer = state.writer.as_mut();
         let writer = writer.ok_or_else(|| failed("there is no log of producers".to_owned()))?;
+        match Self::write_to(writer, told) {
+            // What became of them is not known there, and told again elsewhere.
+            Err(error) if !self.replace_failed(state)? => Err(error),
+            Err(error) => match state.writer.as_mut() {
+                Some(writer) => Self::write_to(writer, told),
+                None => Err(error),
+            },
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn write_to(
+        writer: &mut Writer,
+        told: &[(Incarnation, Vec<Entry>)],
+    ) -> Result<(), ProducerError> {
+        let failed = |message: String| ProducerError::Storage { message };
         let written = |error: AppendError| match error {
             AppendError::Full { message } => ProducerError::Full { message },
             error => failed(format!(
@@ -652,6 +697,21 @@ impl State {
         self.log = Some(Arc::clone(log));
     }
 
+    /// Takes over what a log says.
+    fn read(&mut self, log: &Arc<Log>) {
+        let replayed = replay(log, Offset(0), |frame| match frame.owner {
+            Owner::Producers => self.apply(frame.entries),
+            _ => Err(Malformed { what: PRODUCERS }),
+        });
+        // One that was not recovered says less than was told.
+        let failed = log.poisoned().map(|poisoned| poisoned.to_string());
+        let unread = replayed.map_err(|error| error.to_string()).err().or(failed);
+        if let Some(error) = unread {
+            tracing::error!(%error, "what is remembered of producers can't be read: none is opened");
+            self.unread = Some(error);
+        }
+    }
+
     fn apply(&mut self, entries: &[u8]) -> Result<(), Malformed> {
         let mut fields = Fields::new(PRODUCERS, entries);
         while !fields.is_empty() {
@@ -660,6 +720,12 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn log_name(name: &str) -> Result<TopicName, ProducerError> {
+    TopicName::parse(name).map_err(|error| ProducerError::Storage {
+        message: error.to_string(),
+    })
 }
 
 /// Waits until everything below `end` is `level`.

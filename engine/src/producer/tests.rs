@@ -299,11 +299,15 @@ fn a_trim_waits_for_what_is_remembered() {
     put(&mut publisher, 1, b"a").unwrap();
     let remembered = setup.queues.producers().state().log.clone().unwrap();
     setup.fail_sync(&remembered);
+    // No other takes its place.
+    setup.heap.fail(Operation::MakeDir, "", 1, Failure::Device);
     let told = setup.queues.producers().before_trim(&setup.log, Offset(1));
     assert!(
         matches!(told, Err(ProducerError::Storage { .. })),
         "{told:?}"
     );
+    // The next attempt finds the disk well again.
+    setup.trim_all();
 }
 
 /// What is told is never sent again, so it must survive whatever the telling survives.
@@ -508,4 +512,85 @@ proptest! {
             prop_assert_eq!(info(&publisher).last_sequence, next - 1);
         }
     }
+}
+
+/// Opens a second instance while the first one's `$producers` can't be synced any more, and from the
+/// `nth` change of the folder on nothing else can be done either; gives both epochs, the second's if
+/// it was opened.
+fn opened_over_a_failing_log(setup: &Setup, nth: Option<u64>) -> (u64, Option<u64>) {
+    let mut first = setup.instance();
+    for sequence in 1..=3 {
+        put(&mut first, sequence, b"body").unwrap();
+    }
+    // Nothing but `$producers` tells of them from here on.
+    setup.trim_all();
+    let failing = setup.store.log(&name(PRODUCERS)).unwrap();
+    setup.fail_sync(&failing);
+    for later in nth.into_iter().flat_map(|nth| nth..nth + 60) {
+        setup.heap.fail_nth_change(later, Failure::Device);
+    }
+    let second = setup.resume(0, 0).ok().map(|second| info(&second));
+    assert!(failing.poisoned().is_some(), "the sync did fail");
+    if let Some(second) = second {
+        assert_eq!((second.known, second.last_sequence), (true, 3));
+    }
+    setup.heap.heal();
+    (info(&first).epoch, second.map(|second| second.epoch))
+}
+
+/// What `setup` remembers of the three records and both instances.
+fn expect_remembered(setup: &Setup, (first, second): (u64, Option<u64>), what: &str) {
+    if second.is_some() {
+        let fenced = setup.resume(first, 0);
+        assert!(
+            matches!(fenced, Err(ProducerError::Fenced { .. })),
+            "{what}"
+        );
+    }
+    let mut third = setup.instance();
+    let told = info(&third);
+    assert!(
+        (told.known, told.last_sequence) == (true, 3),
+        "{what}: {told:?}"
+    );
+    assert!(told.epoch > first.max(second.unwrap_or(0)), "{what}");
+    assert!(
+        put(&mut third, 3, b"body").unwrap().1,
+        "{what}: a duplicate"
+    );
+    let other = put(&mut third, 3, b"other");
+    assert_eq!(other, Err(ProducerError::SequenceReused { sequence: 3 }));
+    assert!(setup.store.log(&name(SPARE)).is_none(), "{what}");
+}
+
+#[test]
+fn s7_a_log_of_producers_that_fails_is_replaced_and_forgets_nobody() {
+    let setup = Setup::new();
+    let epochs = opened_over_a_failing_log(&setup, None);
+    assert!(epochs.1.is_some(), "it does not stop who opens a producer");
+    let log = setup.store.log(&name(PRODUCERS)).unwrap();
+    assert!(log.poisoned().is_none());
+    let (killed, cut) = (setup.killed(), setup.cut());
+    expect_remembered(&killed, epochs, "killed");
+    expect_remembered(&cut, epochs, "cut");
+    expect_remembered(&setup.stopped(), epochs, "stopped");
+}
+
+#[test]
+fn s7_power_lost_anywhere_while_the_log_of_producers_is_replaced_forgets_nobody() {
+    let mut opened = 0;
+    for nth in 2..80 {
+        let setup = Setup::new();
+        let epochs = opened_over_a_failing_log(&setup, Some(nth));
+        opened += u32::from(epochs.1.is_some());
+        let what = format!("nothing from change {nth} on");
+        // Cut before anything else is done, and again behind the start that followed.
+        expect_remembered(&setup.cut().cut(), epochs, &what);
+        // And without a restart, once the disk is well again.
+        if setup.log.poisoned().is_none() && setup.resume(0, 0).is_ok() {
+            expect_remembered(&setup, epochs, &what);
+            expect_remembered(&setup.cut(), epochs, &what);
+        }
+    }
+    assert!((1..78).contains(&opened), "{opened}: some were, some not");
 }
