@@ -2,8 +2,12 @@
 //! without a restart.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use millstream_faultdisk::{Format, Mounted, isolate};
 
@@ -18,6 +22,8 @@ const DISK_BYTES: u64 = 64 << 20;
 const MESSAGE_BYTES: usize = 64 << 10;
 /// More than the disk takes.
 const INPUT_BYTES: usize = 80 << 20;
+/// A worker that gives nothing for so long gives nothing any more.
+const STUCK: Duration = Duration::from_secs(120);
 /// Lock, manifest, two checkpoints, the journal's segments and the topic's.
 const FILES_MAX: usize = 12;
 /// How much more memory of its own a server may have than when it was warm.
@@ -56,7 +62,7 @@ fn free_bytes(data: &Path) -> u64 {
 }
 
 /// Publishes until the disk is full; gives how many messages were taken.
-fn fill(server: &Server, input: &Path) -> usize {
+pub(crate) fn fill(server: &Server, input: &Path) -> usize {
     let chunk = MESSAGE_BYTES.to_string();
     let input = input.to_str().unwrap();
     let ended = server.run(&["pub", "q", "--chunk", &chunk, "--json", input]);
@@ -67,10 +73,43 @@ fn fill(server: &Server, input: &Path) -> usize {
     report["published"].as_u64().unwrap() as usize
 }
 
+/// What a worker gives, which is taken for stuck when nothing comes for a while: the whole may take
+/// long.
+fn worked_off(server: &Server) -> Vec<u8> {
+    let mut worker = server.command(&["work", "q", "--wait", "50ms", "--null"]);
+    worker.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = worker.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (tell, hear) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut piece = vec![0; 1 << 20];
+        while let count @ 1.. = stdout.read(&mut piece).unwrap() {
+            if tell.send(piece[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut bodies = Vec::new();
+    loop {
+        match hear.recv_timeout(STUCK) {
+            Ok(piece) => bodies.extend(piece),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let queue = server.queue("q");
+                panic!("nothing comes behind {} bytes: {queue}", bodies.len());
+            }
+        }
+    }
+    reader.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    bodies
+}
+
 /// Takes and settles everything; gives how many messages came.
-fn drain(server: &Server, sent: &[u8]) -> usize {
-    let work = ["work", "q", "--wait", "50ms", "--null"];
-    let bodies = server.run(&work).expect(0).stdout;
+pub(crate) fn drain(server: &Server, sent: &[u8]) -> usize {
+    let bodies = worked_off(server);
     let mut messages = bodies.chunks_exact(MESSAGE_BYTES + 1);
     let mut expected = sent.chunks_exact(MESSAGE_BYTES);
     assert!(messages.all(|message| message[..MESSAGE_BYTES] == *expected.next().unwrap()));
@@ -123,26 +162,32 @@ fn fill_and_drain(name: &str, io: &'static str, disk: &Mounted) {
     println!("{name} {io}: {cycles} cycles, {published} messages of {MESSAGE_BYTES} bytes, 0 lost");
 }
 
-#[test]
-fn a_small_ext4_is_filled_and_drained() {
+/// A small disk at a loop device, or a word on what lacks.
+pub(crate) fn small_ext4(test: &str, place: &Path) -> Option<Mounted> {
     if let Err(lacking) = isolate() {
-        eprintln!("SKIPPED a_small_ext4_is_filled_and_drained: {lacking}");
-        return;
+        eprintln!("SKIPPED {test}: {lacking}");
+        return None;
     }
-    let place = tempfile::tempdir().unwrap();
-    let (image, files) = (place.path().join("image"), place.path().join("files"));
+    let (image, files) = (place.join("image"), place.join("files"));
     fs::File::create(&image)
         .unwrap()
         .set_len(DISK_BYTES)
         .unwrap();
     let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
     if !made.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED a_small_ext4_is_filled_and_drained: needs mkfs.ext4");
-        return;
+        eprintln!("SKIPPED {test}: needs mkfs.ext4");
+        return None;
     }
     fs::create_dir(&files).unwrap();
-    let disk = Mounted::at_loop(&image, Format::Ext4, files).unwrap();
-    fill_and_drain("ext4", "uring", &disk);
+    Some(Mounted::at_loop(&image, Format::Ext4, files).unwrap())
+}
+
+#[test]
+fn a_small_ext4_is_filled_and_drained() {
+    let place = tempfile::tempdir().unwrap();
+    if let Some(disk) = small_ext4("a_small_ext4_is_filled_and_drained", place.path()) {
+        fill_and_drain("ext4", "uring", &disk);
+    }
 }
 
 #[test]
