@@ -439,9 +439,14 @@ impl Consumer {
         self.link().queue.is_busy()
     }
 
-    /// The peer behind this consumer was lost: what it had counts as delivered in vain.
-    pub fn lose(self) {
+    /// The peer behind this consumer was lost: what it had counts as delivered in vain, and what it
+    /// did not take yet does not.
+    pub fn lose(mut self) {
+        let grant = self.grant.take();
         self.link().lose_peer();
+        if let Some(grant) = grant {
+            self.link().give_back_grant(&grant);
+        }
         self.attachment.detach(Detached::Lost);
     }
 

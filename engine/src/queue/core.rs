@@ -5,6 +5,7 @@
 //! happens (Q2, Q3); settles are answered once it is on disk.
 
 mod held_back;
+mod settles;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -251,6 +252,9 @@ impl Core {
                 self.step(now, Input::Attach { consumer, lease_us });
             }
             Message::Detach { consumer, cause } => {
+                if cause == Detached::Lost {
+                    self.give_back_untaken(consumer);
+                }
                 // Nothing more is delivered to whoever leaves: a lost one would count for it.
                 self.absorb_settles(consumer, now);
                 self.step(now, Input::Detach { consumer, cause });
@@ -293,43 +297,12 @@ impl Core {
         }
     }
 
-    fn take_settles(&mut self, consumer: ConsumerId, now: Now) {
-        self.absorb_settles(consumer, now);
-        self.scheduler.deliver(now, &mut self.effects);
-    }
-
-    fn absorb_settles(&mut self, consumer: ConsumerId, now: Now) {
-        let Some(link) = self.consumers.get(&consumer).map(Arc::clone) else {
-            return;
-        };
-        link.begin_settles();
-        // Room is given back by all of them before any is used again: leases stay whole runs.
-        while let Some(settle) = link.next_settle() {
-            let input = Input::Settle { consumer, settle };
-            self.scheduler.absorb(now, input, &mut self.effects);
-        }
-    }
-
     /// What is delayed far ahead and not with the far store yet.
     pub(super) fn unstored_far(&self) -> impl Iterator<Item = &FarEntry> {
         self.effects.iter().flat_map(|effect| match effect {
             Effect::Far { entries } => entries.as_slice(),
             _ => &[],
         })
-    }
-
-    fn take_all_settles(&mut self, now: Now) {
-        let mut waiting: Vec<ConsumerId> = self
-            .consumers
-            .values()
-            .filter(|link| link.has_settles())
-            .map(|link| link.id)
-            .collect();
-        // In the order they came, so that a run can be repeated.
-        waiting.sort_unstable();
-        for consumer in waiting {
-            self.take_settles(consumer, now);
-        }
     }
 
     /// Lets leases end and delays pass, unless the whole process stood still: then what consumers

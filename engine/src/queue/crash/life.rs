@@ -127,12 +127,13 @@ impl Life {
     }
 
     /// Starts a life whose queues give up after one delivery.
-    pub(super) fn start_with_one_delivery(&mut self) {
+    pub(super) fn start_with_one_delivery(&mut self) -> Broker {
         self.mode = QueueMode::Plain;
         for queue in self.model.queues.values_mut() {
             queue.deliveries_max = u64::from(queue.letters.is_some());
         }
         self.start();
+        self.broker.clone().unwrap()
     }
 
     /// Stops, and that is all.

@@ -177,6 +177,14 @@ impl Life {
         }
     }
 
+    /// What is ready in the queue, and was never counted.
+    pub(super) fn ready_uncounted(&self, queue: &str) -> Vec<u64> {
+        let broker = self.broker.as_ref().unwrap();
+        let peeked = broker.peek_queue(queue, Offset(0), ALL).unwrap();
+        let fits = |one: &&PeekedRecord| one.state == RecordState::Ready && one.attempts == 0;
+        peeked.iter().filter(fits).map(|one| one.offset.0).collect()
+    }
+
     /// How far the queue has looked at its topic.
     fn scanned(&self, queue: &str) -> u64 {
         let name = TopicName::parse(queue).unwrap();

@@ -127,15 +127,45 @@ impl Life {
         let (seat, name) = (self.seats[at].number, self.seats[at].queue.clone());
         let found = known(delivery.record());
         self.check_record(&name, offset, &found);
-        let attempts = u64::from(delivery.attempts());
         let left_us = delivery.lease_left().as_micros() as u64;
+        if left_us > 0 {
+            self.check_delivery(&name, &delivery);
+        }
+        let now_us = self.now_us;
+        self.tally.delivered += 1;
+        let redrives = name.ends_with(".dead");
+        let lease = {
+            let token = delivery.token();
+            token.lease_number()
+        };
+        let delivery = if redrives {
+            Some(delivery)
+        } else {
+            drop(delivery.into_parts());
+            None
+        };
+        self.held.push(Held {
+            seat,
+            queue: name,
+            offset,
+            lease,
+            until_us: now_us + left_us,
+            counted: false,
+            delivery,
+        });
+    }
+
+    /// A delivery under a lease that goes on: the record is this consumer's alone, and is owed.
+    fn check_delivery(&mut self, name: &str, delivery: &Delivery) {
+        let offset = delivery.offset().0;
+        let attempts = u64::from(delivery.attempts());
         let now_us = self.now_us;
         let twice = self
             .held
             .iter()
             .any(|held| held.queue == name && held.offset == offset && held.until_us > now_us);
         assert!(!twice, "{name} {offset} is with two consumers");
-        let queue = self.model.queues.get_mut(&name).unwrap();
+        let queue = self.model.queues.get_mut(name).unwrap();
         let max = queue.deliveries_max;
         let job = queue.job(offset);
         assert!(
@@ -158,29 +188,8 @@ impl Life {
             max == 0 || attempts <= max,
             "{name} {offset}: {attempts} deliveries"
         );
-        let letter = self.model.letter(&name, offset);
+        let letter = self.model.letter(name, offset);
         assert_eq!(letter, None, "{name} {offset} died, and comes again");
-        self.tally.delivered += 1;
-        let redrives = name.ends_with(".dead");
-        let lease = {
-            let token = delivery.token();
-            token.lease_number()
-        };
-        let delivery = if redrives {
-            Some(delivery)
-        } else {
-            drop(delivery.into_parts());
-            None
-        };
-        self.held.push(Held {
-            seat,
-            queue: name,
-            offset,
-            lease,
-            until_us: now_us + left_us,
-            counted: false,
-            delivery,
-        });
     }
 
     /// What is delivered is what stands in the topic.
@@ -420,23 +429,18 @@ impl Life {
         let seat = self.seats.swap_remove(at);
         let lost = self.dice.once_in(2);
         if lost {
-            for lease in self.leases(&seat.queue) {
-                if lease.consumer == seat.consumer.id() {
-                    self.may_count(&seat.queue, lease.offset.0);
-                }
+            // What it had counts, and nothing else.
+            let had = self.held.iter_mut().filter(|held| held.seat == seat.number);
+            for held in had.filter(|held| !held.counted) {
+                held.counted = true;
+                let queue = self.model.queues.get_mut(&held.queue).unwrap();
+                queue.job(held.offset).counted_most += 1;
             }
         }
         let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|held| held.seat == seat.number);
         self.held = held;
-        if lost && self.failing {
-            // While the journal has no room, what it asked for may be granted after all, in vain.
-            let topic = self.model.queues[&seat.queue].topic.clone();
-            for offset in self.model.topics[&topic].present.clone() {
-                self.may_count(&seat.queue, offset);
-            }
-        }
         if !lost {
             drop(gone);
             return drop(seat);
