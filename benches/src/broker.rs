@@ -6,6 +6,7 @@
 mod line;
 mod millstream;
 mod nats;
+mod peer;
 mod process;
 mod rabbitmq;
 mod redis;
@@ -19,6 +20,7 @@ use crate::load::Target;
 
 pub use millstream::Millstream;
 pub use nats::Nats;
+pub use peer::{PEERS, Peer};
 pub use process::Process;
 pub use rabbitmq::RabbitMq;
 pub use redis::{Persistence, Redis};

@@ -1,15 +1,19 @@
 //! NATS JetStream: publishes with acknowledgement inboxes, ordered readers, pull consumers as queues.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::line::Line;
+use super::line::{self, Line};
+use super::process::program;
 use super::{Broker, Failure, Kind, Process, Publish, Receive};
 use crate::load::Target;
 
-/// Messages asked for at once by a worker.
+/// Messages asked for at once by a worker, and again once half of them came.
 const COUNT: u64 = 1000;
+/// How long a worker's question stands, in nanoseconds.
+const EXPIRES_NS: u64 = 60_000_000_000;
 /// Longest answer that is waited for when something is set up.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Name of the consumer that workers of a stream share.
@@ -25,31 +29,32 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts `nats-server` with JetStream on files, on a free port, in a folder of its own below
-    /// `parent`; with `synced` it syncs before each acknowledgement.
+    /// Starts `nats-server`, or the program that is `named`, with JetStream on files, on a free port, in
+    /// a folder of its own below `parent`; with `synced` it syncs before each acknowledgement, which
+    /// servers before 2.10 do not know and refuse.
     ///
     /// # Errors
     ///
     /// It is not there, or did not start.
-    pub fn start(parent: &Path, synced: bool) -> Result<Self, Failure> {
+    pub fn start(named: Option<&Path>, parent: &Path, synced: bool) -> Result<Self, Failure> {
         let port = super::free_port()?;
         let process = Process::start(
             parent,
             |folder| {
-                let sync = if synced { "always" } else { "2m" };
+                let sync = if synced {
+                    ", sync_interval: always"
+                } else {
+                    ""
+                };
                 let store = folder.display();
-                let config =
-                    format!("jetstream {{ store_dir: \"{store}\", sync_interval: \"{sync}\" }}\n");
+                let config = format!("jetstream {{ store_dir: \"{store}\"{sync} }}\n");
                 let file = folder.join("nats.conf");
                 // If it can't be written the server says so.
                 let _ = std::fs::write(&file, config);
-                let mut command = Command::new("sh");
-                // It logs to standard error.
-                command.args([
-                    "-c",
-                    "exec nats-server -a 127.0.0.1 -p \"$0\" -c \"$1\" 2>&1",
-                ]);
-                command.arg(port.to_string()).arg(file);
+                let mut command = Command::new(program(named, &["nats-server"]));
+                command
+                    .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
+                    .arg(file);
                 command
             },
             |line| line.contains("Server is ready"),
@@ -95,7 +100,7 @@ impl Broker for Nats {
         self.ask(&format!("$JS.API.STREAM.CREATE.{topic}"), &stream)?;
         if kind == Kind::Queue {
             let consumer = format!(
-                r#"{{"stream_name":"{topic}","config":{{"durable_name":"{WORKERS}","ack_policy":"explicit","deliver_policy":"all","max_ack_pending":65536}}}}"#
+                r#"{{"stream_name":"{topic}","config":{{"durable_name":"{WORKERS}","ack_policy":"explicit","deliver_policy":"all","max_ack_pending":10000}}}}"#
             );
             self.ask(
                 &format!("$JS.API.CONSUMER.DURABLE.CREATE.{topic}.{WORKERS}"),
@@ -123,8 +128,9 @@ impl Broker for Nats {
         let mut connection = Connection::open(&self.address)?;
         let inbox = connection.subscribe()?;
         if kind == Kind::Stream {
+            // What clients call an ordered consumer.
             let consumer = format!(
-                r#"{{"stream_name":"{topic}","config":{{"deliver_subject":"{inbox}","ack_policy":"none","deliver_policy":"all","max_deliver":1,"mem_storage":true}}}}"#
+                r#"{{"stream_name":"{topic}","config":{{"deliver_subject":"{inbox}","ack_policy":"none","deliver_policy":"all","max_deliver":1,"mem_storage":true,"flow_control":true,"idle_heartbeat":5000000000}}}}"#
             );
             let mut other = Connection::open(&self.address)?;
             other.ask(&format!("$JS.API.CONSUMER.CREATE.{topic}"), &consumer)?;
@@ -140,10 +146,10 @@ impl Broker for Nats {
 
 /// A message that was delivered: where its parts lie in the input, and all of its length.
 struct Message {
-    reply: std::ops::Range<usize>,
-    /// Status of a message without a body, such as 404; empty for any other.
-    status: std::ops::Range<usize>,
-    body: std::ops::Range<usize>,
+    reply: Range<usize>,
+    /// Status of a message without a body, such as 404, and the headers behind it; empty for any other.
+    status: Range<usize>,
+    body: Range<usize>,
     length: usize,
 }
 
@@ -152,6 +158,8 @@ enum Sent {
     Message(Message),
     /// To be answered.
     Ping(usize),
+    /// What was sent before the question was taken in.
+    Pong(usize),
     /// Of no matter.
     Other(usize),
     Error(String),
@@ -211,7 +219,7 @@ impl Connection {
         self.line.output().extend_from_slice(question.as_bytes());
         self.line.flush()?;
         loop {
-            match self.next()? {
+            match next(self.line.input())? {
                 Some(Sent::Message(message)) => {
                     let text =
                         String::from_utf8_lossy(&self.line.input()[message.body]).into_owned();
@@ -236,66 +244,66 @@ impl Connection {
                 self.line.output().extend_from_slice(b"PONG\r\n");
                 self.line.flush()?;
             }
-            Sent::Other(length) => self.line.take(length),
+            Sent::Pong(length) | Sent::Other(length) => self.line.take(length),
             Sent::Message(message) => self.line.take(message.length),
             Sent::Error(error) => return Err(format!("nats: {error}").into()),
         }
         Ok(())
     }
+}
 
-    /// What came next, if all of it is there. It is still to be taken.
-    fn next(&self) -> Result<Option<Sent>, Failure> {
-        let input = self.line.input();
-        let Some(end) = self.line.line_bytes() else {
-            return Ok(None);
-        };
-        let head = &input[..end];
-        if head.starts_with(b"PING") {
-            return Ok(Some(Sent::Ping(end + 2)));
-        }
-        if head.starts_with(b"-ERR") {
-            return Ok(Some(Sent::Error(
-                String::from_utf8_lossy(head).into_owned(),
-            )));
-        }
-        let headers = head.starts_with(b"HMSG ");
-        if !headers && !head.starts_with(b"MSG ") {
-            return Ok(Some(Sent::Other(end + 2)));
-        }
-        let message = message(input, head, end + 2, headers)?;
-        Ok(Some(Sent::Message(message))
-            .filter(|sent| matches!(sent, Sent::Message(message) if input.len() >= message.length)))
+/// What stands at the start of `input`, if all of it is there.
+fn next(input: &[u8]) -> Result<Option<Sent>, Failure> {
+    let Some(end) = line::line_bytes(input) else {
+        return Ok(None);
+    };
+    let head = input.get(..end).unwrap_or_default();
+    let headers = head.starts_with(b"HMSG ");
+    if headers || head.starts_with(b"MSG ") {
+        let message = message(input, head, headers).ok_or("nats sent a head that is none")?;
+        return Ok((input.len() >= message.length).then_some(Sent::Message(message)));
     }
+    Ok(Some(if head.starts_with(b"PING") {
+        Sent::Ping(end + 2)
+    } else if head.starts_with(b"PONG") {
+        Sent::Pong(end + 2)
+    } else if head.starts_with(b"-ERR") {
+        Sent::Error(String::from_utf8_lossy(head).into_owned())
+    } else {
+        Sent::Other(end + 2)
+    }))
 }
 
 /// The parts of a message whose head line is `head`: `MSG subject sid [reply] bytes`, and with headers
 /// `HMSG subject sid [reply] header-bytes bytes`.
-fn message(input: &[u8], head: &[u8], start: usize, headers: bool) -> Result<Message, Failure> {
-    let words: Vec<&[u8]> = head.split(|byte| *byte == b' ').collect();
-    let number = |word: Option<&&[u8]>| -> Result<usize, Failure> {
-        Ok(std::str::from_utf8(word.copied().unwrap_or_default())?.parse()?)
+fn message(input: &[u8], head: &[u8], headers: bool) -> Option<Message> {
+    // Where each word ends.
+    let mut ends = [0; 6];
+    let mut words = 0;
+    let spaces = head.iter().enumerate().filter(|(_, byte)| **byte == b' ');
+    for end in spaces.map(|(at, _)| at).chain([head.len()]) {
+        *ends.get_mut(words)? = end;
+        words += 1;
+    }
+    let word = |number: usize| -> Option<Range<usize>> {
+        Some(ends.get(number.checked_sub(1)?)? + 1..*ends.get(number)?)
     };
-    let total = number(words.last())?;
+    let number = |word: Range<usize>| line::number(head.get(word)?);
+    let total = number(word(words.checked_sub(1)?)?)?;
     let header_bytes = if headers {
-        number(words.iter().rev().nth(1))?
+        number(word(words.checked_sub(2)?)?)?
     } else {
         0
     };
-    let has_reply = words.len() == if headers { 6 } else { 5 };
-    let reply = match words.get(3).filter(|_| has_reply) {
-        Some(reply) => {
-            let at = words[..3].iter().map(|word| word.len() + 1).sum::<usize>();
-            at..at + reply.len()
-        }
-        None => 0..0,
-    };
+    let has_reply = words == if headers { 6 } else { 5 };
+    let start = head.len() + 2;
     // A status stands in the first line of the headers: `NATS/1.0 404 No Messages`.
     let first = input.get(start..start + header_bytes).unwrap_or_default();
-    let has_status = first.starts_with(b"NATS/1.0 ") && first.len() > 12;
-    Ok(Message {
-        reply,
+    let has_status = first.starts_with(b"NATS/1.0 ");
+    Some(Message {
+        reply: if has_reply { word(3)? } else { 0..0 },
         status: if has_status {
-            start + 9..start + 12
+            start + 9..start + header_bytes
         } else {
             0..0
         },
@@ -327,9 +335,10 @@ impl Publish for Publishing {
     fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
         let mut acknowledged = 0;
         loop {
-            while let Some(sent) = self.connection.next()? {
+            while let Some(sent) = next(self.connection.line.input())? {
                 if let Sent::Message(message) = &sent {
-                    let answer = &self.connection.line.input()[message.body.clone()];
+                    let answer = self.connection.line.input().get(message.body.clone());
+                    let answer = answer.unwrap_or_default();
                     if !answer.starts_with(b"{\"stream\"") {
                         return Err(format!("nats: {}", String::from_utf8_lossy(answer)).into());
                     }
@@ -337,12 +346,7 @@ impl Publish for Publishing {
                 }
                 self.connection.pass(sent)?;
             }
-            let wait = if acknowledged > 0 {
-                Duration::ZERO
-            } else {
-                wait
-            };
-            if !self.connection.line.fill(wait)? {
+            if acknowledged > 0 || !self.connection.line.fill(wait)? {
                 return Ok(acknowledged);
             }
         }
@@ -359,30 +363,31 @@ struct Receiving {
 
 impl Receive for Receiving {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
-        if let (Some((next, inbox)), 0) = (&self.pull, self.asked) {
-            let body = format!(r#"{{"batch":{COUNT},"expires":{}}}"#, wait.as_nanos());
+        if let Some((next, inbox)) = &self.pull
+            && self.asked <= COUNT / 2
+        {
+            let body = format!(r#"{{"batch":{COUNT},"expires":{EXPIRES_NS}}}"#);
             let question = format!("PUB {next} {inbox} {}\r\n{body}\r\n", body.len());
-            self.connection
-                .line
-                .output()
-                .extend_from_slice(question.as_bytes());
-            self.asked = COUNT;
+            let out = self.connection.line.output();
+            out.extend_from_slice(question.as_bytes());
+            self.asked += COUNT;
         }
         self.connection.line.flush()?;
-        let mut received = 0;
         loop {
-            while let Some(sent) = self.connection.next()? {
-                if let Sent::Message(message) = &sent {
-                    received += self.take(message, take);
+            let mut received = 0;
+            while let Some(sent) = next(self.connection.line.input())? {
+                match &sent {
+                    Sent::Message(message) if message.status.is_empty() => {
+                        self.take(message, take);
+                        received += 1;
+                    }
+                    Sent::Message(message) => self.heed(message)?,
+                    _ => {}
                 }
                 self.connection.pass(sent)?;
             }
             self.connection.line.flush()?;
             if received > 0 || !self.connection.line.fill(wait)? {
-                if received == 0 {
-                    // What was asked for has expired by now.
-                    self.asked = 0;
-                }
                 return Ok(received);
             }
         }
@@ -393,8 +398,8 @@ impl Receive for Receiving {
         self.connection.line.output().extend_from_slice(b"PING\r\n");
         self.connection.line.flush()?;
         loop {
-            while let Some(sent) = self.connection.next()? {
-                let answered = self.connection.line.input().starts_with(b"PONG");
+            while let Some(sent) = next(self.connection.line.input())? {
+                let answered = matches!(sent, Sent::Pong(_));
                 self.connection.pass(sent)?;
                 if answered {
                     return Ok(());
@@ -408,24 +413,49 @@ impl Receive for Receiving {
 }
 
 impl Receiving {
-    fn take(&mut self, message: &Message, take: &mut dyn FnMut(&[u8])) -> u64 {
-        if !message.status.is_empty() {
-            // The pull is over: nothing more comes of it.
-            self.asked = 0;
-            return 0;
-        }
-        self.asked = self.asked.saturating_sub(1);
-        let line = &mut self.connection.line;
-        take(&line.input()[message.body.clone()]);
+    fn take(&mut self, message: &Message, take: &mut dyn FnMut(&[u8])) {
+        let (input, out) = self.connection.line.both();
+        let part = |range: &Range<usize>| input.get(range.clone()).unwrap_or_default();
+        take(part(&message.body));
         if self.pull.is_some() {
-            let reply = line.input()[message.reply.clone()].to_vec();
-            let out = line.output();
+            self.asked = self.asked.saturating_sub(1);
             out.extend_from_slice(b"PUB ");
-            out.extend_from_slice(&reply);
+            out.extend_from_slice(part(&message.reply));
             out.extend_from_slice(b" 4\r\n+ACK\r\n");
         }
-        1
     }
+
+    /// A message of the server's own: it asks for a sign of life, or the question has ended.
+    fn heed(&mut self, message: &Message) -> Result<(), Failure> {
+        let (input, out) = self.connection.line.both();
+        let part = |range: &Range<usize>| input.get(range.clone()).unwrap_or_default();
+        let status = String::from_utf8_lossy(part(&message.status));
+        if status.starts_with("100") {
+            // Flow control is answered where it says so; a heartbeat tells of an answer that got lost.
+            let stalled = header(&status, "Nats-Consumer-Stalled:").map(str::as_bytes);
+            let reply = stalled.unwrap_or_else(|| part(&message.reply));
+            if !reply.is_empty() {
+                out.extend_from_slice(b"PUB ");
+                out.extend_from_slice(reply);
+                out.extend_from_slice(b" 0\r\n\r\n");
+            }
+            return Ok(());
+        }
+        if !["404", "408"].iter().any(|over| status.starts_with(over)) {
+            return Err(format!("nats: {}", status.trim_end()).into());
+        }
+        let left = header(&status, "Nats-Pending-Messages:").and_then(|left| left.parse().ok());
+        self.asked = self.asked.saturating_sub(left.unwrap_or(COUNT));
+        Ok(())
+    }
+}
+
+/// The value of header `name` among `headers`.
+fn header<'a>(headers: &'a str, name: &str) -> Option<&'a str> {
+    headers
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
 }
 
 #[cfg(test)]
@@ -435,14 +465,23 @@ mod tests {
     #[test]
     fn the_parts_of_a_message_are_found() {
         let text = b"MSG a.b 1 $JS.ACK.x 5\r\nhello\r\n";
-        let end = 21;
-        let found = message(text, &text[..end], end + 2, false).unwrap();
+        for cut in 0..text.len() {
+            assert!(next(&text[..cut]).unwrap().is_none(), "{cut}");
+        }
+        let Some(Sent::Message(found)) = next(text).unwrap() else {
+            panic!("a message was sent");
+        };
         assert_eq!(&text[found.reply], b"$JS.ACK.x");
         assert_eq!(&text[found.body], b"hello");
         assert_eq!(found.length, text.len());
-        let text = b"HMSG i 1 26 26\r\nNATS/1.0 404 No Messages\r\n\r\n";
-        let found = message(text, &text[..14], 16, true).unwrap();
-        assert_eq!(&text[found.status], b"404");
-        assert!(found.reply.is_empty());
+        let text =
+            b"HMSG i 1 50 50\r\nNATS/1.0 408 Timeout\r\nNats-Pending-Messages: 7\r\n\r\n\r\n";
+        let Some(Sent::Message(found)) = next(text).unwrap() else {
+            panic!("a message was sent");
+        };
+        let status = std::str::from_utf8(&text[found.status]).unwrap();
+        assert!(status.starts_with("408"));
+        assert_eq!(header(status, "Nats-Pending-Messages:"), Some("7"));
+        assert!(found.reply.is_empty() && found.body.is_empty());
     }
 }

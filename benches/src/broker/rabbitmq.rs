@@ -3,9 +3,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::line::Line;
+use super::process::program;
 use super::{Broker, Failure, Kind, Process, Publish, Receive};
 use crate::load::Target;
 
@@ -31,7 +33,6 @@ const START: Method = (10, 10);
 const TUNE: Method = (10, 30);
 const OPEN_OK: Method = (10, 41);
 const CLOSE: Method = (10, 50);
-const CLOSE_OK: Method = (10, 51);
 const CHANNEL_OPEN_OK: Method = (20, 11);
 const CHANNEL_CLOSE: Method = (20, 40);
 const DECLARE_OK: Method = (50, 11);
@@ -43,6 +44,10 @@ const ACK: Method = (60, 80);
 const NACK: Method = (60, 120);
 const SELECT_OK: Method = (85, 11);
 
+/// Where packages put the script that becomes the server. The one on the path may be another that
+/// starts it as another user, with a folder and a log of its own.
+const PROGRAMS: [&str; 2] = ["/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"];
+
 /// A server started here.
 #[derive(Debug)]
 pub struct RabbitMq {
@@ -50,34 +55,58 @@ pub struct RabbitMq {
     version: String,
     quorum: bool,
     process: Process,
+    /// Connections of receivers that have left. A quorum queue takes acknowledgements in slower than it
+    /// is sent them and drops the rest with the connection; whoever is still there would get those
+    /// messages again. So they stay open until their queue is removed.
+    left: Arc<Mutex<Vec<Connection>>>,
+    /// Erlang's port mapper, of this server alone: one that the server started would outlive it.
+    _mapper: Process,
 }
 
 impl RabbitMq {
-    /// Starts `rabbitmq-server` on free ports, in a folder of its own below `parent`; with `quorum` its
-    /// queues are quorum queues, which sync before they confirm.
+    /// Starts `rabbitmq-server`, or the program that is `named`, on free ports, in a folder of its own
+    /// below `parent`; with `quorum` its queues are quorum queues, which sync before they confirm.
     ///
     /// # Errors
     ///
     /// It is not there, or did not start.
-    pub fn start(parent: &Path, quorum: bool) -> Result<Self, Failure> {
+    pub fn start(named: Option<&Path>, parent: &Path, quorum: bool) -> Result<Self, Failure> {
         let (port, distribution) = (super::free_port()?, super::free_port()?);
+        let mapper_port = super::free_port()?.to_string();
+        let mapper = Process::start(
+            parent,
+            |_| {
+                let mut command = Command::new("epmd");
+                // It tells that it is ready when asked for details twice, and stays in front.
+                command.args(["-d", "-d", "-address", "127.0.0.1"]);
+                command.args(["-port", &mapper_port]);
+                command
+            },
+            |line| line.contains("entering the main select() loop"),
+        )?;
         let process = Process::start(
             parent,
             |folder| {
-                let mut command = Command::new("rabbitmq-server");
+                let mut command = Command::new(program(named, &PROGRAMS));
                 command
                     .env("RABBITMQ_NODENAME", format!("bench{port}@localhost"))
                     .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
                     .env("RABBITMQ_NODE_PORT", port.to_string())
                     .env("RABBITMQ_DIST_PORT", distribution.to_string())
+                    .env("RABBITMQ_CONFIG_FILE", folder.join("none"))
+                    .env("RABBITMQ_CONF_ENV_FILE", folder.join("none"))
                     .env("RABBITMQ_MNESIA_BASE", folder)
                     .env("RABBITMQ_LOG_BASE", folder)
                     .env("RABBITMQ_PID_FILE", folder.join("pid"))
                     .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
-                    .env("HOME", folder);
+                    .env("ERL_EPMD_PORT", &mapper_port)
+                    .env("HOME", folder)
+                    // The script becomes the server then, so that its id is the server's.
+                    .env("RABBITMQ_ALLOW_INPUT", "yes")
+                    .arg("-noinput");
                 command
             },
-            |line| line.contains("completed with") || line.contains("Starting broker... completed"),
+            |line| line.contains("completed with"),
         )?;
         let address = format!("127.0.0.1:{port}");
         let version = Connection::open(&address)?.version;
@@ -86,6 +115,8 @@ impl RabbitMq {
             version,
             quorum,
             process,
+            left: Arc::default(),
+            _mapper: mapper,
         })
     }
 
@@ -129,6 +160,7 @@ impl Broker for RabbitMq {
     }
 
     fn remove(&self, topic: &str) -> Result<(), Failure> {
+        self.left.lock().map_err(|_| "a receiver panicked")?.clear();
         let mut arguments = vec![0, 0];
         put_short(&mut arguments, topic);
         arguments.push(0);
@@ -149,7 +181,7 @@ impl Broker for RabbitMq {
         }))
     }
 
-    fn receiver(&self, topic: &str, _: Kind) -> Result<Box<dyn Receive>, Failure> {
+    fn receiver(&self, topic: &str, kind: Kind) -> Result<Box<dyn Receive>, Failure> {
         let mut connection = Connection::open(&self.address)?;
         let mut qos = vec![0; 4];
         put_u16(&mut qos, PREFETCH);
@@ -158,14 +190,18 @@ impl Broker for RabbitMq {
         let mut consume = vec![0, 0];
         put_short(&mut consume, topic);
         put_short(&mut consume, "");
-        consume.push(0);
+        // Neither exclusive nor without its own messages; a reader acknowledges nothing.
+        let acknowledges = kind == Kind::Queue;
+        consume.push(if acknowledges { 0 } else { 0b0010 });
         put_long(&mut consume, &[]);
         connection.ask((60, 20), &consume, CONSUME_OK)?;
         Ok(Box::new(Receiving {
-            connection,
+            connection: Some(connection),
+            left: Arc::clone(&self.left),
+            acknowledges,
             tag: 0,
             body: Vec::new(),
-            left: 0,
+            missing: 0,
         }))
     }
 }
@@ -228,6 +264,7 @@ fn method(payload: &[u8]) -> Option<(Method, &[u8])> {
     Some((pair, rest))
 }
 
+#[derive(Debug)]
 struct Connection {
     line: Line,
     version: String,
@@ -387,40 +424,52 @@ impl Publish for Publishing {
 }
 
 struct Receiving {
-    connection: Connection,
+    /// Until it has left.
+    connection: Option<Connection>,
+    left: Arc<Mutex<Vec<Connection>>>,
+    acknowledges: bool,
     /// Delivery tag of the message that comes.
     tag: u64,
     body: Vec<u8>,
     /// Bytes of it that are still to come.
-    left: usize,
+    missing: usize,
 }
 
 impl Receive for Receiving {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let mut received = 0;
         loop {
-            while let Some(frame) = frame(self.connection.line.input()) {
+            while let Some(frame) = frame(self.line()?.input()) {
                 received += self.take(&frame, take)?;
-                self.connection.line.take(frame.length);
+                self.line()?.take(frame.length);
             }
-            self.connection.line.flush()?;
-            if received > 0 || !self.connection.line.fill(wait)? {
+            self.line()?.flush()?;
+            if received > 0 || !self.line()?.fill(wait)? {
                 return Ok(received);
             }
         }
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
-        // Code 200, no text, no method at fault.
-        self.connection
-            .put_method(0, CLOSE, &[0, 200, 0, 0, 0, 0, 0]);
-        self.connection.await_method(CLOSE_OK).map(|_| ())
+        if let Some(mut connection) = self.connection.take() {
+            connection.line.flush()?;
+            let mut left = self.left.lock().map_err(|_| "a receiver panicked")?;
+            left.push(connection);
+        }
+        Ok(())
     }
 }
 
 impl Receiving {
+    fn line(&mut self) -> Result<&mut Line, Failure> {
+        let connection = self.connection.as_mut();
+        Ok(&mut connection.ok_or("the receiver has left")?.line)
+    }
+
     fn take(&mut self, frame: &Frame, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
-        let payload = &self.connection.line.input()[frame.payload.clone()];
+        let connection = self.connection.as_mut().ok_or("the receiver has left")?;
+        let (input, out) = connection.line.both();
+        let payload = input.get(frame.payload.clone()).unwrap_or_default();
         match frame.kind {
             METHOD => {
                 let (found, arguments) = method(payload).ok_or("rabbitmq sent half a method")?;
@@ -436,24 +485,31 @@ impl Receiving {
             HEADER => {
                 let bytes = payload.get(4..).and_then(<[u8]>::first_chunk::<8>);
                 let bytes = bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes));
-                self.left = usize::try_from(bytes)?;
+                self.missing = usize::try_from(bytes)?;
                 self.body.clear();
                 return Ok(0);
             }
             BODY => {
-                self.left = self.left.saturating_sub(payload.len());
-                self.body.extend_from_slice(payload);
+                self.missing = self.missing.saturating_sub(payload.len());
+                // Most come in one frame.
+                if self.missing == 0 && self.body.is_empty() {
+                    take(payload);
+                } else {
+                    self.body.extend_from_slice(payload);
+                    if self.missing > 0 {
+                        return Ok(0);
+                    }
+                    take(&self.body);
+                }
             }
             HEARTBEAT => return Ok(0),
             other => return Err(format!("rabbitmq sent a frame of kind {other}").into()),
         }
-        if self.left > 0 {
-            return Ok(0);
+        if self.acknowledges {
+            let ack = method_bytes(ACK);
+            let parts = [&ack[..], &self.tag.to_be_bytes(), &[0]];
+            put_frame(out, METHOD, CHANNEL, &parts);
         }
-        take(&self.body);
-        let mut ack = self.tag.to_be_bytes().to_vec();
-        ack.push(0);
-        self.connection.put_method(CHANNEL, ACK, &ack);
         Ok(1)
     }
 }

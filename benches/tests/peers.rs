@@ -1,0 +1,107 @@
+//! Each of the other brokers that is installed here takes a small load: everything that was
+//! acknowledged is read, once, in order; a queue's messages go to one worker each.
+//!
+//! What is not installed is told on standard error and passed over.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::path::Path;
+
+use millstream_benches::broker::{Broker, Kind, PEERS, Peer};
+use millstream_benches::load::{Course, Load, Parameters, run};
+
+/// Messages of a run that goes by number.
+const MESSAGES: u64 = 2_000;
+
+/// The broker, unless it is not installed or too old, which is told.
+fn start(name: &str) -> Option<Box<dyn Broker>> {
+    let peer: Peer = name.parse().unwrap();
+    match peer.start(None, &std::env::temp_dir()) {
+        Ok(broker) => Some(broker),
+        Err(error) => {
+            let error = error.to_string();
+            let skipped = ["is not installed", "unknown field \"sync_interval\""];
+            assert!(skipped.iter().any(|why| error.contains(why)), "{error}");
+            eprintln!("SKIPPED {name}: {error}");
+            None
+        }
+    }
+}
+
+fn load(course: Course, kind: Kind, batch: usize) -> Load {
+    Load {
+        course,
+        kind,
+        topics: 1,
+        parameters: Parameters {
+            message_bytes: 100,
+            batch,
+            window: 500,
+            publishers: 2,
+            receivers: if kind == Kind::Queue { 3 } else { 1 },
+            messages: MESSAGES,
+            seconds: 0.3,
+            warmup_s: 0.0,
+            ..Parameters::default()
+        },
+    }
+}
+
+fn works(name: &str) {
+    let Some(broker) = start(name) else { return };
+    let pid = broker.pid().unwrap();
+    let loads = [
+        ("pub", load(Course::Publish, Kind::Stream, 1)),
+        ("sub", load(Course::Receive, Kind::Stream, 1)),
+        ("both", load(Course::Through, Kind::Stream, 10)),
+        ("queue", load(Course::Receive, Kind::Queue, 1)),
+    ];
+    for (what, load) in loads {
+        let found = run(broker.as_ref(), &load, what, &|_| ()).unwrap();
+        assert!(found.delivered.is_whole(), "{name} {what}: {found:?}");
+        assert!(found.delivered.received > 0, "{name} {what}: {found:?}");
+        if load.course == Course::Receive {
+            assert_eq!(found.delivered.received, MESSAGES, "{name} {what}");
+        }
+    }
+    let target = broker.target();
+    assert!(target.version.starts_with(|c: char| c.is_ascii_digit()));
+    drop(broker);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{name} ended");
+}
+
+#[test]
+fn redis_streams_keep_what_they_acknowledge() {
+    for name in ["redis", "redis-aof", "redis-always"] {
+        works(name);
+    }
+}
+
+#[test]
+fn jetstream_keeps_what_it_acknowledges() {
+    for name in ["nats", "nats-synced"] {
+        works(name);
+    }
+}
+
+#[test]
+fn rabbitmq_keeps_what_it_confirms() {
+    for name in ["rabbitmq", "rabbitmq-quorum"] {
+        works(name);
+    }
+}
+
+#[test]
+fn each_name_is_one_peer_and_a_missing_program_is_told() {
+    for (name, peer) in PEERS {
+        assert_eq!(name.parse(), Ok(peer));
+        let none = Path::new("/no/such/program");
+        let failure = peer.start(Some(none), &std::env::temp_dir()).err().unwrap();
+        let failure = failure.to_string();
+        assert!(failure.contains("is not installed"), "{name}: {failure}");
+    }
+    assert!("kafka".parse::<Peer>().is_err());
+}
