@@ -37,7 +37,7 @@ use life::Life;
 use millstream_storage::crash::{Named, number_of};
 
 /// Crashes of a run that nobody asked to be longer.
-const CRASHES: u64 = 200;
+const CRASHES: u64 = 1000;
 
 /// What was done.
 #[derive(Debug, Default, Clone, Copy)]

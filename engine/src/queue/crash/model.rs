@@ -45,12 +45,19 @@ pub(super) struct Job {
     pub(super) done: bool,
     /// A move was confirmed.
     pub(super) moved: bool,
-    /// Counted deliveries that were confirmed.
+    /// So many deliveries counted: that was confirmed.
     pub(super) counted_least: u64,
-    /// Deliveries that may have counted.
+    /// So many deliveries may have counted.
     pub(super) counted_most: u64,
     /// Settled for good in this run, before its lease ended.
     pub(super) ended_in_run: bool,
+}
+
+impl Job {
+    /// The delivery that is the record's `attempts`-th may count, as all before it did.
+    pub(super) fn may_count(&mut self, attempts: u64) {
+        self.counted_most = self.counted_most.max(attempts.min(self.counted_most + 1));
+    }
 }
 
 /// One queue.

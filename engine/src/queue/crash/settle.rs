@@ -27,8 +27,8 @@ pub(super) struct Held {
     offset: u64,
     lease: u64,
     until_us: u64,
-    /// This delivery is among those that may have counted.
-    counted: bool,
+    /// How often it was delivered, this one counted.
+    attempts: u64,
     /// Kept where it may be redriven.
     delivery: Option<Delivery>,
 }
@@ -50,8 +50,7 @@ pub(super) struct Pending {
     queue: String,
     offset: u64,
     verb: Verb,
-    /// It made one more delivery count.
-    counts: bool,
+    attempts: u64,
 }
 
 impl Life {
@@ -138,6 +137,7 @@ impl Life {
             let token = delivery.token();
             token.lease_number()
         };
+        let attempts = u64::from(delivery.attempts());
         let delivery = if redrives {
             Some(delivery)
         } else {
@@ -150,7 +150,7 @@ impl Life {
             offset,
             lease,
             until_us: now_us + left_us,
-            counted: false,
+            attempts,
             delivery,
         });
     }
@@ -237,10 +237,13 @@ impl Life {
     }
 
     fn extend(&mut self, at: usize) {
+        let lease = Duration::from_secs(3);
+        let held = &mut self.held[at];
+        // From now on, which may be sooner than it was; or the queue never hears of it.
+        held.until_us = held.until_us.min(self.now_us + lease.as_micros() as u64);
         let held = &self.held[at];
         let seat = self.seats.iter().find(|seat| seat.number == held.seat);
         if let Some(seat) = seat {
-            let lease = Duration::from_secs(3);
             let offset = millstream_protocol::Offset(held.offset);
             seat.consumer
                 .settle(offset, held.lease, Settling::Extend(lease), 0);
@@ -255,9 +258,8 @@ impl Life {
             Verb::Reject if !keeps_letters => Verb::Ack,
             verb => verb,
         };
-        let counts = matches!(verb, Verb::Retry | Verb::Reject) && !held.counted;
         let in_time = self.now_us < held.until_us;
-        self.note_settle(&held, verb, counts, in_time);
+        self.note_settle(&held, verb, in_time);
         let tag = self.next_tag;
         self.next_tag += 1;
         let key = (held.seat, tag);
@@ -265,7 +267,7 @@ impl Life {
             queue: held.queue.clone(),
             offset: held.offset,
             verb,
-            counts,
+            attempts: held.attempts,
         };
         self.pending.insert(key, pending);
         if let Some(delivery) = held.delivery.take() {
@@ -283,14 +285,13 @@ impl Life {
     /// Sends a dead letter back.
     fn redrive(&mut self, at: usize) {
         let mut held = self.held.remove(at);
-        let counts = !held.counted;
         let in_time = self.now_us < held.until_us;
-        self.note_settle(&held, Verb::Redrive, counts, in_time);
+        self.note_settle(&held, Verb::Redrive, in_time);
         let pending = Pending {
             queue: held.queue.clone(),
             offset: held.offset,
             verb: Verb::Redrive,
-            counts,
+            attempts: held.attempts,
         };
         if let Some(delivery) = held.delivery.take() {
             let mut redriving: super::life::Redriving = Box::pin(delivery.redrive_confirmed());
@@ -302,11 +303,13 @@ impl Life {
         }
     }
 
-    fn note_settle(&mut self, held: &Held, verb: Verb, counts: bool, in_time: bool) {
+    fn note_settle(&mut self, held: &Held, verb: Verb, in_time: bool) {
         self.tally.settled += 1;
         let queue = self.model.queues.get_mut(&held.queue).unwrap();
         let job = queue.job(held.offset);
-        job.counted_most += u64::from(counts);
+        if verb == Verb::Retry {
+            job.may_count(held.attempts);
+        }
         match verb {
             Verb::Ack => job.acks += 1,
             Verb::Reject | Verb::Redrive => job.moves += 1,
@@ -346,11 +349,10 @@ impl Life {
         let job = queue.job(pending.offset);
         match (told, pending.verb) {
             (Ok(()), Verb::Ack) => job.done = true,
-            (Ok(()), Verb::Retry) => job.counted_least += 1,
+            (Ok(()), Verb::Retry) => job.counted_least = job.counted_least.max(pending.attempts),
             (Ok(()), Verb::Reject | Verb::Redrive) => job.moved = true,
             (Ok(()), Verb::Other) => {}
             (Err(SettleError::LeaseLost), verb) => {
-                job.counted_most -= u64::from(pending.counts);
                 match verb {
                     Verb::Ack => job.acks -= 1,
                     Verb::Reject | Verb::Redrive => job.moves -= 1,
@@ -387,7 +389,7 @@ impl Life {
         for name in names {
             for lease in self.leases(&name) {
                 if u64::from(lease.left_ms) * 1000 <= us {
-                    self.may_count(&name, lease.offset.0);
+                    self.may_count(&name, &lease);
                 }
             }
         }
@@ -410,17 +412,11 @@ impl Life {
         leases.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// The delivery of this record that is under way may count.
-    fn may_count(&mut self, queue: &str, offset: u64) {
-        let fits = |held: &&mut Held| held.queue == queue && held.offset == offset;
-        if let Some(held) = self.held.iter_mut().rfind(fits) {
-            if held.counted {
-                return;
-            }
-            held.counted = true;
-        }
+    /// The delivery under this lease may count.
+    fn may_count(&mut self, queue: &str, lease: &LeaseInfo) {
         let queue = self.model.queues.get_mut(queue).unwrap();
-        queue.job(offset).counted_most += 1;
+        let attempts = u64::from(lease.attempts);
+        queue.job(lease.offset.0).may_count(attempts);
     }
 
     /// A consumer leaves: what it holds is given back, or it is lost, and that counts.
@@ -428,13 +424,19 @@ impl Life {
         let Some(at) = self.some_seat() else { return };
         let seat = self.seats.swap_remove(at);
         let lost = self.dice.once_in(2);
+        if lost && self.failing {
+            // What its topic can't give now is with it, too, though it never came.
+            for lease in self.leases(&seat.queue) {
+                if lease.consumer == seat.consumer.id() {
+                    self.may_count(&seat.queue, &lease);
+                }
+            }
+        }
         if lost {
             // What it had counts, and nothing else.
-            let had = self.held.iter_mut().filter(|held| held.seat == seat.number);
-            for held in had.filter(|held| !held.counted) {
-                held.counted = true;
+            for held in self.held.iter().filter(|held| held.seat == seat.number) {
                 let queue = self.model.queues.get_mut(&held.queue).unwrap();
-                queue.job(held.offset).counted_most += 1;
+                queue.job(held.offset).may_count(held.attempts);
             }
         }
         let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
@@ -449,7 +451,7 @@ impl Life {
         for (_, pending) in self.pending.range((seat.number, 0)..(seat.number + 1, 0)) {
             let queue = self.model.queues.get_mut(&pending.queue).unwrap();
             let job = queue.job(pending.offset);
-            job.counted_most += u64::from(!pending.counts);
+            job.may_count(pending.attempts);
             job.ended_in_run = false;
         }
         seat.consumer.lose();
