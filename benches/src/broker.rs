@@ -21,7 +21,7 @@ use crate::load::Target;
 pub use millstream::Millstream;
 pub use nats::Nats;
 pub use peer::{PEERS, Peer};
-pub use process::Process;
+pub use process::{NotInstalled, Process};
 pub use rabbitmq::RabbitMq;
 pub use redis::{Persistence, Redis};
 
@@ -44,6 +44,11 @@ pub trait Broker: Sync {
 
     /// Its process, where it has one of its own.
     fn pid(&self) -> Option<u32>;
+
+    /// How long it took from its start until it was ready, where it was started here.
+    fn took(&self) -> Option<Duration> {
+        None
+    }
 
     /// Makes a topic, or whatever holds messages there.
     ///

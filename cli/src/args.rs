@@ -17,7 +17,7 @@ mod bench;
 mod folder;
 mod queue;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, GateArgs, RunArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, GateArgs, RunArgs, Target};
 pub(crate) use folder::{
     CutName, DoctorArgs, QuarantineArgs, QuarantineCommand, RepairArgs, VerifyArgs,
 };

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use millstream_benches::broker::{Failure as BrokerFailure, Millstream};
-use millstream_benches::load::{Outcome, STAMP_BYTES};
+use millstream_benches::broker::{Broker, Failure as BrokerFailure, Millstream, NotInstalled};
+use millstream_benches::load::{Figure, Outcome, STAMP_BYTES, Usage};
 use millstream_benches::report::{markdown, write_results};
 use millstream_benches::scenario::{Asked, Scenario, measure};
 use millstream_benches::{gate, load};
 use millstream_client::Durability;
 
-use crate::args::{BenchArgs, BenchCommand, GateArgs, Level, RunArgs};
+use crate::args::{BenchArgs, BenchCommand, GateArgs, Level, RunArgs, Target};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
@@ -34,7 +34,13 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
     let bar = progress(output, args.scenario);
     let outcomes = outcomes(args, &asked, &began, &bar);
     bar.finish_and_clear();
-    let outcomes = outcomes.map_err(|error| Failure::new(Exit::Failed, error))?;
+    let outcomes = outcomes.map_err(|error| {
+        let exit = match error.downcast_ref::<NotInstalled>() {
+            Some(_) => Exit::NotFound,
+            None => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    })?;
     if let Some(out) = &args.out {
         write_results(out, &outcomes)
             .map_err(|error| Failure::file(out.display(), "write results to", &error))?;
@@ -53,6 +59,15 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn asked(args: &RunArgs) -> Result<Asked, Failure> {
+    let is_peer = args.target != Target::Millstream;
+    if is_peer && (args.server.is_some() || !args.serve.is_empty()) {
+        let message = "--server and --serve are of millstream: another broker is started as it is";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if !is_peer && args.peer_program.is_some() {
+        let message = "--peer-program is of another broker: name it by --target";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if args.size.is_some_and(|size| size.get() < STAMP_BYTES) {
         let message = format!(
             "--size: a message is at least {STAMP_BYTES} bytes, for the stamp it is checked by"
@@ -83,26 +98,59 @@ fn outcomes(
     began: &str,
     bar: &ProgressBar,
 ) -> Result<Vec<Outcome>, BrokerFailure> {
+    let broker = broker(args)?;
+    let fresh = as_started(broker.as_ref());
+    let tell = |messages: u64| bar.inc(messages);
+    let loads: Vec<load::Load> = args.scenario.loads(asked);
+    let mut outcomes = measure(
+        broker.as_ref(),
+        args.scenario,
+        &loads,
+        args.repeat.get(),
+        (began, &args.scratch, &tell),
+    )?;
+    for run in outcomes.iter_mut().flat_map(|outcome| &mut outcome.runs) {
+        run.figures.extend_from_slice(&fresh);
+    }
+    Ok(outcomes)
+}
+
+/// How long the broker took to be ready and what memory it has then: figures of each run.
+fn as_started(broker: &dyn Broker) -> Vec<Figure> {
+    let (Some(took), Some(pid)) = (broker.took(), broker.pid()) else {
+        return Vec::new();
+    };
+    let fresh = Usage::of(pid) - Usage::default();
+    let figure = |name: &str, value: f64| Figure {
+        name: name.to_owned(),
+        value,
+    };
+    vec![
+        figure("ready_after_ms", took.as_secs_f64() * 1e3),
+        figure(
+            "fresh_rss_anonymous_bytes",
+            fresh.rss_anonymous_bytes as f64,
+        ),
+        figure("fresh_rss_file_bytes", fresh.rss_file_bytes as f64),
+    ]
+}
+
+/// What is measured, started where nobody else did.
+fn broker(args: &RunArgs) -> Result<Box<dyn Broker>, BrokerFailure> {
+    if let Target::Peer(peer) = args.target {
+        return peer.start(args.peer_program.as_deref(), &args.scratch);
+    }
     let durability = match args.ack {
         Level::Stored => Durability::Stored,
         Level::Synced => Durability::Synced,
     };
-    let broker = match &args.server {
+    Ok(Box::new(match &args.server {
         Some(address) => Millstream::at(address.clone(), durability),
         None => {
             let program = std::env::current_exe()?;
             Millstream::start(&program, &args.serve, &args.scratch, durability)?
         }
-    };
-    let tell = |messages: u64| bar.inc(messages);
-    let loads: Vec<load::Load> = args.scenario.loads(asked);
-    measure(
-        &broker,
-        args.scenario,
-        &loads,
-        args.repeat.get(),
-        (began, &args.scratch, &tell),
-    )
+    }))
 }
 
 /// Messages so far, where a person watches.

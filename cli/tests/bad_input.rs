@@ -312,3 +312,30 @@ fn what_makes_no_sense_is_said_before_anything_is_sent() {
             .is_empty()
     );
 }
+
+#[test]
+fn a_benchmark_of_another_broker_is_refused_in_a_sentence() {
+    let bench = |arguments: &[&str]| millstream(&[&["bench"], arguments].concat());
+    let ended = bench(&[
+        "pub",
+        "--target",
+        "redis",
+        "--peer-program",
+        "no/such/redis",
+    ]);
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("no/such/redis is not installed"),
+        "{}",
+        ended.stderr
+    );
+    for arguments in [
+        &["pub", "--target", "kafka"][..],
+        &["pub", "--target", "nats", "--serve=--threads"],
+        &["pub", "--target", "nats", "--server", "127.0.0.1:1"],
+        &["pub", "--peer-program", "redis-server"],
+    ] {
+        let ended = bench(arguments);
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
+    }
+}

@@ -115,6 +115,10 @@ impl Broker for Millstream {
         self.process.as_ref().map(Process::pid)
     }
 
+    fn took(&self) -> Option<Duration> {
+        self.process.as_ref().map(Process::took)
+    }
+
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
         let (runtime, client) = self.connect()?;
         runtime.block_on(async {

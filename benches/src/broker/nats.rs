@@ -93,6 +93,10 @@ impl Broker for Nats {
         Some(self.process.pid())
     }
 
+    fn took(&self) -> Option<Duration> {
+        Some(self.process.took())
+    }
+
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
         let stream = format!(
             r#"{{"name":"{topic}","subjects":["{topic}"],"storage":"file","num_replicas":1}}"#

@@ -1,7 +1,9 @@
 //! A broker started for a benchmark, in a folder of its own, and stopped with it.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +15,24 @@ use super::Failure;
 
 /// Lines of a program that did not start which its failure tells.
 const TOLD_LINES: usize = 8;
+
+/// The program of a broker is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotInstalled {
+    program: String,
+}
+
+impl fmt::Display for NotInstalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is not installed: no such program was found",
+            self.program
+        )
+    }
+}
+
+impl Error for NotInstalled {}
 
 /// A child process and its folder; both go away with it.
 #[derive(Debug)]
@@ -43,7 +63,7 @@ impl Process {
         let wanted = prepare(folder.path());
         let name = wanted.get_program().to_string_lossy().into_owned();
         if !is_there(wanted.get_program()) {
-            return Err(format!("{name} is not installed: no such program was found").into());
+            return Err(NotInstalled { program: name }.into());
         }
         let mut command = bound(wanted);
         let (reader, writer) = std::io::pipe()?;

@@ -154,6 +154,10 @@ impl Broker for RabbitMq {
         Some(self.process.pid())
     }
 
+    fn took(&self) -> Option<Duration> {
+        Some(self.process.took())
+    }
+
     fn create(&self, topic: &str, _: Kind) -> Result<(), Failure> {
         let mut connection = Connection::open(&self.address)?;
         connection.ask((50, 10), &self.declaration(topic), DECLARE_OK)

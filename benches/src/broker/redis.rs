@@ -119,6 +119,10 @@ impl Broker for Redis {
         Some(self.process.pid())
     }
 
+    fn took(&self) -> Option<Duration> {
+        Some(self.process.took())
+    }
+
     fn create(&self, topic: &str, _: Kind) -> Result<(), Failure> {
         // The stream comes with its group.
         let words: [&[u8]; 6] = [

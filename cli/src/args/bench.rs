@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use millstream_benches::broker::Peer;
 use millstream_benches::scenario::Scenario;
 use millstream_client::Address;
 
@@ -31,11 +32,36 @@ pub(crate) enum BenchCommand {
     Gate(GateArgs),
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// This program's own server.
+    Millstream,
+    /// Another broker.
+    Peer(Peer),
+}
+
+fn parse_target(text: &str) -> Result<Target, String> {
+    if text == "millstream" {
+        return Ok(Target::Millstream);
+    }
+    text.parse().map(Target::Peer)
+}
+
 /// Arguments of a benchmark.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// What to measure: pub, sub, e2e, queue, mixed, fanout, sizes, backlog, topics or sweep
     pub(crate) scenario: Scenario,
+
+    /// What is measured: millstream, or another broker in one of its forms, started on loopback in a
+    /// folder of its own: redis, redis-aof, redis-always, nats, nats-synced, rabbitmq, rabbitmq-quorum
+    #[arg(long, value_name = "NAME", default_value = "millstream", value_parser = parse_target)]
+    pub(crate) target: Target,
+
+    /// Program of the other broker, where it is not the one on the path
+    #[arg(long, value_name = "PATH", conflicts_with = "server")]
+    pub(crate) peer_program: Option<PathBuf>,
 
     /// Measure the server at this address instead of one that is started for it
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
@@ -45,7 +71,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub(crate) serve: Vec<String>,
 
-    /// What an acknowledgement survives
+    /// What an acknowledgement of millstream survives; another broker's name says its own
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "synced")]
     pub(crate) ack: Level,
 
