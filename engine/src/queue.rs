@@ -37,6 +37,7 @@ mod nth;
 #[cfg(test)]
 mod orders;
 mod patient;
+mod purge;
 mod rate;
 mod recovery;
 mod redrive;

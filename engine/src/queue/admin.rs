@@ -14,7 +14,7 @@ use super::cursor::Cursor;
 use super::error::QueueError;
 use super::redrive::Redrive;
 use super::registry::{Entry, NewQueue, Queues};
-use super::scheduler::{Counts, Input, State};
+use super::scheduler::{Counts, State};
 use crate::broker::Broker;
 use crate::error::TopicError;
 
@@ -231,22 +231,14 @@ impl Broker {
         self.queues_of_broker().pause(&name, false)
     }
 
-    /// Settles every record that is visible now, also leased and delayed ones; gives how many.
+    /// Settles every record that is visible now, also leased and delayed ones; gives how many. They
+    /// stay settled from then on, whatever happens.
     ///
     /// # Errors
     ///
     /// See [`QueueError`].
     pub fn purge_queue(&self, name: impl AsRef<str>) -> Result<u64, QueueError> {
-        let entry = self.queues_of_broker().entry(&queue_name(name.as_ref())?)?;
-        let queue = Arc::clone(&entry.queue);
-        entry.queue.ask(move |core, now| {
-            core.scan_to_end(&queue, now);
-            let before = core.counts().unsettled_scanned + core.unscanned(&queue);
-            let to = queue.topic.high_watermark();
-            core.step(now, Input::Purge { to });
-            let after = core.counts().unsettled_scanned + core.unscanned(&queue);
-            before.saturating_sub(after)
-        })
+        self.queues_of_broker().purge(&queue_name(name.as_ref())?)
     }
 
     /// Sends dead letters of queue `name` back to the queues they died in; gives how many. Takes as

@@ -26,6 +26,7 @@ mod hands;
 mod life;
 mod model;
 mod observe;
+mod operator;
 mod program;
 mod settle;
 
@@ -57,6 +58,7 @@ struct Tally {
     checkpoints: u64,
     lost: u64,
     stops: u64,
+    purges: u64,
 }
 
 impl Tally {
@@ -76,6 +78,7 @@ impl Tally {
         self.checkpoints += other.checkpoints;
         self.lost += other.lost;
         self.stops += other.stops;
+        self.purges += other.purges;
     }
 }
 
@@ -85,7 +88,7 @@ impl fmt::Display for Tally {
             f,
             "{} crashes ({} power losses, {} during a start), {} lives, {} operations, {} failures \
              planned, {} records published, {} delivered, {} settled, {} settles confirmed, {} dead \
-             letters, {} redriven, {} checkpoints, {} unacknowledged records lost, {} clean stops",
+             letters, {} redriven, {} checkpoints, {} unacknowledged records lost, {} clean stops, {} purges",
             self.crashes,
             self.power_losses,
             self.at_start,
@@ -100,7 +103,8 @@ impl fmt::Display for Tally {
             self.redriven,
             self.checkpoints,
             self.lost,
-            self.stops
+            self.stops,
+            self.purges
         )
     }
 }
@@ -154,6 +158,27 @@ fn what_is_scanned_when_a_consumer_is_lost_does_not_count() {
     assert_eq!(life.ready_uncounted("jobs"), [0]);
     drop((broker, publisher));
     life.end_well();
+}
+
+#[test]
+fn q3_a_purge_that_was_answered_holds() {
+    for seed in 0..8 {
+        // What a panic leaves half done is not to be wound up.
+        let mut life = ManuallyDrop::new(Life::new(seed));
+        let broker = ManuallyDrop::new(life.start_with_one_delivery());
+        let mut publisher = broker.publisher("jobs").unwrap();
+        for number in 1..=3 {
+            publisher.publish_blocking(program::body(number)).unwrap();
+            life.model.published("jobs", number - 1, number);
+        }
+        while life.hands.work_once() {}
+        life.purge("jobs");
+        drop((ManuallyDrop::into_inner(broker), publisher));
+        life.lose_power();
+        assert!(life.ready_uncounted("jobs").is_empty(), "seed {seed}");
+        let mut life = ManuallyDrop::into_inner(life);
+        life.end_well();
+    }
 }
 
 #[test]

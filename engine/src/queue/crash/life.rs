@@ -136,6 +136,14 @@ impl Life {
         self.broker.clone().unwrap()
     }
 
+    /// Power is lost, and comes back.
+    pub(super) fn lose_power(&mut self) {
+        self.strike(End::PowerLoss);
+        self.let_go();
+        self.crashed();
+        self.start();
+    }
+
     /// Stops, and that is all.
     pub(super) fn end_well(&mut self) {
         self.stop();

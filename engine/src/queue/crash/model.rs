@@ -51,6 +51,8 @@ pub(super) struct Job {
     pub(super) counted_most: u64,
     /// Settled for good in this run, before its lease ended.
     pub(super) ended_in_run: bool,
+    /// It was with a consumer, and perhaps not taken yet, when it was purged in this run.
+    pub(super) purged_leased: bool,
 }
 
 impl Job {
@@ -71,6 +73,10 @@ pub(super) struct Queue {
     pub(super) jobs: BTreeMap<u64, Job>,
     /// Making it was confirmed.
     pub(super) is_made: bool,
+    /// It delivers nothing: that was confirmed.
+    pub(super) is_paused: bool,
+    /// Granted before it was paused, in this run: a record and which of its deliveries.
+    pub(super) granted: BTreeSet<(u64, u64)>,
 }
 
 impl Queue {
@@ -234,8 +240,10 @@ impl Model {
     /// Forgets what held only for the run that ended.
     pub(super) fn run_ended(&mut self) {
         for queue in self.queues.values_mut() {
+            queue.granted.clear();
             for job in queue.jobs.values_mut() {
                 job.ended_in_run = false;
+                job.purged_leased = false;
             }
         }
     }

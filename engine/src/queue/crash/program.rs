@@ -14,6 +14,8 @@ const QUIET_ROUNDS: u32 = 40;
 /// What passes in each: less than makes a queue think that the process stood still.
 const ROUND: Duration = Duration::from_millis(250);
 
+const QUEUES: [&str; 4] = ["jobs", "jobs.dead", "mail", "mail.dead"];
+
 /// The body of message `number`.
 pub(super) fn body(number: u64) -> Vec<u8> {
     let mut dice = Dice::new(number);
@@ -57,7 +59,7 @@ impl Life {
     }
 
     fn step(&mut self) {
-        match self.dice.below(64) {
+        match self.dice.below(67) {
             0..=9 => self.publish(),
             10..=13 => self.open_some_seat(),
             14..=19 => self.pull(),
@@ -85,6 +87,11 @@ impl Life {
             }
             61 if self.dice.once_in(3) => self.plan_failure(25),
             62 => drop(self.wait_for(Self::check_queues)),
+            63 => self.pause_or_resume(),
+            64 if self.dice.once_in(4) => {
+                let queue = self.some_queue();
+                self.purge(queue);
+            }
             _ => self.publish(),
         }
     }
@@ -96,6 +103,17 @@ impl Life {
             let prefetch = self.dice.below(2) * (1 + self.dice.below(8));
             self.open_seat(queue, prefetch as u32);
         }
+    }
+
+    fn some_queue(&mut self) -> &'static str {
+        QUEUES[self.dice.below(4) as usize]
+    }
+
+    /// Most of the time queues are not paused.
+    fn pause_or_resume(&mut self) {
+        let queue = self.some_queue();
+        let pause = !self.model.queues[queue].is_paused && self.dice.once_in(4);
+        self.pause(queue, pause);
     }
 
     fn publish(&mut self) {
@@ -213,7 +231,8 @@ impl Life {
 
     /// The last run: everything that is owed comes, is settled, and nothing is left.
     pub(super) fn drain(&mut self) {
-        for queue in ["jobs", "jobs.dead", "mail", "mail.dead"] {
+        for queue in QUEUES {
+            self.pause(queue, false);
             self.open_seat(queue, 64);
         }
         let mut quiet = 0;

@@ -166,6 +166,11 @@ impl Life {
             .any(|held| held.queue == name && held.offset == offset && held.until_us > now_us);
         assert!(!twice, "{name} {offset} is with two consumers");
         let queue = self.model.queues.get_mut(name).unwrap();
+        if queue.job(offset).purged_leased {
+            return;
+        }
+        let granted = !queue.is_paused || queue.granted.contains(&(offset, attempts));
+        assert!(granted, "{name} is paused, and delivers {offset}");
         let max = queue.deliveries_max;
         let job = queue.job(offset);
         assert!(
@@ -404,7 +409,7 @@ impl Life {
         done
     }
 
-    fn leases(&self, queue: &str) -> Vec<LeaseInfo> {
+    pub(super) fn leases(&self, queue: &str) -> Vec<LeaseInfo> {
         let Some(broker) = &self.broker else {
             return Vec::new();
         };
