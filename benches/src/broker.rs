@@ -3,6 +3,7 @@
 //! Every publisher and receiver has a connection of its own and is used by one thread, which blocks.
 //! How a broker batches and acknowledges is its driver's affair; the generator counts messages.
 
+mod alarm;
 mod line;
 mod millstream;
 mod nats;
@@ -13,12 +14,16 @@ mod redis;
 
 use std::error::Error;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use millstream_client::Address;
 
 use crate::load::Target;
 
 pub use millstream::Millstream;
+pub(crate) use millstream::address_in;
 pub use nats::Nats;
 pub use peer::{PEERS, Peer};
 pub use process::{NotInstalled, Process};
@@ -47,6 +52,16 @@ pub trait Broker: Sync {
 
     /// How long it took from its start until it was ready, where it was started here.
     fn took(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The folder of its data, where it is on this machine.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Where to reach it by Millstream's own protocol.
+    fn address(&self) -> Option<&Address> {
         None
     }
 

@@ -18,8 +18,11 @@
 )]
 
 pub mod broker;
+pub mod embed;
 pub mod gate;
 pub mod load;
+pub mod recover;
 pub mod report;
 pub mod scenario;
 pub mod stage;
+mod yardstick;

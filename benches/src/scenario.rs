@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::broker::{Broker, Failure, Kind};
-use crate::load::{Course, Environment, Load, Outcome, Parameters, SCHEMA, Tell, run};
+use crate::load::{
+    Course, Environment, Figure, Load, Outcome, Parameters, Run, SCHEMA, Tell, run, run_crowd,
+};
 
 /// A scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +32,22 @@ pub enum Scenario {
     Topics,
     /// End to end at one rate after another.
     Sweep,
+    /// One publisher that waits for each acknowledgement.
+    Ack,
+    /// The same total under way over more and more connections.
+    Connections,
+    /// Streams and queues at once, sizes at random.
+    Stress,
+    /// End to end for long, and how the end differs from the beginning.
+    Endurance,
+    /// The engine in this process, beside a channel, memory and a cache line.
+    Embed,
+    /// Starts of a server: of an empty one, after a kill, after a stop; and what it costs idle.
+    Recover,
 }
 
-/// All scenarios against a broker, with their names.
-pub const SCENARIOS: [(&str, Scenario); 10] = [
+/// All scenarios, with their names.
+pub const SCENARIOS: [(&str, Scenario); 16] = [
     ("pub", Scenario::Publish),
     ("sub", Scenario::Read),
     ("e2e", Scenario::EndToEnd),
@@ -43,6 +58,12 @@ pub const SCENARIOS: [(&str, Scenario); 10] = [
     ("backlog", Scenario::Backlog),
     ("topics", Scenario::Topics),
     ("sweep", Scenario::Sweep),
+    ("ack", Scenario::Ack),
+    ("connections", Scenario::Connections),
+    ("stress", Scenario::Stress),
+    ("endurance", Scenario::Endurance),
+    ("embed", Scenario::Embed),
+    ("recover", Scenario::Recover),
 ];
 
 impl Scenario {
@@ -51,6 +72,16 @@ impl Scenario {
     pub fn name(self) -> &'static str {
         let found = SCENARIOS.iter().find(|(_, scenario)| *scenario == self);
         found.map_or("", |(name, _)| name)
+    }
+
+    /// Whether all its loads run at once.
+    const fn is_together(self) -> bool {
+        matches!(self, Self::Stress)
+    }
+
+    /// Whether its loads ask what the first one's rate becomes.
+    const fn compares(self) -> bool {
+        matches!(self, Self::Backlog | Self::Topics | Self::Connections)
     }
 }
 
@@ -66,6 +97,8 @@ impl FromStr for Scenario {
     }
 }
 
+/// Without a message for so long, what did not come is lost.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Bytes of a message unless told otherwise.
 const MESSAGE_BYTES: usize = 100;
 /// Messages under way at most, of one publisher.
@@ -74,6 +107,10 @@ const WINDOW: usize = 64_000;
 const RATE: u64 = 10_000;
 /// Messages of scenarios that go by number.
 const MESSAGES: u64 = 1_000_000;
+/// Messages that `sub` reads: enough for half a second at ten million a second.
+const READ_MESSAGES: u64 = 5_000_000;
+/// Connections of `connections`, unless told otherwise.
+const CONNECTIONS: usize = 1000;
 
 /// What the caller asked for; the rest is the scenario's own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -96,6 +133,8 @@ pub struct Asked {
     pub seconds: Option<f64>,
     /// Seconds before them.
     pub warmup_s: Option<f64>,
+    /// Whether to measure beside each load what bounds it.
+    pub yardsticks: bool,
 }
 
 impl Asked {
@@ -104,8 +143,11 @@ impl Asked {
             course,
             kind,
             topics: 1,
+            silence: SILENCE,
+            yardsticks: self.yardsticks,
             parameters: Parameters {
                 message_bytes: self.message_bytes.unwrap_or(own.message_bytes),
+                message_bytes_max: own.message_bytes_max,
                 batch: self.batch.unwrap_or(own.batch),
                 window: self.window.unwrap_or(own.window),
                 publishers: self.publishers.unwrap_or(own.publishers),
@@ -127,8 +169,8 @@ fn own() -> Parameters {
         window: WINDOW,
         publishers: 1,
         receivers: 1,
-        seconds: 5.0,
-        warmup_s: 1.0,
+        seconds: 3.0,
+        warmup_s: 0.5,
         ..Parameters::default()
     }
 }
@@ -140,7 +182,7 @@ impl Scenario {
         use Course::{Publish, Receive, Through};
         match self {
             Self::Publish => vec![asked.load(Publish, Kind::Stream, publishing())],
-            Self::Read => vec![asked.load(Receive, Kind::Stream, stored(MESSAGES, 1))],
+            Self::Read => vec![asked.load(Receive, Kind::Stream, stored(READ_MESSAGES, 1))],
             Self::EndToEnd => vec![asked.load(Through, Kind::Stream, at_rate(RATE))],
             Self::Queue => vec![asked.load(Receive, Kind::Queue, stored(MESSAGES, 4))],
             Self::Mixed => vec![asked.load(Through, Kind::Stream, own())],
@@ -154,13 +196,23 @@ impl Scenario {
             Self::Sizes => [24, 100, 1 << 10, 16 << 10, 256 << 10, 1 << 20]
                 .map(|message_bytes| asked.load(Publish, Kind::Stream, of_size(message_bytes)))
                 .into(),
-            Self::Backlog => [10_000, 100_000, 1_000_000, 10_000_000]
-                .map(|messages| asked.load(Receive, Kind::Queue, stored(messages, 1)))
-                .into(),
+            Self::Backlog => backlog(asked),
             Self::Topics => [1, 10, 100].map(|topics| spread(asked, topics)).into(),
             Self::Sweep => [1_000, 10_000, 50_000, 200_000]
                 .map(|rate| asked.load(Through, Kind::Stream, at_rate(rate)))
                 .into(),
+            Self::Ack => vec![asked.load(Publish, Kind::Stream, waiting())],
+            Self::Connections => connections(asked),
+            Self::Stress => stress(asked),
+            Self::Endurance => {
+                let own = Parameters {
+                    seconds: 60.0,
+                    ..at_rate(RATE)
+                };
+                vec![asked.load(Through, Kind::Stream, own)]
+            }
+            // They are no loads on a broker.
+            Self::Embed | Self::Recover => Vec::new(),
         }
     }
 }
@@ -199,6 +251,93 @@ fn of_size(message_bytes: usize) -> Parameters {
     }
 }
 
+fn waiting() -> Parameters {
+    Parameters {
+        batch: 1,
+        window: 1,
+        ..publishing()
+    }
+}
+
+/// What is behind the first message that a worker takes: 300,000, then ten times as much or as told.
+fn backlog(asked: &Asked) -> Vec<Load> {
+    let most = asked.messages.unwrap_or(3_000_000);
+    let load = |messages| {
+        let asked = Asked {
+            messages: None,
+            ..*asked
+        };
+        asked.load(Course::Receive, Kind::Queue, stored(messages, 1))
+    };
+    vec![load(300_000.min(most)), load(most)]
+}
+
+/// One connection, then as many as told, with the same total under way.
+fn connections(asked: &Asked) -> Vec<Load> {
+    let most = asked.publishers.unwrap_or(CONNECTIONS);
+    let window = asked.window.unwrap_or(most).max(most);
+    let load = |publishers| {
+        let asked = Asked {
+            publishers: None,
+            window: None,
+            batch: None,
+            ..*asked
+        };
+        let own = Parameters {
+            batch: 1,
+            window,
+            publishers,
+            extra: format!("{publishers} connections"),
+            ..publishing()
+        };
+        asked.load(Course::Publish, Kind::Stream, own)
+    };
+    vec![load(1), load(most)]
+}
+
+/// Everything at once: batches and singles, streams and queues, sizes at random, a rate beside them.
+fn stress(asked: &Asked) -> Vec<Load> {
+    let load = |course, kind, topics, own: Parameters| Load {
+        topics,
+        ..asked.load(course, kind, own)
+    };
+    let own = |extra: &str, batch, publishers, receivers, largest| Parameters {
+        message_bytes: 24,
+        message_bytes_max: largest,
+        batch,
+        window: 20 * batch,
+        publishers,
+        receivers,
+        extra: extra.to_owned(),
+        ..own()
+    };
+    let paced = Parameters {
+        rate: 1000,
+        ..own("stream at a rate", 1, 1, 1, 100)
+    };
+    vec![
+        load(
+            Course::Through,
+            Kind::Stream,
+            2,
+            own("streams", 10, 2, 2, 64 << 10),
+        ),
+        load(
+            Course::Through,
+            Kind::Queue,
+            1,
+            own("queue", 1, 2, 4, 4 << 10),
+        ),
+        load(
+            Course::Publish,
+            Kind::Stream,
+            4,
+            own("topics", 50, 4, 0, 1 << 10),
+        ),
+        load(Course::Through, Kind::Stream, 1, paced),
+    ]
+}
+
 /// A publisher for each topic, with few messages under way, so that syncs are shared or are many.
 fn spread(asked: &Asked, topics: usize) -> Load {
     let own = Parameters {
@@ -214,7 +353,7 @@ fn spread(asked: &Asked, topics: usize) -> Load {
     }
 }
 
-/// Runs every load of `scenario` `repeats` times.
+/// Runs every load of `scenario` `repeats` times, in turns, so that what changes meanwhile strikes all.
 ///
 /// # Errors
 ///
@@ -226,21 +365,56 @@ pub fn measure(
     repeats: usize,
     (began, folder, tell): (&str, &Path, Tell<'_>),
 ) -> Result<Vec<Outcome>, Failure> {
-    let mut outcomes = Vec::new();
-    for (place, load) in loads.iter().enumerate() {
-        let mut outcome = Outcome {
+    let mut outcomes: Vec<Outcome> = loads
+        .iter()
+        .map(|load| Outcome {
             schema: SCHEMA,
             scenario: scenario.name().to_owned(),
             target: broker.target(),
             parameters: load.parameters.clone(),
             environment: Environment::now(began.to_owned(), folder),
             runs: Vec::new(),
+        })
+        .collect();
+    for repeat in 0..repeats {
+        let name = |place| format!("bench-{}-{place}-{repeat}", scenario.name());
+        let run_one = |place: usize, load: &Load| match scenario {
+            Scenario::Connections => run_crowd(broker, load, &name(place), tell),
+            _ => run(broker, load, &name(place), tell),
         };
-        for repeat in 0..repeats {
-            let name = format!("bench-{}-{place}-{repeat}", scenario.name());
-            outcome.runs.push(run(broker, load, &name, tell)?);
+        let loads = loads.iter().enumerate();
+        let mut runs = if scenario.is_together() {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = loads
+                    .map(|(place, load)| scope.spawn(move || run_one(place, load)))
+                    .collect();
+                let joined = threads.into_iter().map(|thread| {
+                    let panicked = |_| Err("a thread of the load panicked".into());
+                    thread.join().unwrap_or_else(panicked)
+                });
+                joined.collect::<Result<Vec<Run>, Failure>>()
+            })?
+        } else {
+            let runs = loads.map(|(place, load)| run_one(place, load));
+            runs.collect::<Result<Vec<Run>, Failure>>()?
+        };
+        if scenario.compares() {
+            compare_to_first(&mut runs);
         }
-        outcomes.push(outcome);
+        for (outcome, run) in outcomes.iter_mut().zip(runs) {
+            outcome.runs.push(run);
+        }
     }
     Ok(outcomes)
+}
+
+/// Notes for each run but the first what its rate is of the first one's.
+fn compare_to_first(runs: &mut [Run]) {
+    let Some((first, rest)) = runs.split_first_mut() else {
+        return;
+    };
+    for run in rest {
+        let ratio = run.messages_per_s / first.messages_per_s.max(1e-9);
+        run.figures.push(Figure::new("ratio_to_first", ratio));
+    }
 }

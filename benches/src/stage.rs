@@ -4,6 +4,7 @@
 //! Data lies in the system's folder for temporary files, which should be a disk and not memory. A
 //! topic is deleted once it was timed, so that no benchmark holds more than [`BURST_BYTES`] or
 //! [`RUN_BYTES`] there.
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,6 +15,8 @@ use millstream::{
     Start, TopicOptions,
 };
 use tempfile::TempDir;
+
+use crate::broker::Failure;
 
 /// Frames of a topic that is written in one go: below what a stored topic may have unsynced, so that
 /// neither a rotation nor the disk is part of what is timed.
@@ -27,6 +30,9 @@ pub const WAKES_EVERY: u64 = 64;
 const BURST_SEGMENT_BYTES: u32 = 128 << 20;
 const _: () = assert!(4 * BURST_BYTES < BURST_SEGMENT_BYTES as usize);
 
+/// Why a stage without a place of its own can be opened.
+const FRESH: &str = "a fresh folder for temporary files can be opened";
+
 /// A broker in a folder of its own, which goes away with it.
 #[derive(Debug)]
 pub struct Stage {
@@ -39,29 +45,45 @@ impl Stage {
     /// A broker whose topics take a burst without a rotation.
     #[must_use]
     pub fn of_bursts() -> Self {
-        Self::open(
-            BrokerOptions::new()
-                .segment_bytes_first(BURST_SEGMENT_BYTES)
-                .segment_bytes_max(BURST_SEGMENT_BYTES),
-        )
+        Self::of_bursts_in(&std::env::temp_dir()).expect(FRESH)
+    }
+
+    /// The same, with its data below `parent`.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed.
+    pub fn of_bursts_in(parent: &Path) -> Result<Self, Failure> {
+        let options = BrokerOptions::new()
+            .segment_bytes_first(BURST_SEGMENT_BYTES)
+            .segment_bytes_max(BURST_SEGMENT_BYTES);
+        Self::open(options, parent)
     }
 
     /// A broker as it is by default.
     #[must_use]
     pub fn of_runs() -> Self {
-        Self::open(BrokerOptions::new())
+        Self::of_runs_in(&std::env::temp_dir()).expect(FRESH)
     }
 
-    fn open(options: BrokerOptions) -> Self {
-        let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
-        let broker = options
-            .open(folder.path())
-            .expect("a fresh folder can be opened");
-        Self {
-            broker,
+    /// The same, with its data below `parent`.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed.
+    pub fn of_runs_in(parent: &Path) -> Result<Self, Failure> {
+        Self::open(BrokerOptions::new(), parent)
+    }
+
+    fn open(options: BrokerOptions, parent: &Path) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new()
+            .prefix("millstream-bench-")
+            .tempdir_in(parent)?;
+        Ok(Self {
+            broker: options.open(folder.path())?,
             topics: 0,
             _folder: folder,
-        }
+        })
     }
 
     /// The broker itself.

@@ -6,10 +6,11 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use millstream_benches::broker::{Broker, Failure as BrokerFailure, Millstream, NotInstalled};
-use millstream_benches::load::{Figure, Outcome, STAMP_BYTES, Usage};
+use millstream_benches::load::{Figure, Outcome, Progress, STAMP_BYTES, Usage};
+use millstream_benches::recover::Recovery;
 use millstream_benches::report::{markdown, write_results};
 use millstream_benches::scenario::{Asked, Scenario, measure};
-use millstream_benches::{gate, load};
+use millstream_benches::{embed, gate, load, recover};
 use millstream_client::Durability;
 
 use crate::args::{BenchArgs, BenchCommand, GateArgs, Level, RunArgs, Target};
@@ -41,6 +42,12 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
         };
         Failure::new(exit, error)
     })?;
+    if let Some(busy) = outcomes.first().filter(|one| one.environment.is_busy()) {
+        output.remark(format_args!(
+            "the machine was busy, load average {:.1}: compare within this run only",
+            busy.environment.load_average
+        ));
+    }
     if let Some(out) = &args.out {
         write_results(out, &outcomes)
             .map_err(|error| Failure::file(out.display(), "write results to", &error))?;
@@ -89,6 +96,7 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
         messages: args.messages,
         seconds: args.duration.map(|duration| duration.as_secs_f64()),
         warmup_s: args.warmup.map(|duration| duration.as_secs_f64()),
+        yardsticks: args.yardsticks,
     })
 }
 
@@ -98,17 +106,25 @@ fn outcomes(
     began: &str,
     bar: &ProgressBar,
 ) -> Result<Vec<Outcome>, BrokerFailure> {
+    let tell = |progress: Progress| match progress {
+        Progress::Messages(messages) => bar.inc(messages),
+        Progress::Phase(phase) => {
+            bar.set_message(format!("{}: {phase}", args.scenario.name()));
+            bar.set_position(0);
+            bar.reset_eta();
+        }
+    };
+    let repeats = args.repeat.get();
+    let context: load::Context<'_> = (began, &args.scratch, &tell);
+    match args.scenario {
+        Scenario::Embed => return embed::measure(args.part.as_deref(), repeats, context),
+        Scenario::Recover => return recover::measure(&recovery(args, asked)?, repeats, context),
+        _ => {}
+    }
     let broker = broker(args)?;
     let fresh = as_started(broker.as_ref());
-    let tell = |messages: u64| bar.inc(messages);
     let loads: Vec<load::Load> = args.scenario.loads(asked);
-    let mut outcomes = measure(
-        broker.as_ref(),
-        args.scenario,
-        &loads,
-        args.repeat.get(),
-        (began, &args.scratch, &tell),
-    )?;
+    let mut outcomes = measure(broker.as_ref(), args.scenario, &loads, repeats, context)?;
     for run in outcomes.iter_mut().flat_map(|outcome| &mut outcome.runs) {
         run.figures.extend_from_slice(&fresh);
     }
@@ -120,19 +136,32 @@ fn as_started(broker: &dyn Broker) -> Vec<Figure> {
     let (Some(took), Some(pid)) = (broker.took(), broker.pid()) else {
         return Vec::new();
     };
-    let fresh = Usage::of(pid) - Usage::default();
-    let figure = |name: &str, value: f64| Figure {
-        name: name.to_owned(),
-        value,
-    };
+    let fresh = Usage::of(pid, None) - Usage::default();
     vec![
-        figure("ready_after_ms", took.as_secs_f64() * 1e3),
-        figure(
+        Figure::new("ready_after_ms", took.as_secs_f64() * 1e3),
+        Figure::new(
             "fresh_rss_anonymous_bytes",
             fresh.rss_anonymous_bytes as f64,
         ),
-        figure("fresh_rss_file_bytes", fresh.rss_file_bytes as f64),
+        Figure::new("fresh_rss_file_bytes", fresh.rss_file_bytes as f64),
     ]
+}
+
+const fn durability(args: &RunArgs) -> Durability {
+    match args.ack {
+        Level::Stored => Durability::Stored,
+        Level::Synced => Durability::Synced,
+    }
+}
+
+fn recovery(args: &RunArgs, asked: &Asked) -> Result<Recovery, BrokerFailure> {
+    Ok(Recovery {
+        program: std::env::current_exe()?,
+        arguments: args.serve.clone(),
+        durability: durability(args),
+        message_bytes: asked.message_bytes.unwrap_or(1000),
+        messages: asked.messages.unwrap_or(1_000_000),
+    })
 }
 
 /// What is measured, started where nobody else did.
@@ -140,10 +169,7 @@ fn broker(args: &RunArgs) -> Result<Box<dyn Broker>, BrokerFailure> {
     if let Target::Peer(peer) = args.target {
         return peer.start(args.peer_program.as_deref(), &args.scratch);
     }
-    let durability = match args.ack {
-        Level::Stored => Durability::Stored,
-        Level::Synced => Durability::Synced,
-    };
+    let durability = durability(args);
     Ok(Box::new(match &args.server {
         Some(address) => Millstream::at(address.clone(), durability),
         None => {

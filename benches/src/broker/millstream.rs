@@ -8,12 +8,14 @@ use std::process::Command;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use millstream_client::{
     Address, BatchBuilder, Client, Consumer, ConsumerOptions, Durability, Message, Publisher,
     QueueOptions, Reader, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
 
+use super::alarm::Alarm;
 use super::{Broker, Failure, Kind, Process, Publish, Receive};
 use crate::load::Target;
 
@@ -77,12 +79,6 @@ impl Millstream {
         }
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub const fn address(&self) -> &Address {
-        &self.address
-    }
-
     fn connect(&self) -> Result<(Runtime, Client), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -93,7 +89,7 @@ impl Millstream {
 }
 
 /// The first address in the object that a server prints once it is ready.
-fn address_in(ready: &str) -> Result<Address, Failure> {
+pub(crate) fn address_in(ready: &str) -> Result<Address, Failure> {
     let object: serde_json::Value = serde_json::from_str(ready)?;
     let address = object.pointer("/addresses/0");
     let address = address.and_then(serde_json::Value::as_str);
@@ -117,6 +113,14 @@ impl Broker for Millstream {
 
     fn took(&self) -> Option<Duration> {
         self.process.as_ref().map(Process::took)
+    }
+
+    fn address(&self) -> Option<&Address> {
+        Some(&self.address)
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        self.process.as_ref().map(Process::folder)
     }
 
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
@@ -147,7 +151,9 @@ impl Broker for Millstream {
     fn publisher(&self, topic: &str, batch: usize) -> Result<Box<dyn Publish>, Failure> {
         let (runtime, client) = self.connect()?;
         let publisher = runtime.block_on(client.publisher(topic))?;
+        let alarm = runtime.block_on(async { Alarm::new() })?;
         Ok(Box::new(Publishing {
+            alarm,
             runtime,
             publisher,
             batch,
@@ -182,6 +188,8 @@ fn queue_of(topic: &str) -> String {
 }
 
 struct Publishing {
+    /// Goes before the runtime it is in.
+    alarm: Alarm,
     runtime: Runtime,
     publisher: Publisher,
     batch: usize,
@@ -198,21 +206,25 @@ impl Publish for Publishing {
             batch,
             builder,
             under_way,
+            alarm: _,
         } = self;
         runtime.block_on(async {
-            for run in messages.chunks(*batch * message_bytes) {
-                let count = (run.len() / message_bytes) as u64;
-                let ticket = if *batch == 1 {
-                    let message = Message::new(bytes::Bytes::copy_from_slice(run));
-                    publisher.enqueue(message).await?
-                } else {
+            if *batch == 1 {
+                // Messages that go one by one share an allocation.
+                let mut bodies = Bytes::copy_from_slice(messages);
+                while !bodies.is_empty() {
+                    let message = Message::new(bodies.split_to(message_bytes));
+                    under_way.push_back((publisher.enqueue(message).await?, 1));
+                }
+            } else {
+                for run in messages.chunks(*batch * message_bytes) {
                     builder.clear();
-                    for body in run.chunks(message_bytes) {
+                    for body in run.chunks_exact(message_bytes) {
                         builder.push_body(body)?;
                     }
-                    publisher.enqueue_batch(builder).await?
-                };
-                under_way.push_back((ticket, count));
+                    let ticket = publisher.enqueue_batch(builder).await?;
+                    under_way.push_back((ticket, builder.len() as u64));
+                }
             }
             // What was put into the connection goes to the socket now, not at the next wait.
             for _ in 0..TURNS {
@@ -224,16 +236,19 @@ impl Publish for Publishing {
 
     fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
         let Self {
-            runtime, under_way, ..
+            runtime,
+            under_way,
+            alarm,
+            ..
         } = self;
         runtime.block_on(async {
             let mut acknowledged = 0;
             if wait.is_zero() {
                 tokio::task::yield_now().await;
             } else if let Some((ticket, count)) = under_way.front_mut() {
-                match tokio::time::timeout(wait, ticket).await {
-                    Ok(receipt) => receipt?,
-                    Err(_) => return Ok(0),
+                match alarm.within(wait, ticket).await? {
+                    Some(receipt) => receipt?,
+                    None => return Ok(0),
                 };
                 acknowledged += *count;
                 under_way.pop_front();

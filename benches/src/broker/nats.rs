@@ -97,6 +97,10 @@ impl Broker for Nats {
         Some(self.process.took())
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(self.process.folder())
+    }
+
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
         let stream = format!(
             r#"{{"name":"{topic}","subjects":["{topic}"],"storage":"file","num_replicas":1}}"#

@@ -158,6 +158,10 @@ impl Broker for RabbitMq {
         Some(self.process.took())
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(self.process.folder())
+    }
+
     fn create(&self, topic: &str, _: Kind) -> Result<(), Failure> {
         let mut connection = Connection::open(&self.address)?;
         connection.ask((50, 10), &self.declaration(topic), DECLARE_OK)

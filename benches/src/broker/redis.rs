@@ -123,6 +123,10 @@ impl Broker for Redis {
         Some(self.process.took())
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(self.process.folder())
+    }
+
     fn create(&self, topic: &str, _: Kind) -> Result<(), Failure> {
         // The stream comes with its group.
         let words: [&[u8]; 6] = [

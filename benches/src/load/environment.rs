@@ -24,7 +24,7 @@ pub struct Environment {
     pub memory_bytes: u64,
     /// File system of the data folder.
     pub file_system: String,
-    /// Load average over a minute when the run began: above 0.5 somebody else was at work.
+    /// Load average over a minute when the run began: see [`Environment::is_busy`].
     pub load_average: f64,
 }
 
@@ -54,6 +54,14 @@ impl Environment {
                 .and_then(|number| number.parse().ok())
                 .unwrap_or(0.0),
         }
+    }
+}
+
+impl Environment {
+    /// Whether somebody else was at work when the run began.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.load_average > self.processors as f64 / 2.0
     }
 }
 

@@ -75,6 +75,15 @@ impl Latency {
         }
     }
 
+    /// The curve in some 60 points: how many of a million are no longer than so many nanoseconds.
+    #[must_use]
+    pub fn points(&self) -> Vec<(f64, u64)> {
+        let steps = self.all.iter_quantiles(3);
+        let points =
+            steps.map(|step| (step.quantile_iterated_to() * 1e6, step.value_iterated_to()));
+        points.collect()
+    }
+
     /// The curve as text, as HdrHistogram's own tools write and plot it: value in microseconds,
     /// quantile, count, 1 / (1 - quantile).
     #[must_use]

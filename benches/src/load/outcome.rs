@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::latency::Percentiles;
-use super::{Delivered, Environment, Resources};
+use super::{Delivered, Environment, Latency, Resources};
 
 /// Version of the schema. What is added keeps it; what is renamed or means something else raises it.
 pub const SCHEMA: u32 = 1;
@@ -26,7 +26,7 @@ pub struct Outcome {
 }
 
 /// The broker or channel that was measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Its name.
     pub name: String,
@@ -44,6 +44,9 @@ pub struct Target {
 pub struct Parameters {
     /// Bytes of a message.
     pub message_bytes: usize,
+    /// Bytes of the largest, where sizes are random.
+    #[serde(default)]
+    pub message_bytes_max: usize,
     /// Messages of a batch.
     pub batch: usize,
     /// Messages sent and not yet acknowledged at most, of one publisher.
@@ -87,6 +90,12 @@ pub struct Run {
     pub seconds: f64,
     /// From the time each message was due to its acknowledgement or its receipt.
     pub latency: Percentiles,
+    /// The whole curve of it: how many of a million are no longer than so many nanoseconds.
+    #[serde(default)]
+    pub curve: Vec<(f64, u64)>,
+    /// The same as HdrHistogram's tools read it, for a file of its own.
+    #[serde(skip)]
+    pub hgrm: String,
     /// What became of the messages.
     pub delivered: Delivered,
     /// What the broker's process used; absent in process.
@@ -97,6 +106,35 @@ pub struct Run {
     pub per_tenth: Vec<u64>,
     /// What else the scenario measures.
     pub figures: Vec<Figure>,
+}
+
+impl Figure {
+    /// A figure.
+    #[must_use]
+    pub fn new(name: &str, value: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            value,
+        }
+    }
+}
+
+impl Run {
+    /// Takes what `latency` comes to.
+    pub fn set_latency(&mut self, latency: &Latency) {
+        self.latency = latency.percentiles();
+        if self.latency.count > 0 {
+            self.curve = latency.points();
+            self.hgrm = latency.curve();
+        }
+    }
+
+    /// Its figure called `name`.
+    #[must_use]
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        let found = self.figures.iter().find(|figure| figure.name == name);
+        found.map(|figure| figure.value)
+    }
 }
 
 impl Outcome {

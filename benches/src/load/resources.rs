@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::ops::Sub;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ pub struct Usage {
     written_bytes: u64,
     anonymous_bytes: u64,
     file_bytes: u64,
+    flushes: u64,
 }
 
 /// What a process used in a stretch of time; memory is as at its end.
@@ -29,13 +32,16 @@ pub struct Resources {
     pub context_switches: u64,
     /// Bytes that went to the disk for it.
     pub written_bytes: u64,
+    /// Flushes of the disk with the data, whoever asked for them.
+    #[serde(default)]
+    pub device_flushes: u64,
 }
 
 impl Usage {
-    /// Of process `pid`; all zeros where it is gone. Threads that ended in between are missed in the
-    /// context switches alone.
+    /// Of process `pid`, whose data is in `folder`; all zeros where it is gone. Threads that ended in
+    /// between are missed in the context switches alone.
     #[must_use]
-    pub fn of(pid: u32) -> Self {
+    pub fn of(pid: u32, folder: Option<&Path>) -> Self {
         let read =
             |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let status = read("status");
@@ -46,13 +52,26 @@ impl Usage {
             written_bytes: field(&read("io"), "write_bytes:"),
             anonymous_bytes: field(&status, "RssAnon:") * 1024,
             file_bytes: (field(&status, "RssFile:") + field(&status, "RssShmem:")) * 1024,
+            flushes: folder.map_or(0, flushes),
         }
     }
 
     /// Of this process.
     #[must_use]
-    pub fn own() -> Self {
-        Self::of(std::process::id())
+    pub fn own(folder: Option<&Path>) -> Self {
+        Self::of(std::process::id(), folder)
+    }
+
+    /// Resident memory that no file is behind.
+    #[must_use]
+    pub const fn anonymous_bytes(&self) -> u64 {
+        self.anonymous_bytes
+    }
+
+    /// Processor time so far, in steps of 10 ms.
+    #[must_use]
+    pub const fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns)
     }
 }
 
@@ -66,6 +85,7 @@ impl Sub for Usage {
             rss_file_bytes: self.file_bytes,
             context_switches: self.switches.saturating_sub(before.switches),
             written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            device_flushes: self.flushes.saturating_sub(before.flushes),
         }
     }
 }
@@ -91,6 +111,24 @@ fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|rest| rest.split_whitespace().next());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Flushes so far of the disk that `folder` is on; 0 where that is none of its own.
+fn flushes(folder: &Path) -> u64 {
+    let Ok(status) = fs::metadata(folder) else {
+        return 0;
+    };
+    let device = status.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let disks = fs::read_to_string("/proc/diskstats").unwrap_or_default();
+    let number = |text: &str, place: usize| -> Option<u64> {
+        text.split_whitespace().nth(place)?.parse().ok()
+    };
+    let disk = disks.lines().find(|line| {
+        number(line, 0) == Some(u64::from(major)) && number(line, 1) == Some(u64::from(minor))
+    });
+    // The kernel's documentation calls it field 16; three names stand before field 1.
+    disk.and_then(|line| number(line, 18)).unwrap_or(0)
 }
 
 fn switches(pid: u32) -> u64 {
@@ -122,11 +160,11 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_and_uses_the_processor() {
-        let before = Usage::own();
+        let before = Usage::own(None);
         let mut sum = 0_u64;
-        while (Usage::own() - before).cpu_s < 0.02 {
+        while (Usage::own(None) - before).cpu_s < 0.02 {
             sum = std::hint::black_box(sum.wrapping_mul(31) + 1);
         }
-        assert!((Usage::own() - before).rss_anonymous_bytes > 0);
+        assert!((Usage::own(None) - before).rss_anonymous_bytes > 0);
     }
 }

@@ -51,7 +51,16 @@ fn parse_target(text: &str) -> Result<Target, String> {
 /// Arguments of a benchmark.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// What to measure: pub, sub, e2e, queue, mixed, fanout, sizes, backlog, topics or sweep
+    /// What to measure
+    ///
+    /// pub: publish as fast as it is acknowledged, or at a rate; sub: read what is stored; e2e: publish
+    /// at a rate, latency to the receipt; queue: work through a queue, each message acknowledged;
+    /// embed: the engine in this process; backlog: a queue with little and with much behind it;
+    /// topics: the same load over 1, 10 and 100 topics; connections: over one and over many
+    /// connections; sizes: 24 B to 1 MiB; recover: starts of a server; mixed: publish and read as fast
+    /// as it goes; fanout: one publisher, four readers; stress: all at once, sizes at random;
+    /// endurance: e2e for long; sweep: e2e at rising rates; ack: one message at a time
+    #[arg(verbatim_doc_comment)]
     pub(crate) scenario: Scenario,
 
     /// What is measured: millstream, or another broker in one of its forms, started on loopback in a
@@ -62,6 +71,15 @@ pub(crate) struct RunArgs {
     /// Program of the other broker, where it is not the one on the path
     #[arg(long, value_name = "PATH", conflicts_with = "server")]
     pub(crate) peer_program: Option<PathBuf>,
+
+    /// Measure this part alone, of embed: 1x1, 2x1, 1x64, 2x64, '1x64 run' or ping-pong
+    #[arg(long, value_name = "PART")]
+    pub(crate) part: Option<String>,
+
+    /// Measure beside it what bounds it on this machine: a sink that discards, memory, the disk, a
+    /// round trip over TCP. For pub, sub and ack
+    #[arg(long)]
+    pub(crate) yardsticks: bool,
 
     /// Measure the server at this address instead of one that is started for it
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
@@ -87,7 +105,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub(crate) window: Option<NonZeroUsize>,
 
-    /// Publishers, each with a connection of its own
+    /// Publishers, each with a connection of its own; of connections, how many
     #[arg(long, value_name = "N")]
     pub(crate) publishers: Option<NonZeroUsize>,
 
@@ -100,7 +118,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub(crate) rate: Option<NonZeroUsize>,
 
-    /// Messages of a run, of scenarios that go by number
+    /// Messages of a run, of sub, queue, backlog and recover
     #[arg(long, value_name = "N")]
     pub(crate) messages: Option<u64>,
 

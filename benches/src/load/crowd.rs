@@ -1,0 +1,160 @@
+//! A load over many connections, which one thread carries: the same total under way, whoever sends it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
+
+use bytes::Bytes;
+use millstream_client::{Client, Publisher, Ticket};
+use tokio::task::JoinSet;
+
+use super::Run;
+use super::generator::{put_together, watch};
+use super::maker::Maker;
+use super::part::Part;
+use super::receiving::read_back;
+use super::shared::{Load, Progress, Shared, Tell};
+use crate::broker::{Broker, Failure};
+
+/// Runs `load` once, single messages of as many publishers as it has, each with a connection of its
+/// own; its window is that of all together.
+///
+/// # Errors
+///
+/// What the broker said, or that it does not speak Millstream's protocol.
+pub fn run_crowd(
+    broker: &dyn Broker,
+    load: &Load,
+    name: &str,
+    tell: Tell<'_>,
+) -> Result<Run, Failure> {
+    let topics = [name.to_owned()];
+    broker.create(name, load.kind)?;
+    let ran = run_on(broker, load, &topics, tell);
+    let removed = broker.remove(name);
+    let run = ran?;
+    removed?;
+    Ok(run)
+}
+
+fn run_on(
+    broker: &dyn Broker,
+    load: &Load,
+    topics: &[String],
+    tell: Tell<'_>,
+) -> Result<Run, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    tell(Progress::Phase("connecting"));
+    let crowd = runtime.block_on(connect(broker, load, &topics[0], tell))?;
+    tell(Progress::Phase("measuring"));
+    let shared = Arc::new(Shared::new(load, &vec![0; load.publishers()], 0));
+    let (mut run, crowd) = thread::scope(|scope| {
+        let publishing = {
+            let shared = Arc::clone(&shared);
+            scope.spawn(move || {
+                let done = runtime.block_on(publish(crowd, &shared));
+                (runtime, done)
+            })
+        };
+        let publishing = [publishing];
+        let nobody: [ScopedJoinHandle<'_, ()>; 0] = [];
+        let used = watch(broker, &shared, &publishing, &nobody, tell);
+        let [publishing] = publishing;
+        let (runtime, done) = publishing
+            .join()
+            .map_err(|_| "a thread of the load panicked")?;
+        let (part, crowd) = done?;
+        let mut run = put_together(&shared, 0, &[part]);
+        run.generator = used.generator();
+        run.broker = used.broker();
+        run.figures.extend(used.drift());
+        Ok::<_, Failure>((run, (runtime, crowd)))
+    })?;
+    run.delivered = read_back(broker, load, &shared.counts(), topics, tell)?;
+    let (runtime, crowd) = crowd;
+    // Connections end with the runtime that carries them.
+    drop(crowd);
+    drop(runtime);
+    Ok(run)
+}
+
+/// One of the crowd.
+struct Member {
+    _client: Client,
+    publisher: Publisher,
+}
+
+async fn connect(
+    broker: &dyn Broker,
+    load: &Load,
+    topic: &str,
+    tell: Tell<'_>,
+) -> Result<Vec<Member>, Failure> {
+    let address = broker.address().ok_or("only Millstream takes a crowd")?;
+    let mut crowd = Vec::new();
+    for _ in 0..load.publishers() {
+        let client = Client::connect(address.clone()).await?;
+        let publisher = client.publisher(topic).await?;
+        crowd.push(Member {
+            _client: client,
+            publisher,
+        });
+        tell(Progress::Messages(0));
+    }
+    Ok(crowd)
+}
+
+async fn publish(crowd: Vec<Member>, shared: &Arc<Shared>) -> Result<(Part, Vec<Member>), Failure> {
+    let part = Arc::new(Mutex::new(Part::new(shared)));
+    let mut tasks = JoinSet::new();
+    for (number, member) in crowd.into_iter().enumerate() {
+        let (shared, part) = (Arc::clone(shared), Arc::clone(&part));
+        tasks.spawn(async move {
+            let done = one(member, number, &shared, &part).await;
+            shared.note_failure(done)
+        });
+    }
+    let mut crowd = Vec::new();
+    while let Some(joined) = tasks.join_next().await {
+        crowd.push(joined??);
+    }
+    let part = Arc::into_inner(part).ok_or("all tasks have ended")?;
+    let part = part.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((part, crowd))
+}
+
+/// Publishes what falls to one of them, until the run is over.
+async fn one(
+    mut member: Member,
+    number: usize,
+    shared: &Shared,
+    part: &Mutex<Part>,
+) -> Result<Member, Failure> {
+    let asked = &shared.load.parameters;
+    let window = (asked.window / shared.load.publishers()).max(1);
+    let mut maker = Maker::new(number, shared.load.sizes());
+    let mut under_way: VecDeque<(Ticket, u64)> = VecDeque::new();
+    loop {
+        let now_ns = shared.now_ns();
+        let over = now_ns >= shared.end_ns || shared.has_failed();
+        if !over && under_way.len() < window {
+            let (message, _) = maker.make(1, |_| now_ns);
+            let body = Bytes::copy_from_slice(message);
+            under_way.push_back((member.publisher.enqueue(body).await?, now_ns));
+            continue;
+        }
+        let Some((ticket, sent_ns)) = under_way.pop_front() else {
+            return Ok(member);
+        };
+        ticket.await?;
+        let times = (shared.now_ns(), sent_ns);
+        let bytes = asked.message_bytes as u64;
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        part.count(shared, times, (1, bytes));
+        // Relaxed: a count; the last one is read when all tasks were joined.
+        shared.acknowledged[number].fetch_add(1, Ordering::Relaxed);
+    }
+}
