@@ -391,6 +391,17 @@ impl Chain {
             .collect()
     }
 
+    /// Whether the segment at the front lies below `before` as a whole and is not finished yet; never
+    /// the last segment of all.
+    pub(crate) fn is_unfinished_below(&self, before: Offset) -> bool {
+        let state = self.lock();
+        let mut front = state.kept.values();
+        let (Some(first), Some(next)) = (front.next(), front.next()) else {
+            return false;
+        };
+        next.base_offset <= before && matches!(first.mapped, Mapped::Held(_))
+    }
+
     /// Forgets segments that the manifest names no more; gives the bytes of frames in them.
     pub(crate) fn forget(&self, segments: &[SegmentNumber]) -> u64 {
         let mut state = self.lock();

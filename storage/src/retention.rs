@@ -28,6 +28,9 @@ pub struct Trimmed {
     pub bytes: u64,
     /// The first record kept.
     pub first_offset: Offset,
+    /// The next segment to go lies below the line, and is not finished yet: in a moment there is more
+    /// to drop.
+    pub unfinished: bool,
 }
 
 /// Why nothing was dropped.
@@ -58,13 +61,19 @@ impl std::error::Error for TrimError {
 /// the log, and removed at the next open.
 pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
     let before = before.min(log.synced());
-    let going = log.chain().trimmable(before);
     // Of a closed log another process may have the folder.
-    if going.is_empty() || log.gate_flags() & Gate::CLOSED != 0 {
+    let is_closed = log.gate_flags() & Gate::CLOSED != 0;
+    if !is_closed && is_unfinished(log, before) {
+        // The manifest may have had no room for its end.
+        log.note_ends(None).map_err(TrimError)?;
+    }
+    let going = log.chain().trimmable(before);
+    if going.is_empty() || is_closed {
         return Ok(Trimmed {
             segments: 0,
             bytes: 0,
             first_offset: log.first_offset(),
+            unfinished: is_unfinished(log, before),
         });
     }
     let id = log.identity().id;
@@ -84,7 +93,13 @@ pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
         segments: u32::try_from(going.len()).unwrap_or(u32::MAX),
         bytes,
         first_offset: log.first_offset(),
+        unfinished: is_unfinished(log, before),
     })
+}
+
+/// Whether more can be dropped once the front of the log is finished, which one that failed never is.
+fn is_unfinished(log: &Log, before: Offset) -> bool {
+    log.poisoned().is_none() && log.chain().is_unfinished_below(before)
 }
 
 fn remove(folder: &dyn Folder, name: &str) {

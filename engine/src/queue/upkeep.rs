@@ -137,11 +137,17 @@ impl Queues {
         });
         drop(state);
         match trimmed {
-            Ok(trimmed) if trimmed.segments > 0 => {
-                tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
+            Ok(trimmed) => {
+                if trimmed.segments > 0 {
+                    tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
+                }
+                // Nobody else has us look again: on a full disk nothing more is published or settled.
+                if trimmed.unfinished {
+                    self.keeper.look_after();
+                }
             }
-            Ok(_) => {}
             Err(error) => {
+                self.keeper.look_after();
                 tracing::warn!(%topic, %error, "cannot drop settled segments");
             }
         }

@@ -1,6 +1,7 @@
 //! R1 and L4 under trimming: what goes, what stays, and what a kill in between leaves.
 
 use super::*;
+use crate::crash::Piece;
 use crate::retention::{Trimmed, trim};
 use millstream_protocol::control::GapReason;
 
@@ -214,6 +215,7 @@ fn a_closed_log_is_not_trimmed() {
         segments: 0,
         bytes: 0,
         first_offset: Offset(0),
+        unfinished: false,
     };
     assert_eq!(trim(&log, end).unwrap(), nothing);
     assert_eq!(folder.changes(), changes, "another process may have it");
@@ -302,4 +304,51 @@ fn a_process_without_descriptors_waits_and_reports_no_damage() {
     let (kept, gaps) = read(&log, end);
     assert!(gaps.is_empty(), "{gaps:?}");
     assert_eq!(kept.len() as u64, end.0);
+}
+
+/// A log whose first segment is full and synced, its footer still to be written by hand.
+fn unfinished(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: 64 << 10,
+        segment_bytes_max: 64 << 10,
+    };
+    let store = Store::open_by_hand(Arc::new(folder.clone()), &options).unwrap();
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    let body = vec![7; 20 << 10];
+    let fields = PublisherFields::single(u32::try_from(body.len()).unwrap());
+    let mut end = Offset(0);
+    while log.chain().numbers().len() < 2 || end.0 < 3 {
+        match appender.try_append_with(&fields, |room| room.put(&body)) {
+            Ok(appended) => end = appended.end,
+            Err(AppendError::Rotating) => while store.work_by_hand(Piece::Prepare) {},
+            Err(error) => panic!("{error}"),
+        }
+    }
+    appender.announce();
+    while store.work_by_hand(Piece::Sync) {}
+    (store, log, end)
+}
+
+#[test]
+fn r1_a_segment_that_is_not_finished_yet_is_told_and_goes_once_it_is() {
+    let folder = HeapFolder::new();
+    let (store, log, end) = unfinished(&folder);
+    let trimmed = trim(&log, end).unwrap();
+    assert_eq!((trimmed.segments, trimmed.unfinished), (0, true));
+    while store.work_by_hand(Piece::Prepare) {}
+    let trimmed = trim(&log, end).unwrap();
+    assert_eq!((trimmed.segments, trimmed.unfinished), (1, false));
+}
+
+#[test]
+fn r1_a_segment_whose_end_the_manifest_had_no_room_for_goes_once_it_has() {
+    let folder = HeapFolder::new();
+    let (store, log, end) = unfinished(&folder);
+    folder.fail(Operation::Reserve, "manifest", 1, Failure::Full);
+    while store.work_by_hand(Piece::Prepare) {}
+    assert!(!folder.failures_met().is_empty(), "it was asked for room");
+    let trimmed = trim(&log, end).unwrap();
+    assert_eq!((trimmed.segments, trimmed.unfinished), (1, false));
 }
