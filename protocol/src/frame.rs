@@ -386,16 +386,21 @@ fn header_crc(header: &[u8; FRAME_HEADER_BYTES], seed: FrameSeed, position: u32)
 /// What a header's checksum covers, in bytes 4 to 64: the seed and the position take the place of
 /// the commit word's second half and of the checksum.
 ///
-/// Aligned, because the checksum goes byte by byte up to the first whole word.
+/// Aligned, and [`NEUTRAL`] in front, because the checksum goes byte by byte up to the first whole
+/// word.
 #[repr(align(8))]
 struct Covered([u8; FRAME_HEADER_BYTES]);
+
+/// Four bytes that leave a CRC-32C in its initial state: with them in front the 60 bytes covered are
+/// eight whole words, and have the same checksum.
+const NEUTRAL: u64 = 0x9be0_9bab;
 
 impl Covered {
     #[inline]
     fn new(seed: FrameSeed, words: [u64; REST_BYTES / 8]) -> Self {
         let [b, c, d, e, f, g, h] = words;
         let mut bytes = [0; FRAME_HEADER_BYTES];
-        let words = [u64::from(seed.0) << 32, b, c, d, e, f, g, h];
+        let words = [u64::from(seed.0) << 32 | NEUTRAL, b, c, d, e, f, g, h];
         for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *place = word.to_le_bytes();
         }
@@ -404,7 +409,7 @@ impl Covered {
 
     #[inline]
     fn crc(&self) -> u32 {
-        crc32c(self.0.get(4..).unwrap_or_default())
+        crc32c(&self.0)
     }
 
     /// Bytes 8 to 64 with `word` in front.

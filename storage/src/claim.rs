@@ -108,7 +108,7 @@ impl<'a> Claim<'a> {
         let bytes = header.encode(self.segment.seed(), space.position());
         let frame = space.bytes_mut();
         let padding = HEADER_BEHIND_WORD + fields.body_bytes as usize;
-        if let Some(pad) = frame.get_mut(padding..) {
+        if let Some(pad @ [_, ..]) = frame.get_mut(padding..) {
             pad.fill(0);
         }
         if let Some(room) = frame.first_chunk_mut::<HEADER_BEHIND_WORD>() {
@@ -121,10 +121,18 @@ impl<'a> Claim<'a> {
 }
 
 impl Drop for Claim<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if self.space.is_none() || mutated!(NoVoid) {
-            return;
+        if self.space.is_some() && !mutated!(NoVoid) {
+            self.make_void();
         }
+    }
+}
+
+impl Claim<'_> {
+    /// Fills a claim that its owner gave up.
+    #[cold]
+    fn make_void(&mut self) {
         let body = self.body_mut();
         body.fill(0);
         let fields = PublisherFields {

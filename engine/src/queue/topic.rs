@@ -222,10 +222,16 @@ impl TopicRules {
     }
 
     /// Whether `records` more may be published; one load where no queue has limits.
+    #[inline]
     pub(crate) fn admit(&self, log: &Log, records: u64) -> Admission {
         if !self.limited.is_set() {
             return Admission::Granted;
         }
+        self.admit_limited(log, records)
+    }
+
+    #[cold]
+    fn admit_limited(&self, log: &Log, records: u64) -> Admission {
         let (next, _) = claimed_end(log);
         for gate in self.gates().iter() {
             match gate.admit(next, records) {
