@@ -14,6 +14,8 @@ use std::sync::{Arc, Weak};
 
 use millstream_protocol::Offset;
 
+use crate::clock::run_us;
+use crate::folder::Blocks;
 use crate::layout::FRAMES_START;
 use crate::manifest::SegmentNumber;
 use crate::segment::{Segment, SegmentEnd, Standby};
@@ -57,6 +59,10 @@ enum Mapped {
     Shared(Weak<Segment>),
 }
 
+/// A segment that fills faster than this has one behind it whose blocks are only reserved: every
+/// byte of a written one goes to the disk twice, and its zeros must be there first.
+const WRITTEN_AHEAD_BYTES_PER_S: u64 = 256 << 20;
+
 /// What a publisher finds behind a segment that ended.
 #[derive(Debug)]
 pub(crate) enum Following {
@@ -82,6 +88,7 @@ pub(crate) enum Place {
 pub(crate) struct ChainState {
     kept: BTreeMap<SegmentNumber, Kept>,
     active: Option<Arc<Segment>>,
+    active_since_us: u64,
     standby: Option<Standby>,
     /// Where the next segment starts while none is active.
     next_base: Offset,
@@ -120,6 +127,7 @@ impl Chain {
             state: Mutex::new(ChainState {
                 kept,
                 active: None,
+                active_since_us: 0,
                 standby: None,
                 next_base,
                 ended_bytes: 0,
@@ -198,10 +206,14 @@ impl Chain {
         }
         let number = SegmentNumber(state.next_number);
         state.next_number += 1;
-        let (base_floor, last_bytes) = match &state.active {
+        let (base_floor, last_bytes, hurried) = match &state.active {
             Some(active) => (
                 Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
                 active.len_bytes(),
+                fills_fast(
+                    active.claimed_bytes(),
+                    run_us().saturating_sub(state.active_since_us),
+                ),
             ),
             None => (
                 state.next_base,
@@ -210,6 +222,7 @@ impl Chain {
                     .values()
                     .next_back()
                     .map_or(0, |kept| kept.len_bytes),
+                state.ended_bytes > 0,
             ),
         };
         Some(Wanted {
@@ -217,6 +230,11 @@ impl Chain {
             base_floor,
             last_bytes,
             need_bytes: state.need_bytes,
+            blocks: if hurried {
+                Blocks::Reserved
+            } else {
+                Blocks::Written
+            },
         })
     }
 
@@ -454,6 +472,12 @@ pub(crate) struct Wanted {
     /// Size of the segment before it; 0 where there is none.
     pub(crate) last_bytes: u32,
     pub(crate) need_bytes: u32,
+    pub(crate) blocks: Blocks,
+}
+
+/// Whether a segment that took `claimed_bytes` in `us` fills faster than zeros are written ahead.
+fn fills_fast(claimed_bytes: u32, us: u64) -> bool {
+    u64::from(claimed_bytes) > WRITTEN_AHEAD_BYTES_PER_S.saturating_mul(us) / 1_000_000
 }
 
 /// A segment that ended and whose end the manifest knows.
@@ -497,5 +521,20 @@ impl ChainState {
             },
         );
         self.active = Some(segment);
+        self.active_since_us = run_us();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_fills_a_segment_fast_gets_reserved_blocks_behind_it() {
+        let quarter = 16 << 20;
+        assert!(fills_fast(quarter, 0), "within a tick of the clock");
+        assert!(fills_fast(quarter, 60_000));
+        assert!(!fills_fast(quarter, 65_000));
+        assert!(!fills_fast(quarter, u64::MAX));
     }
 }

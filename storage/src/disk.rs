@@ -18,7 +18,9 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
+use crate::folder::{
+    Access, AppendFile, Blocks, FileError, Folder, check_dir_name, check_file_name,
+};
 use crate::memory::SegmentMemory;
 use crate::scratch::{DiskScratch, ScratchFile};
 pub use fault::catch_page_faults;
@@ -153,14 +155,21 @@ impl fmt::Debug for DiskFolder {
 }
 
 impl Folder for DiskFolder {
-    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>> {
+    fn create_segment(
+        &self,
+        name: &str,
+        len_bytes: usize,
+        blocks: Blocks,
+    ) -> io::Result<Arc<dyn SegmentMemory>> {
         if len_bytes == 0 {
             return Err(self.error("create", name, ErrorKind::InvalidInput));
         }
         let path = self.path.join(name).display().to_string();
         let segment = self.create_with(name, |file| {
-            allocate(&file, len_bytes as u64)?;
-            write_zeros(&file, len_bytes)?;
+            let reserved = allocate(&file, len_bytes as u64)?;
+            if blocks == Blocks::Written || !reserved {
+                write_zeros(&file, len_bytes)?;
+            }
             file.sync_data()?;
             DiskSegment::map(file, len_bytes, Access::ReadWrite, path)
         })?;
@@ -351,10 +360,11 @@ impl AppendFile for DiskAppend {
 }
 
 /// Allocates blocks for the first `len_bytes` bytes, so that a full disk shows here and not as a
-/// signal. A file system that can't is left to allocate when the zeros are written.
-fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
+/// signal. False where the file system can't: it is left to allocate when zeros are written.
+fn allocate(file: &File, len_bytes: u64) -> io::Result<bool> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

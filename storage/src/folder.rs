@@ -38,6 +38,16 @@ pub enum Access {
     ReadWrite,
 }
 
+/// How the blocks of a new segment are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    /// Written with zeros: stores into them, and syncs of little, cost a fraction of what they cost in
+    /// reserved ones; but every byte goes to the disk twice.
+    Written,
+    /// Reserved: for publishers that fill segments faster than zeros can be written ahead of them.
+    Reserved,
+}
+
 /// One data folder.
 ///
 /// All methods may be called from several threads; two calls about the same name at the same time
@@ -46,16 +56,19 @@ pub enum Access {
 /// Errors carry the operation and the path ([`FileError`]) and keep the kind of the cause:
 /// `StorageFull`, `NotFound`, `AlreadyExists`, `PermissionDenied`, `ReadOnlyFilesystem` and so on.
 pub trait Folder: Send + Sync + fmt::Debug {
-    /// Makes a segment of `len_bytes` zeros: a new file, all of it allocated, written and synced.
-    ///
-    /// Not yet synced is its name. The blocks are written, not merely reserved, because the first
-    /// store into reserved pages and the first sync of them cost several times as much.
+    /// Makes a segment of `len_bytes` zeros: a new file, all of it allocated, its blocks as `blocks`
+    /// says, and synced. Not yet synced is its name.
     ///
     /// # Errors
     ///
     /// `AlreadyExists` when there is such a file, which is left alone; `StorageFull` when there is no
     /// room; what the disk said. What was made is removed again.
-    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>>;
+    fn create_segment(
+        &self,
+        name: &str,
+        len_bytes: usize,
+        blocks: Blocks,
+    ) -> io::Result<Arc<dyn SegmentMemory>>;
 
     /// Maps a segment that exists, as long as its file is now.
     ///

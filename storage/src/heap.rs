@@ -19,7 +19,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::folder::{Access, AppendFile, FileError, Folder, check_dir_name, check_file_name};
+use crate::folder::{
+    Access, AppendFile, Blocks, FileError, Folder, check_dir_name, check_file_name,
+};
 use crate::memory::SegmentMemory;
 use crate::scratch::{HeapScratch, ScratchFile};
 use block::HeapBlock;
@@ -251,7 +253,12 @@ impl fmt::Debug for HeapFolder {
 }
 
 impl Folder for HeapFolder {
-    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>> {
+    fn create_segment(
+        &self,
+        name: &str,
+        len_bytes: usize,
+        _blocks: Blocks,
+    ) -> io::Result<Arc<dyn SegmentMemory>> {
         check_file_name(name)?;
         if len_bytes == 0 {
             return Err(failed("create", name, ErrorKind::InvalidInput));

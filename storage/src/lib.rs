@@ -69,7 +69,7 @@ pub use dump::{
     DumpError, DumpedFooter, DumpedFrame, DumpedIdentity, DumpedMark, DumpedSlot, FrameProblem,
     SegmentDump, dump_segment,
 };
-pub use folder::{Access, AppendFile, FileError, Folder, NAME_PART_BYTES_MAX};
+pub use folder::{Access, AppendFile, Blocks, FileError, Folder, NAME_PART_BYTES_MAX};
 pub use footer::FooterError;
 pub use heap::{Failure, HeapFolder, Operation};
 pub use inspect::{InspectedLog, Inspection};

@@ -22,7 +22,7 @@ use millstream_protocol::{Durability, Offset, Start, TopicName};
 
 use crate::appender::{AppendError, Appended, Appender};
 use crate::chain::Chain;
-use crate::folder::Folder;
+use crate::folder::{Blocks, Folder};
 use crate::heap::HeapFolder;
 use crate::layout::{Identity, PAGE_BYTES};
 use crate::log::{Level, Log, LogIdentity};
@@ -63,7 +63,11 @@ fn small_log(durability: Durability) -> Arc<Log> {
     let log = Log::new(identity, shared, Chain::new(BTreeMap::new(), Offset(0), 1));
     for number in 1..=2 {
         let memory = folder
-            .create_segment(&format!("{number}.seg"), SEGMENT_BYTES as usize)
+            .create_segment(
+                &format!("{number}.seg"),
+                SEGMENT_BYTES as usize,
+                Blocks::Written,
+            )
             .unwrap();
         let identity = Identity {
             folder_id: FOLDER,

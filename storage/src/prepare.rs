@@ -137,7 +137,7 @@ impl Log {
             match self
                 .shared()
                 .folder
-                .create_segment(name, len_bytes as usize)
+                .create_segment(name, len_bytes as usize, wanted.blocks)
             {
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && len_bytes > least_bytes =>

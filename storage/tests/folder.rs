@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use millstream_storage::{
-    Access, DiskFolder, Failure, FileError, Folder, HeapFolder, Operation, SegmentMemory,
+    Access, Blocks, DiskFolder, Failure, FileError, Folder, HeapFolder, Operation, SegmentMemory,
 };
 
 /// Runs `check` on an empty folder of each kind.
@@ -43,18 +43,34 @@ fn a_new_segment_is_zeros_at_a_page_boundary() {
     on_each(|folder| {
         // Neither a whole number of pages nor of pieces.
         let len_bytes = (2 << 20) + 4096 + 100;
-        let memory = folder.create_segment("a.seg", len_bytes).unwrap();
-        assert_eq!(memory.len_bytes(), len_bytes);
-        assert_eq!(memory.base().as_ptr() as usize % 4096, 0);
-        assert!(load(&*memory, 0, len_bytes).iter().all(|byte| *byte == 0));
-        assert_eq!(folder.len("a.seg").unwrap(), len_bytes as u64);
+        for (name, blocks) in [("a.seg", Blocks::Written), ("b.seg", Blocks::Reserved)] {
+            let memory = folder.create_segment(name, len_bytes, blocks).unwrap();
+            assert_eq!(memory.len_bytes(), len_bytes);
+            assert_eq!(memory.base().as_ptr() as usize % 4096, 0);
+            assert!(load(&*memory, 0, len_bytes).iter().all(|byte| *byte == 0));
+            assert_eq!(folder.len(name).unwrap(), len_bytes as u64);
+        }
     });
+}
+
+#[test]
+fn a_segment_takes_its_room_when_it_is_made() {
+    use std::os::unix::fs::MetadataExt;
+    let root = tempfile::tempdir().unwrap();
+    let folder = DiskFolder::open_or_create(root.path()).unwrap();
+    for (name, blocks) in [("a.seg", Blocks::Written), ("b.seg", Blocks::Reserved)] {
+        folder.create_segment(name, 1 << 20, blocks).unwrap();
+        let allocated_bytes = root.path().join(name).metadata().unwrap().blocks() * 512;
+        assert!(allocated_bytes >= 1 << 20, "{name}: {allocated_bytes} B");
+    }
 }
 
 #[test]
 fn opening_a_segment_twice_gives_the_same_memory() {
     on_each(|folder| {
-        let first = folder.create_segment("a.seg", 8192).unwrap();
+        let first = folder
+            .create_segment("a.seg", 8192, Blocks::Written)
+            .unwrap();
         let second = folder.open_segment("a.seg", Access::ReadWrite).unwrap();
         let third = folder.open_segment("a.seg", Access::Read).unwrap();
         store(&*first, 4096, b"hello");
@@ -72,10 +88,12 @@ fn opening_a_segment_twice_gives_the_same_memory() {
 #[test]
 fn a_segment_that_exists_is_never_made_anew() {
     on_each(|folder| {
-        let first = folder.create_segment("a.seg", 4096).unwrap();
+        let first = folder
+            .create_segment("a.seg", 4096, Blocks::Written)
+            .unwrap();
         store(&*first, 0, b"kept");
         assert_eq!(
-            kind(folder.create_segment("a.seg", 4096)),
+            kind(folder.create_segment("a.seg", 4096, Blocks::Written)),
             ErrorKind::AlreadyExists
         );
         assert_eq!(
@@ -91,7 +109,7 @@ fn a_segment_that_exists_is_never_made_anew() {
 fn a_segment_of_no_bytes_is_refused_and_leaves_nothing() {
     on_each(|folder| {
         assert_eq!(
-            kind(folder.create_segment("a.seg", 0)),
+            kind(folder.create_segment("a.seg", 0, Blocks::Written)),
             ErrorKind::InvalidInput
         );
         assert!(folder.list("").unwrap().is_empty());
@@ -120,7 +138,9 @@ fn a_segment_is_as_long_as_its_file() {
 #[test]
 fn a_shrunk_segment_keeps_its_map_and_loses_its_end() {
     on_each(|folder| {
-        let memory = folder.create_segment("a.seg", 4 * 4096).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 4 * 4096, Blocks::Written)
+            .unwrap();
         store(&*memory, 0, b"front");
         memory.shrink(4096 + 10).unwrap();
         memory.sync().unwrap();
@@ -141,7 +161,9 @@ fn a_shrunk_segment_keeps_its_map_and_loses_its_end() {
 #[test]
 fn populated_pages_are_resident_and_ranges_past_the_end_are_not() {
     on_each(|folder| {
-        let memory = folder.create_segment("a.seg", 3 << 20).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 3 << 20, Blocks::Written)
+            .unwrap();
         memory.populate(0..3 << 20).unwrap();
         assert!(memory.is_resident(0..3 << 20));
         assert!(memory.is_resident(4095..4097));
@@ -158,7 +180,9 @@ fn populated_pages_are_resident_and_ranges_past_the_end_are_not() {
 #[test]
 fn memory_outlives_its_file() {
     on_each(|folder| {
-        let memory = folder.create_segment("a.seg", 4096).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 4096, Blocks::Written)
+            .unwrap();
         store(&*memory, 0, b"still here");
         folder.remove("a.seg").unwrap();
         assert_eq!(load(&*memory, 0, 10), b"still here");
@@ -208,7 +232,9 @@ fn directories_hold_files_and_go_when_empty() {
     on_each(|folder| {
         folder.make_dir("log-1").unwrap();
         assert_eq!(kind(folder.make_dir("log-1")), ErrorKind::AlreadyExists);
-        folder.create_segment("log-1/2.seg", 4096).unwrap();
+        folder
+            .create_segment("log-1/2.seg", 4096, Blocks::Written)
+            .unwrap();
         folder.create_file("log-1/1.seg", b"x").unwrap();
         folder.create_file("log-10", b"").unwrap();
         folder.sync_dir("log-1").unwrap();
@@ -266,7 +292,9 @@ fn a_range_is_copied_whole_or_not_at_all() {
 #[test]
 fn a_segment_can_be_copied_from_while_it_is_open() {
     on_each(|folder| {
-        let memory = folder.create_segment("a.seg", 8192).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 8192, Blocks::Written)
+            .unwrap();
         store(&*memory, 4096, b"cut off");
         folder.copy_range("a.seg", 4096..4103, "tail").unwrap();
         assert_eq!(folder.read_file("tail").unwrap(), b"cut off");
@@ -298,7 +326,7 @@ fn names_that_lead_out_of_the_folder_are_refused() {
                 "{name:?}"
             );
             assert_eq!(
-                kind(folder.create_segment(name, 1)),
+                kind(folder.create_segment(name, 1, Blocks::Written)),
                 ErrorKind::InvalidInput,
                 "{name:?}"
             );
@@ -411,7 +439,9 @@ mod disk {
         use std::os::unix::fs::MetadataExt;
         let root = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open(root.path()).unwrap();
-        folder.create_segment("a.seg", 1 << 20).unwrap();
+        folder
+            .create_segment("a.seg", 1 << 20, Blocks::Written)
+            .unwrap();
         let blocks = std::fs::metadata(root.path().join("a.seg"))
             .unwrap()
             .blocks();
@@ -422,7 +452,9 @@ mod disk {
     fn a_segment_too_large_for_the_file_system_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open(root.path()).unwrap();
-        folder.create_segment("a.seg", usize::MAX >> 1).unwrap_err();
+        folder
+            .create_segment("a.seg", usize::MAX >> 1, Blocks::Written)
+            .unwrap_err();
         assert!(folder.list("").unwrap().is_empty());
     }
 }
@@ -434,13 +466,17 @@ mod heap {
     fn the_planned_operation_fails_once() {
         let folder = HeapFolder::new();
         folder.fail(Operation::CreateSegment, ".seg", 2, Failure::Full);
-        folder.create_segment("1.seg", 4096).unwrap();
+        folder
+            .create_segment("1.seg", 4096, Blocks::Written)
+            .unwrap();
         assert_eq!(
-            kind(folder.create_segment("2.seg", 4096)),
+            kind(folder.create_segment("2.seg", 4096, Blocks::Written)),
             ErrorKind::StorageFull
         );
         assert_eq!(folder.list("").unwrap(), ["1.seg"]);
-        folder.create_segment("2.seg", 4096).unwrap();
+        folder
+            .create_segment("2.seg", 4096, Blocks::Written)
+            .unwrap();
         assert_eq!(folder.count(Operation::CreateSegment, "2.seg"), 2);
     }
 
@@ -448,8 +484,8 @@ mod heap {
     fn the_nth_sync_of_matching_names_fails() {
         let folder = HeapFolder::new();
         let (a, b) = (
-            folder.create_segment("a", 1).unwrap(),
-            folder.create_segment("b", 1).unwrap(),
+            folder.create_segment("a", 1, Blocks::Written).unwrap(),
+            folder.create_segment("b", 1, Blocks::Written).unwrap(),
         );
         folder.fail(Operation::Sync, "b", 2, Failure::Device);
         for _ in 0..3 {
@@ -468,19 +504,24 @@ mod heap {
         folder.create_file("log", b"1").unwrap();
         let mut file = folder.append_file("log").unwrap();
         folder.set_full(true);
-        assert_eq!(kind(folder.create_segment("s", 1)), ErrorKind::StorageFull);
+        assert_eq!(
+            kind(folder.create_segment("s", 1, Blocks::Written)),
+            ErrorKind::StorageFull
+        );
         assert_eq!(kind(folder.create_file("f", b"")), ErrorKind::StorageFull);
         assert_eq!(kind(file.reserve(1)), ErrorKind::StorageFull);
         assert_eq!(folder.read_file("log").unwrap(), b"1");
         folder.remove("log").unwrap();
         folder.set_full(false);
-        folder.create_segment("s", 1).unwrap();
+        folder.create_segment("s", 1, Blocks::Written).unwrap();
     }
 
     #[test]
     fn a_sync_is_open_until_its_hook_returns() {
         let folder = HeapFolder::new();
-        let memory = folder.create_segment("a.seg", 4096).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 4096, Blocks::Written)
+            .unwrap();
         let (entered, enters) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Mutex::new(released);
@@ -561,7 +602,9 @@ mod heap {
     #[test]
     fn an_edit_shows_to_those_who_open_later() {
         let folder = HeapFolder::new();
-        let memory = folder.create_segment("a.seg", 4096).unwrap();
+        let memory = folder
+            .create_segment("a.seg", 4096, Blocks::Written)
+            .unwrap();
         store(&*memory, 0, b"good");
         folder.edit("a.seg", |bytes| bytes[0] ^= 1).unwrap();
         assert_eq!(load(&*memory, 0, 4), b"good");

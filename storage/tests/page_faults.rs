@@ -18,7 +18,7 @@ use millstream_protocol::control::GapReason;
 use millstream_protocol::frame::PublisherFields;
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 use millstream_storage::{
-    AppendError, Appender, Chunk, DiskFolder, Folder, Level, Log, LogReader, ReadError,
+    AppendError, Appender, Blocks, Chunk, DiskFolder, Folder, Level, Log, LogReader, ReadError,
     SegmentMemory, Store, StoreOptions, catch_page_faults, park_until,
 };
 
@@ -202,7 +202,9 @@ fn s6_threads_that_meet_one_lost_page_keep_each_others_stores() {
     let folder = DiskFolder::open(place.path()).unwrap();
     for round in 0..50 {
         let name = format!("{round}.seg");
-        let memory = folder.create_segment(&name, 2 << 20).unwrap();
+        let memory = folder
+            .create_segment(&name, 2 << 20, Blocks::Written)
+            .unwrap();
         cut_off(&place.path().join(&name), 0);
         let begin = Barrier::new(THREADS);
         std::thread::scope(|scope| {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::dice::mix;
 use super::disk::{Disk, End, FileNumber, Item};
 use super::memory::CrashSegment;
-use crate::folder::{Access, AppendFile, Folder};
+use crate::folder::{Access, AppendFile, Blocks, Folder};
 use crate::heap::HeapFolder;
 use crate::memory::SegmentMemory;
 use crate::scratch::ScratchFile;
@@ -249,9 +249,14 @@ impl fmt::Debug for CrashFolder {
 }
 
 impl Folder for CrashFolder {
-    fn create_segment(&self, name: &str, len_bytes: usize) -> io::Result<Arc<dyn SegmentMemory>> {
+    fn create_segment(
+        &self,
+        name: &str,
+        len_bytes: usize,
+        blocks: Blocks,
+    ) -> io::Result<Arc<dyn SegmentMemory>> {
         let live = self.change(
-            || self.live.create_segment(name, len_bytes),
+            || self.live.create_segment(name, len_bytes, blocks),
             |disk, done, within| {
                 if done.is_ok() {
                     disk.add(name, vec![0; len_bytes], !within);
