@@ -18,7 +18,6 @@
 )]
 
 pub mod broker;
-pub mod compare;
 pub mod embed;
 pub mod gate;
 pub mod load;

@@ -10,8 +10,9 @@
 
 use std::path::Path;
 
-use millstream_benches::broker::{Broker, Kind, PEERS, Peer};
-use millstream_benches::load::{Course, Load, Parameters, run};
+use millstream_benches::broker::{Broker, PEERS, Peer};
+use millstream_benches::load::{Course, Load, run};
+use millstream_benches::scenario::{Asked, Scenario};
 
 /// Messages of a run that goes by number.
 const MESSAGES: u64 = 2_000;
@@ -31,42 +32,39 @@ fn start(name: &str) -> Option<Box<dyn Broker>> {
     }
 }
 
-fn load(course: Course, kind: Kind, batch: usize) -> Load {
-    Load {
-        course,
-        kind,
-        topics: 1,
-        silence: std::time::Duration::from_secs(20),
-        yardsticks: false,
-        parameters: Parameters {
-            message_bytes: 100,
-            batch,
-            window: 500,
-            publishers: 2,
-            receivers: if kind == Kind::Queue { 3 } else { 1 },
-            messages: MESSAGES,
-            seconds: 0.3,
-            warmup_s: 0.0,
-            ..Parameters::default()
-        },
-    }
+/// A small load of `scenario`.
+fn load(scenario: Scenario, batch: usize) -> Load {
+    let asked = Asked {
+        batch: Some(batch),
+        window: Some(500),
+        publishers: Some(2),
+        receivers: Some(match scenario {
+            Scenario::Queue => 3,
+            _ => 1,
+        }),
+        messages: Some(MESSAGES),
+        seconds: Some(0.3),
+        warmup_s: Some(0.0),
+        ..Asked::default()
+    };
+    scenario.loads(&asked).remove(0)
 }
 
 fn works(name: &str) {
     let Some(broker) = start(name) else { return };
     let pid = broker.pid().unwrap();
     let loads = [
-        ("pub", load(Course::Publish, Kind::Stream, 1)),
-        ("sub", load(Course::Receive, Kind::Stream, 1)),
-        ("both", load(Course::Through, Kind::Stream, 10)),
-        ("queue", load(Course::Receive, Kind::Queue, 1)),
+        load(Scenario::Publish, 1),
+        load(Scenario::Read, 1),
+        load(Scenario::Mixed, 10),
+        load(Scenario::Queue, 1),
     ];
-    for (what, load) in loads {
-        let found = run(broker.as_ref(), &load, what, &|_| ()).unwrap();
-        assert!(found.delivered.is_whole(), "{name} {what}: {found:?}");
-        assert!(found.delivered.received > 0, "{name} {what}: {found:?}");
+    for (number, load) in loads.iter().enumerate() {
+        let found = run(broker.as_ref(), load, &format!("load-{number}"), &|_| ()).unwrap();
+        assert!(found.delivered.is_whole(), "{name} {load:?}: {found:?}");
+        assert!(found.delivered.received > 0, "{name} {load:?}: {found:?}");
         if load.course == Course::Receive {
-            assert_eq!(found.delivered.received, MESSAGES, "{name} {what}");
+            assert_eq!(found.delivered.received, MESSAGES, "{name} {load:?}");
         }
     }
     let target = broker.target();
