@@ -30,11 +30,11 @@ use hop::{Hopped, Shape};
 use yardstick::{hop_through_channel, ping_pong};
 
 /// Bursts of a run, each followed by one through the channel.
-const BURSTS: u64 = 20;
+const BURSTS: u64 = 8;
 /// Round trips timed together, so that the clock costs little of it; their mean is noted.
 const TOGETHER: u64 = 16;
 /// Groups of round trips of a run.
-const GROUPS: u64 = 10_000;
+const GROUPS: u64 = 4_000;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,8 @@ enum Comparison {
 /// A condition on the median of a figure.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Condition {
+    /// The part of the result it is about: a scenario, or what else its load was told; all if empty.
+    part: String,
     figure: String,
     comparison: Comparison,
     number: f64,
@@ -49,6 +51,7 @@ impl FromStr for Condition {
         let wrong = || format!("{text}: a condition is FIGURE, then <, > or =, then a number");
         let at = text.find(['<', '>', '=']).ok_or_else(wrong)?;
         let (figure, rest) = text.split_at(at);
+        let (part, figure) = figure.split_once(':').unwrap_or(("", figure));
         let comparison = match rest.as_bytes().first() {
             Some(b'>') => Comparison::Above,
             Some(b'<') => Comparison::Below,
@@ -56,6 +59,7 @@ impl FromStr for Condition {
         };
         let number = rest.get(1..).unwrap_or_default().trim();
         Ok(Self {
+            part: part.trim().to_owned(),
             figure: figure.trim().to_owned(),
             comparison,
             number: number.parse().map_err(|_| wrong())?,
@@ -70,11 +74,21 @@ impl fmt::Display for Condition {
             Comparison::Below => '<',
             Comparison::Equal => '=',
         };
+        if !self.part.is_empty() {
+            write!(f, "{}:", self.part)?;
+        }
         write!(f, "{}{sign}{}", self.figure, self.number)
     }
 }
 
 impl Condition {
+    /// Whether it is about `outcome`.
+    #[must_use]
+    pub fn is_about(&self, outcome: &Outcome) -> bool {
+        let part = &self.part;
+        part.is_empty() || *part == outcome.scenario || *part == outcome.parameters.extra
+    }
+
     /// Whether the median of the figure over the runs is as the condition says.
     ///
     /// # Errors
@@ -171,6 +185,17 @@ mod tests {
             nothing.check(&outcome(&[])).is_err(),
             "no run holds nothing"
         );
+    }
+
+    #[test]
+    fn a_condition_may_be_about_a_part() {
+        let mut found = outcome(&[1.0]);
+        found.parameters.extra = "1x64".to_owned();
+        let about = |text: &str| text.parse::<Condition>().unwrap().is_about(&found);
+        assert!(about("1x64:lost=0") && about("pub:lost=0") && about("lost=0"));
+        assert!(!about("2x64:lost=0"));
+        let shown = "1x64: lost=0".parse::<Condition>().unwrap().to_string();
+        assert_eq!(shown, "1x64:lost=0");
     }
 
     #[test]

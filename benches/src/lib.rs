@@ -18,6 +18,7 @@
 )]
 
 pub mod broker;
+pub mod compare;
 pub mod embed;
 pub mod gate;
 pub mod load;

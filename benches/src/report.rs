@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::compare::Ratio;
 use crate::load::{Outcome, Run};
+
+mod page;
 
 /// Name of the file with the results.
 const RESULT: &str = "result.json";
@@ -20,7 +23,43 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     for outcome in outcomes {
         row(outcome, &mut text);
     }
+    for outcome in outcomes {
+        let figures = figures(outcome);
+        if !figures.is_empty() {
+            let extra = &outcome.parameters.extra;
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "\n{} {extra}: {}",
+                outcome.scenario,
+                figures.join("; ")
+            );
+        }
+    }
     text
+}
+
+/// The figures of its own that `outcome` has: medians, and of ratios the mean with its interval.
+fn figures(outcome: &Outcome) -> Vec<String> {
+    let names = outcome.runs.first().map(|run| run.figures.as_slice());
+    let names = names.unwrap_or_default().iter().map(|figure| &figure.name);
+    let shown = names.map(|name| {
+        let of = |run: &Run| run.figure(name).unwrap_or(f64::NAN);
+        let ratio = name.starts_with("ratio") || name.ends_with("drift");
+        match Ratio::of(outcome.runs.iter().map(of)).filter(|_| ratio) {
+            Some(ratio) => format!("{name} {ratio}"),
+            None => {
+                let median = outcome.spread(of).0;
+                let shown = if median < 1000.0 {
+                    format!("{median:.2}")
+                } else {
+                    count(median)
+                };
+                format!("{name} {shown}")
+            }
+        }
+    });
+    shown.collect()
 }
 
 fn row(outcome: &Outcome, text: &mut String) {
@@ -43,10 +82,15 @@ fn row(outcome: &Outcome, text: &mut String) {
         broker(|used| used.rss_anonymous_bytes as f64) / 1e6,
         broker(|used| used.rss_file_bytes as f64) / 1e6,
     );
+    let latency = if outcome.runs.iter().any(|run| run.latency.count > 0) {
+        format!("{p50:.0} / {p99:.0} / {p999:.0}")
+    } else {
+        "–".to_owned()
+    };
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "| {} | {} {} | {} | {} | {} ({}–{}) | {:.1} | {p50:.0} / {p99:.0} / {p999:.0} | {cpu:.3} | {anonymous:.0} / {file:.0} | {} |",
+        "| {} | {} {} | {} | {} | {} ({}–{}) | {:.1} | {latency} | {cpu:.3} | {anonymous:.0} / {file:.0} | {} |",
         outcome.scenario,
         outcome.target.name,
         outcome.target.version,
@@ -62,7 +106,14 @@ fn row(outcome: &Outcome, text: &mut String) {
 
 fn load_text(outcome: &Outcome) -> String {
     let load = &outcome.parameters;
-    let mut text = format!("{} B x {}", load.message_bytes, load.batch);
+    let mut text = if load.message_bytes_max > load.message_bytes {
+        format!(
+            "{}–{} B x {}",
+            load.message_bytes, load.message_bytes_max, load.batch
+        )
+    } else {
+        format!("{} B x {}", load.message_bytes, load.batch)
+    };
     let mut add = |number: u64, what: &str| {
         if number > 0 {
             let _ = write!(text, ", {} {what}", count(number as f64));
@@ -72,6 +123,9 @@ fn load_text(outcome: &Outcome) -> String {
     add(load.receivers as u64, "receiving");
     add(load.rate, "a second");
     add(load.messages, "messages");
+    if !load.extra.is_empty() {
+        let _ = write!(text, ", {}", load.extra);
+    }
     text
 }
 
@@ -92,7 +146,8 @@ fn count(number: f64) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
-/// Writes `outcomes` into `folder`, made when absent: `result.json`, `result.md`. A result that is there
+/// Writes `outcomes` into `folder`, made when absent: `result.json`, `result.md`,
+/// `result.html`, and the latencies of each outcome's middle run as `N-SCENARIO.hgrm`. A result that is there
 /// is kept as `history/RFC-3339-time.json`.
 ///
 /// # Errors
@@ -111,12 +166,67 @@ pub fn write_results(folder: &Path, outcomes: &[Outcome]) -> io::Result<()> {
         fs::rename(&result, history.join(format!("{name}.json")))?;
     }
     fs::write(&result, serde_json::to_vec_pretty(outcomes)?)?;
+    for (place, outcome) in outcomes.iter().enumerate() {
+        let run = outcome.middle().filter(|run| !run.hgrm.is_empty());
+        if let Some(run) = run {
+            let name = format!("{place}-{}.hgrm", outcome.scenario);
+            fs::write(folder.join(name), &run.hgrm)?;
+        }
+    }
+    fs::write(folder.join("result.html"), page::page(outcomes))?;
     fs::write(folder.join("result.md"), markdown(outcomes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{Environment, Figure, Latency, Parameters, SCHEMA, Target};
+
+    #[test]
+    fn a_result_is_written_whole_and_the_one_before_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut latency = Latency::new();
+        for ns in 1..1000 {
+            latency.note(ns * 1000, 1);
+        }
+        let mut run = Run {
+            messages_per_s: 5e6,
+            per_tenth: vec![4, 5, 6],
+            figures: vec![Figure::new("ratio_to_sink", 0.75)],
+            ..Run::default()
+        };
+        run.set_latency(&latency);
+        let outcome = |began: &str| Outcome {
+            schema: SCHEMA,
+            scenario: "pub".to_owned(),
+            target: Target {
+                name: "<b>".to_owned(),
+                ..Target::default()
+            },
+            parameters: Parameters::default(),
+            environment: Environment::now(began.to_owned(), folder.path()),
+            runs: vec![run.clone(), run.clone()],
+        };
+        write_results(folder.path(), &[outcome("first")]).unwrap();
+        write_results(folder.path(), &[outcome("second"), outcome("third")]).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert!(read("history/first.json").contains("\"pub\""));
+        let back: Vec<Outcome> = serde_json::from_str(&read("result.json")).unwrap();
+        assert_eq!(back.len(), 2);
+        assert_eq!(back[0].runs[0].curve.len(), run.curve.len());
+        assert!(read("0-pub.hgrm").contains("#[Max"));
+        assert!(read("result.md").contains("ratio_to_sink 0.750 (95 %"));
+        let page = read("result.html");
+        assert!(
+            page.contains("&lt;b&gt;") && !page.contains("<b>"),
+            "escaped"
+        );
+        assert_eq!(page.matches("<polyline").count(), 4, "two plots of two");
+        assert!(
+            !page.contains("NaN") && !page.contains("inf"),
+            "all is finite"
+        );
+    }
 
     #[test]
     fn counts_have_three_digits() {

@@ -17,7 +17,9 @@ mod bench;
 mod folder;
 mod queue;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, GateArgs, RunArgs, Target};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, CompareArgs, GateArgs, RunArgs, RunCommand, Target,
+};
 pub(crate) use folder::{
     CutName, DoctorArgs, QuarantineArgs, QuarantineCommand, RepairArgs, VerifyArgs,
 };

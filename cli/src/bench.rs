@@ -1,7 +1,9 @@
 //! `millstream bench`: loads on a server, measured and checked.
 
+mod compare;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
@@ -21,8 +23,12 @@ use crate::output::Output;
 pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     match (&args.command, &args.run) {
         (Some(BenchCommand::Gate(args)), _) => check(args, output),
+        (Some(BenchCommand::Compare(args)), _) => compare::run(args, output),
         (None, Some(args)) => run_scenario(args, output),
-        (None, None) => Err(Failure::new(Exit::Usage, "name a scenario, or gate")),
+        (None, None) => Err(Failure::new(
+            Exit::Usage,
+            "name a scenario, compare or gate",
+        )),
     }
 }
 
@@ -33,15 +39,9 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
     }
     let began = Timestamp::now().to_string();
     let bar = progress(output, args.scenario);
-    let outcomes = outcomes(args, &asked, &began, &bar);
+    let outcomes = outcomes_of(args, &asked, &began, &bar);
     bar.finish_and_clear();
-    let outcomes = outcomes.map_err(|error| {
-        let exit = match error.downcast_ref::<NotInstalled>() {
-            Some(_) => Exit::NotFound,
-            None => Exit::Failed,
-        };
-        Failure::new(exit, error)
-    })?;
+    let outcomes = outcomes?;
     if let Some(busy) = outcomes.first().filter(|one| one.environment.is_busy()) {
         output.remark(format_args!(
             "the machine was busy, load average {:.1}: compare within this run only",
@@ -58,6 +58,11 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
             format_args!("{}", markdown(std::slice::from_ref(outcome)).trim_end()),
         )?;
     }
+    whole(&outcomes)
+}
+
+/// Fails where a message was lost, doubled, reordered or damaged.
+fn whole(outcomes: &[Outcome]) -> Result<(), Failure> {
     if outcomes.iter().all(Outcome::is_whole) {
         return Ok(());
     }
@@ -97,6 +102,21 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
         seconds: args.duration.map(|duration| duration.as_secs_f64()),
         warmup_s: args.warmup.map(|duration| duration.as_secs_f64()),
         yardsticks: args.yardsticks,
+    })
+}
+
+fn outcomes_of(
+    args: &RunArgs,
+    asked: &Asked,
+    began: &str,
+    bar: &ProgressBar,
+) -> Result<Vec<Outcome>, Failure> {
+    outcomes(args, asked, began, bar).map_err(|error| {
+        let exit = match error.downcast_ref::<NotInstalled>() {
+            Some(_) => Exit::NotFound,
+            None => Exit::Failed,
+        };
+        Failure::new(exit, error)
     })
 }
 
@@ -147,6 +167,11 @@ fn as_started(broker: &dyn Broker) -> Vec<Figure> {
     ]
 }
 
+/// The server's program: this one, unless another is compared with it.
+fn program(args: &RunArgs) -> std::io::Result<PathBuf> {
+    args.program.clone().map_or_else(std::env::current_exe, Ok)
+}
+
 const fn durability(args: &RunArgs) -> Durability {
     match args.ack {
         Level::Stored => Durability::Stored,
@@ -156,7 +181,7 @@ const fn durability(args: &RunArgs) -> Durability {
 
 fn recovery(args: &RunArgs, asked: &Asked) -> Result<Recovery, BrokerFailure> {
     Ok(Recovery {
-        program: std::env::current_exe()?,
+        program: program(args)?,
         arguments: args.serve.clone(),
         durability: durability(args),
         message_bytes: asked.message_bytes.unwrap_or(1000),
@@ -172,10 +197,7 @@ fn broker(args: &RunArgs) -> Result<Box<dyn Broker>, BrokerFailure> {
     let durability = durability(args);
     Ok(Box::new(match &args.server {
         Some(address) => Millstream::at(address.clone(), durability),
-        None => {
-            let program = std::env::current_exe()?;
-            Millstream::start(&program, &args.serve, &args.scratch, durability)?
-        }
+        None => Millstream::start(&program(args)?, &args.serve, &args.scratch, durability)?,
     }))
 }
 
@@ -200,7 +222,15 @@ fn check(args: &GateArgs, output: Output) -> Result<(), Failure> {
         let condition: gate::Condition = condition
             .parse()
             .map_err(|error| Failure::new(Exit::Usage, error))?;
-        for outcome in &outcomes {
+        let mut about = outcomes
+            .iter()
+            .filter(|one| condition.is_about(one))
+            .peekable();
+        if about.peek().is_none() {
+            let message = format!("{condition}: nothing in the result is called so");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        for outcome in about {
             match condition.check(outcome) {
                 Ok(()) => output.line(&condition, format_args!("{condition}: holds"))?,
                 Err(found) => {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use millstream_benches::broker::Peer;
 use millstream_benches::scenario::Scenario;
 use millstream_client::Address;
@@ -30,6 +30,37 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Fail, with exit code 9, unless a result is as asserted
     Gate(GateArgs),
+    /// Compare two results, or two programs by interleaved pairs of runs: ratio with a 95 % interval
+    Compare(CompareArgs),
+}
+
+/// Arguments of `bench compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Compare this program, as B, with the running one, as A: each serves in turns
+    #[arg(long, value_name = "PATH")]
+    pub(crate) program: Option<PathBuf>,
+
+    /// Compare results of other loads, durabilities or machines all the same
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Two results, A and B; with --program a scenario and its arguments, as of `bench`
+    #[arg(
+        value_name = "A B | SCENARIO ARGUMENTS",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) operands: Vec<String>,
+}
+
+/// A scenario and its arguments behind `compare --program`.
+#[derive(Debug, Parser)]
+#[command(name = "millstream bench", no_binary_name = true)]
+pub(crate) struct RunCommand {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 /// What is measured.
@@ -71,6 +102,10 @@ pub(crate) struct RunArgs {
     /// Program of the other broker, where it is not the one on the path
     #[arg(long, value_name = "PATH", conflicts_with = "server")]
     pub(crate) peer_program: Option<PathBuf>,
+
+    /// The server's program, where it is not this one.
+    #[arg(skip)]
+    pub(crate) program: Option<PathBuf>,
 
     /// Measure this part alone, of embed: 1x1, 2x1, 1x64, 2x64, '1x64 run' or ping-pong
     #[arg(long, value_name = "PART")]
@@ -149,8 +184,8 @@ pub(crate) struct GateArgs {
     /// The result
     pub(crate) result: PathBuf,
 
-    /// What must hold, FIGURE OP NUMBER: `messages_per_s>1000000`, `p99_us<500`, `lost=0`; may be
-    /// repeated
+    /// What must hold, [PART:]FIGURE OP NUMBER: `messages_per_s>1000000`, `p99_us<500`, `lost=0`,
+    /// `1x64:ratio_to_channel>1`; may be repeated
     #[arg(long = "assert", value_name = "CONDITION", required = true)]
     pub(crate) conditions: Vec<String>,
 }

@@ -32,10 +32,13 @@ mod settle;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::time::Instant;
 
 use life::Life;
-use millstream_storage::crash::{Named, number_of};
+use millstream_protocol::{Offset, TopicName};
+use millstream_storage::crash::{Named, Piece, number_of};
+use millstream_storage::{Failure, Operation};
 
 /// Crashes of a run that nobody asked to be longer.
 const CRASHES: u64 = 1000;
@@ -179,6 +182,67 @@ fn q3_a_purge_that_was_answered_holds() {
         let mut life = ManuallyDrop::into_inner(life);
         life.end_well();
     }
+}
+
+#[test]
+fn s7_a_journal_that_fails_while_a_letter_is_moved_is_replaced() {
+    // What a panic leaves half done is not to be wound up.
+    let mut life = ManuallyDrop::new(Life::new(5));
+    let broker = ManuallyDrop::new(life.start_with_one_delivery());
+    let mut publisher = broker.publisher("jobs").unwrap();
+    for number in 1..=3 {
+        publisher.publish_blocking(program::body(number)).unwrap();
+    }
+    life.open_seat("jobs", 3);
+    while life.hands.work_once() {}
+    let mut consumer = life.seats.pop().unwrap().consumer;
+    let mut taken = [(); 3]
+        .map(|()| consumer.try_next().unwrap().unwrap())
+        .into_iter();
+    taken.next().unwrap().reject("no");
+    consumer.flush_settles();
+    while life.hands.work_once() {}
+    let (queues, store) = (life.queues.clone().unwrap(), life.store.clone().unwrap());
+    let journal = queues.state().journal.clone().unwrap().log();
+    let entry = |name| queues.entry(&TopicName::parse(name).unwrap()).unwrap();
+    let (jobs, letters) = (entry("jobs"), Arc::clone(&entry("jobs.dead").queue.topic));
+    let folder = life.folder.clone();
+    life.failing = true;
+    // The copy is made and waited for: then the journal fails, and a settle finds no room in it.
+    life.hands.meanwhile(move || {
+        if letters.committed() == letters.synced() {
+            return false;
+        }
+        while store.work_by_hand(Piece::Sync) {}
+        folder
+            .failures()
+            .fail(Operation::Sync, ".seg", 1, Failure::Device);
+        taken.next().unwrap().ack();
+        while journal.poisoned().is_none() {
+            assert!(
+                store.work_by_hand(Piece::Sync),
+                "the journal is to be synced"
+            );
+        }
+        taken.next().unwrap().ack();
+        // Whoever looks has the queue take it.
+        jobs.queue.look(|_, _| ()).unwrap();
+        true
+    });
+    queues.look_after();
+    queues.look_after();
+    while life.hands.work_once() {}
+    let left = broker.peek_queue("jobs", Offset(0), 9).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(life.ready_uncounted("jobs.dead"), [0]);
+    drop((
+        ManuallyDrop::into_inner(broker),
+        publisher,
+        consumer,
+        queues,
+    ));
+    let mut life = ManuallyDrop::into_inner(life);
+    life.end_well();
 }
 
 #[test]

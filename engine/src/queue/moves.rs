@@ -146,8 +146,11 @@ impl Mover {
             self.pending = true;
             self.await_journal(journal_end)?;
             self.carry_over(queues, queue, &moves)?;
-            // In its turn among the steps, which wait while the journal has no room (Q2).
-            let applied = queue.ask(move |core, now| {
+            let there = Arc::clone(queue);
+            // Steps wait while a frame does (Q2), but this thread must not: it is the one that puts
+            // another journal in the place of one that failed.
+            let applied = queue.look(move |core, now| {
+                core.flush(&there, now)?;
                 let goes_on = !core.is_closed();
                 goes_on.then(|| core.step(now, Input::Applied { through }))
             });

@@ -165,6 +165,10 @@ impl Queues {
             grown >= CHECKPOINT_BYTES.max(size / 4)
         };
         if due && let Err(error) = self.checkpoint(&journal) {
+            if error.kind() == std::io::ErrorKind::WouldBlock {
+                // What waits for the journal goes on first, or that is replaced.
+                return self.keeper.look_after();
+            }
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
         }
     }
@@ -310,10 +314,17 @@ fn create_io_error(error: CreateError) -> std::io::Error {
     std::io::Error::new(kind, error)
 }
 
-/// One queue as it is now, under its baton.
+/// One queue as it is now, under its baton. Does not wait for the journal: the thread that writes
+/// checkpoints is the one that replaces it.
 fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
     let log = Arc::clone(journal);
-    let asked = entry.queue.ask(move |core, _| {
+    let queue = Arc::clone(&entry.queue);
+    let asked = entry.queue.look(move |core, now| {
+        // A checkpoint says no more than the journal up to its position, but of a queue that ended.
+        if core.flush(&queue, now).is_none() && !core.is_closed() {
+            let error = "the journal has no room now";
+            return Err(std::io::Error::new(std::io::ErrorKind::WouldBlock, error));
+        }
         let bytes = core.durable_bytes()?;
         std::io::Result::Ok((log.committed(), bytes))
     });

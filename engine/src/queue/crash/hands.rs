@@ -32,7 +32,12 @@ struct Place {
     pieces: u64,
     /// How far the clock may still be set on while somebody waits.
     leap_us: u64,
+    /// What happens while somebody waits, once it can.
+    meanwhile: Option<Meanwhile>,
 }
+
+/// True once it has done its part.
+type Meanwhile = Box<dyn FnMut() -> bool>;
 
 /// The hands of one life.
 pub(super) struct Hands(Rc<RefCell<Place>>);
@@ -69,6 +74,11 @@ impl Hands {
 
     pub(super) fn set_queues(&self, queues: &Arc<Queues>) {
         self.0.borrow_mut().queues = Arc::downgrade(queues);
+    }
+
+    /// Has `run` tried whenever somebody waits, until it says that it has done its part.
+    pub(super) fn meanwhile(&self, run: impl FnMut() -> bool + 'static) {
+        self.0.borrow_mut().meanwhile = Some(Box::new(run));
     }
 
     /// Does one piece; false where nothing is to do.
@@ -129,6 +139,12 @@ fn work(place: &RefCell<Place>) -> bool {
 }
 
 fn wait(place: &RefCell<Place>) {
+    let meanwhile = place.borrow_mut().meanwhile.take();
+    if let Some(mut run) = meanwhile
+        && !run()
+    {
+        place.borrow_mut().meanwhile = Some(run);
+    }
     if work(place) {
         return;
     }

@@ -51,8 +51,8 @@ pub(super) struct Job {
     pub(super) counted_most: u64,
     /// Settled for good in this run, before its lease ended.
     pub(super) ended_in_run: bool,
-    /// It was with a consumer, and perhaps not taken yet, when it was purged in this run.
-    pub(super) purged_leased: bool,
+    /// It was purged in this run: it may be on its way to a consumer nevertheless.
+    pub(super) purged_in_run: bool,
 }
 
 impl Job {
@@ -243,7 +243,7 @@ impl Model {
             queue.granted.clear();
             for job in queue.jobs.values_mut() {
                 job.ended_in_run = false;
-                job.purged_leased = false;
+                job.purged_in_run = false;
             }
         }
     }

@@ -34,7 +34,7 @@ impl Life {
     /// Settles all that a queue has, but what is on its way elsewhere.
     pub(super) fn purge(&mut self, name: &str) {
         if self.failing {
-            // As with checkpoints: who waits for a journal to be replaced would wait for the keeper.
+            // A journal that failed is for the keeper to replace; who waits for it would wait for him.
             return;
         }
         let Some(broker) = self.broker.clone() else {
@@ -42,14 +42,13 @@ impl Life {
         };
         self.observe();
         let sure_below = self.visible_below(name);
-        for lease in self.leases(name) {
-            let queue = self.model.queues.get_mut(name).unwrap();
-            queue.job(lease.offset.0).purged_leased = true;
-        }
         let queue = self.model.queues.get_mut(name).unwrap();
         let present = self.model.topics[&queue.topic].present.clone();
         for offset in &present {
-            queue.job(*offset).acks += 1;
+            let job = queue.job(*offset);
+            job.acks += 1;
+            // Perhaps it is leased in the round that purges, or was before, and not taken yet.
+            job.purged_in_run = true;
         }
         let done = self.wait_for(|_| broker.purge_queue(name));
         self.tally.purges += 1;

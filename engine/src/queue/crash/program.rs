@@ -214,10 +214,6 @@ impl Life {
     }
 
     fn checkpoint(&mut self) {
-        if self.failing {
-            // One that failed is for the keeper to replace; who waits for it would wait for him.
-            return;
-        }
         let Some(queues) = self.queues.clone() else {
             return;
         };

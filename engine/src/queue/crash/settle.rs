@@ -166,7 +166,7 @@ impl Life {
             .any(|held| held.queue == name && held.offset == offset && held.until_us > now_us);
         assert!(!twice, "{name} {offset} is with two consumers");
         let queue = self.model.queues.get_mut(name).unwrap();
-        if queue.job(offset).purged_leased {
+        if queue.job(offset).purged_in_run {
             return;
         }
         let granted = !queue.is_paused || queue.granted.contains(&(offset, attempts));
@@ -413,8 +413,15 @@ impl Life {
         let Some(broker) = &self.broker else {
             return Vec::new();
         };
-        let leases = until_down(|| broker.leases(queue, u32::MAX));
-        leases.and_then(Result::ok).unwrap_or_default()
+        let list = || until_down(|| broker.leases(queue, u32::MAX))?.ok();
+        let mut leases = list().unwrap_or_default();
+        // The round that answers may deliver behind its answer.
+        while let Some(later) = list()
+            && later != leases
+        {
+            leases = later;
+        }
+        leases
     }
 
     /// The delivery under this lease may count.
