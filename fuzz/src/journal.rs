@@ -164,11 +164,12 @@ fn check_settled(
         known.into_iter().all(|body| published.contains(body)),
         "invented"
     );
-    let unfinished = base.snapshot.of_log(log).any(|file| {
-        // A segment with an end is looked at when it is read, and told where logs are kept.
-        file.end.is_none() && damage.touched(&file.name)
-    });
-    if came_back && unfinished {
+    // A segment with an end is looked at when it is read, and told where logs are kept.
+    let touched = |ended: bool| {
+        let mut files = base.snapshot.of_log(log);
+        files.any(|file| file.end.is_some() == ended && damage.touched(&file.name))
+    };
+    if came_back && touched(false) && !touched(true) {
         check_told(broker);
     }
 }
