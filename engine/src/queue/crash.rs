@@ -3,14 +3,15 @@
 //! As there, a *life* is one folder through several crashes, by one seed, in one thread: what the
 //! threads would do is done piece by piece, when the seed says. Two queues with their dead letters,
 //! one over a topic of its own and one over a topic that may be only stored; records are published
-//! in all shapes, leased, settled in every way, left to their leases' end, redriven, delayed;
-//! checkpoints are written and logs trimmed; then a kill or a power loss, also in the middle of a
-//! start.
+//! in all shapes, leased, settled in every way, left to their leases' end, redriven, delayed; queues
+//! are paused and purged; checkpoints are written and logs trimmed; then a kill or a power loss,
+//! also in the middle of a start.
 //!
 //! Against a plain [`model`], after each start and at each delivery: a confirmed settle holds for
 //! ever; nothing is settled without a settle; what counted is never forgotten once it was said to
 //! be on disk, and nothing else counts; a dead letter is there exactly once, and so is what was
-//! redriven; all else is delivered again.
+//! redriven; what was purged is gone, and what is paused delivers nothing; all else is delivered
+//! again.
 //!
 //! `MILLSTREAM_QUEUE_CRASHES=10000 cargo test -p millstream --release --lib crash` runs more, from
 //! seed `MILLSTREAM_CRASH_FROM` on; `MILLSTREAM_CRASH_SEED` runs the one life that a failure named.
