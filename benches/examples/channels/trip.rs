@@ -9,7 +9,7 @@ use millstream_benches::load::Latency;
 /// Round trips timed together, so that the clock costs little of it; their mean is noted.
 const TOGETHER: u64 = 16;
 /// Groups of round trips.
-const GROUPS: u64 = 2_000;
+const GROUPS: u64 = 500;
 
 /// Turns without a parcel after which the processor is offered to others.
 const TURNS: u64 = 1 << 12;
