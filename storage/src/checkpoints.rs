@@ -196,7 +196,7 @@ fn name(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::HeapFolder;
+    use crate::heap::{Failure, HeapFolder, Operation};
 
     fn checkpoints() -> (HeapFolder, Checkpoints) {
         let heap = HeapFolder::new();
@@ -247,6 +247,15 @@ mod tests {
         checkpoints.write(b"new").unwrap();
         heap.fail(Operation::Read, "", 1, Failure::Device);
         assert_eq!(checkpoints.load().unwrap(), [(1, b"old".to_vec())]);
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_listed_is_not_taken_for_one_without_any() {
+        let (heap, checkpoints) = checkpoints();
+        checkpoints.write(b"only").unwrap();
+        heap.fail(Operation::List, "", 1, Failure::Device);
+        assert!(checkpoints.load().is_err());
+        assert_eq!(checkpoints.load().unwrap(), [(1, b"only".to_vec())]);
     }
 
     #[test]

@@ -306,3 +306,42 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void, code: c_in
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::disk::DiskFolder;
+    use crate::folder::{Access, Folder};
+
+    /// As on a file system that must copy a shared block to write to it and has no room for the copy.
+    #[test]
+    fn s6_a_page_that_can_be_read_keeps_its_bytes_when_it_is_exchanged() {
+        let root = tempfile::tempdir().unwrap();
+        let page_bytes = *PAGE_BYTES.get_or_init(page_bytes);
+        let bytes: Vec<u8> = (0..=250).cycle().take(3 * page_bytes).collect();
+        std::fs::write(root.path().join("a.seg"), &bytes).unwrap();
+        let folder = DiskFolder::open_or_create(root.path()).unwrap();
+        let memory = folder.open_segment("a.seg", Access::ReadWrite).unwrap();
+        let base = memory.base().as_ptr();
+        assert!(mend(base as usize + page_bytes + 5));
+        // SAFETY: the mapping is `3 * page_bytes` long and nobody writes to it.
+        let mapped = unsafe { std::slice::from_raw_parts(base, bytes.len()) };
+        assert!(mapped == bytes, "what could be read is what is there");
+        // Of the page alone: it is no longer the file's.
+        let file = File::options().write(true).open(root.path().join("a.seg"));
+        file.unwrap()
+            .write_all_at(&vec![255; bytes.len()], 0)
+            .unwrap();
+        // SAFETY: as above; the file's pages changed under the first slice, which is not used again.
+        let mapped = unsafe { std::slice::from_raw_parts(base, bytes.len()) };
+        let changed = mapped
+            .chunks(page_bytes)
+            .map(|page| page.first() == Some(&255));
+        assert_eq!(changed.collect::<Vec<_>>(), [true, false, true]);
+        let lost = memory.lost_pages().expect("a page was lost");
+        assert!(lost.to_string().contains("a.seg"), "{lost}");
+    }
+}

@@ -32,6 +32,30 @@ fn s1_a_failed_sync_is_never_repeated_and_refuses_publishing() {
     );
 }
 
+#[test]
+fn s1_a_sync_during_which_the_log_is_poisoned_proves_nothing() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    let good = publish_synced(&mut appender, b"good");
+    let lost = append(&mut appender, b"unknown").unwrap();
+    let meanwhile = Arc::downgrade(&log);
+    folder.on_sync(move |name| {
+        if name.ends_with("00000001.seg")
+            && let Some(log) = meanwhile.upgrade()
+        {
+            log.poison(&std::io::Error::other("the sync of another file failed"));
+        }
+    });
+    assert!(matches!(
+        reach(&log, Level::Synced, lost.end),
+        Err(AppendError::Poisoned(_))
+    ));
+    drop(store);
+    assert_eq!(log.synced(), good.end);
+}
+
 /// A synced log with ten records of 1000 bytes; the folder as a kill leaves it, the last slot, and
 /// the positions of the frames.
 fn ten_records() -> (HeapFolder, String, Slot, Vec<usize>) {
