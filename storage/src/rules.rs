@@ -8,8 +8,9 @@
 )]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use millstream_protocol::frame::{FrameKind, PublisherFields, walk_stored};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
@@ -418,15 +419,33 @@ fn l6_a_void_wakes_whoever_waits_behind_it() {
     is_open.recv().unwrap();
     let appended = append(&mut behind, b"behind the hole").unwrap();
     let mut wait = LevelWait::new(&log, Level::Stored, appended.end);
-    let mut cx = Context::from_waker(Waker::noop());
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut cx = Context::from_waker(&waker);
     assert!(wait.poll(&mut cx).is_pending());
-    let waiting = std::thread::spawn(move || park_until(|cx| wait.poll(cx)));
     give_up.send(()).unwrap();
     assert!(matches!(
         aborting.join().unwrap(),
         Err(AppendError::ShortFill { .. })
     ));
-    waiting.join().unwrap().unwrap();
+    assert!(
+        bell.rang.load(Ordering::Relaxed),
+        "before the append returns"
+    );
+    assert!(wait.poll(&mut cx).is_ready());
+}
+
+/// Remembers that it was woken.
+#[derive(Default)]
+struct Bell {
+    rang: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Relaxed: whoever asks has joined the thread that woke.
+        self.rang.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
