@@ -8,7 +8,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -419,8 +418,8 @@ fn l6_a_void_wakes_whoever_waits_behind_it() {
     is_open.recv().unwrap();
     let appended = append(&mut behind, b"behind the hole").unwrap();
     let mut wait = LevelWait::new(&log, Level::Stored, appended.end);
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
+    let (ring, rings) = mpsc::channel();
+    let waker = Waker::from(Arc::new(Bell(ring)));
     let mut cx = Context::from_waker(&waker);
     assert!(wait.poll(&mut cx).is_pending());
     give_up.send(()).unwrap();
@@ -428,23 +427,16 @@ fn l6_a_void_wakes_whoever_waits_behind_it() {
         aborting.join().unwrap(),
         Err(AppendError::ShortFill { .. })
     ));
-    assert!(
-        bell.rang.load(Ordering::Relaxed),
-        "before the append returns"
-    );
+    assert!(rings.try_recv().is_ok(), "before the append returns");
     assert!(wait.poll(&mut cx).is_ready());
 }
 
-/// Remembers that it was woken.
-#[derive(Default)]
-struct Bell {
-    rang: AtomicBool,
-}
+/// Tells each time it is woken.
+struct Bell(mpsc::Sender<()>);
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        // Relaxed: whoever asks has joined the thread that woke.
-        self.rang.store(true, Ordering::Relaxed);
+        self.0.send(()).unwrap();
     }
 }
 
