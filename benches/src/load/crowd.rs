@@ -67,7 +67,7 @@ fn run_on(
             .join()
             .map_err(|_| "a thread of the load panicked")?;
         let (part, crowd) = done?;
-        let mut run = put_together(&shared, 0, &[part]);
+        let mut run = put_together(&shared, 0, [&part]);
         run.generator = used.generator();
         run.broker = used.broker();
         run.figures.extend(used.drift());

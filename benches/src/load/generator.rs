@@ -158,11 +158,8 @@ fn time(
         let used = watch(broker, shared, &publishing, &receiving, tell);
         let published = join(publishing)?;
         let received = join(receiving)?;
-        let counted = if received.is_empty() {
-            &published
-        } else {
-            &received
-        };
+        // Where receivers count, publishers only know what they could not send.
+        let counted = published.iter().chain(&received);
         let mut run = put_together(shared, started_ns, counted);
         run.generator = used.generator();
         run.broker = used.broker();
@@ -265,7 +262,11 @@ fn join<T>(threads: Vec<ScopedJoinHandle<'_, Result<T, Failure>>>) -> Result<Vec
     joined.collect()
 }
 
-pub(super) fn put_together(shared: &Shared, started_ns: u64, counted: &[Part]) -> Run {
+pub(super) fn put_together<'a>(
+    shared: &Shared,
+    started_ns: u64,
+    counted: impl IntoIterator<Item = &'a Part>,
+) -> Run {
     let mut all = Part::new(shared);
     for part in counted {
         all.merge(part);
@@ -275,6 +276,7 @@ pub(super) fn put_together(shared: &Shared, started_ns: u64, counted: &[Part]) -
         Course::Receive => all.last_ns.saturating_sub(started_ns) as f64 / 1e9,
         _ => shared.load.parameters.seconds,
     };
+    let throughput_drift = all.throughput_drift(seconds);
     let mut run = Run {
         messages_per_s: messages as f64 / seconds.max(1e-9),
         bytes_per_s: all.bytes as f64 / seconds.max(1e-9),
@@ -285,19 +287,12 @@ pub(super) fn put_together(shared: &Shared, started_ns: u64, counted: &[Part]) -
     };
     run.set_latency(&all.latency);
     if let Some([first, last]) = all.ends {
-        run.figures.extend(drift(&first, &last));
+        let ratio = last.percentiles().p99_ns as f64 / first.percentiles().p99_ns.max(1) as f64;
+        run.figures
+            .push(Figure::new("messages_per_s_drift", throughput_drift));
+        run.figures.push(Figure::new("p99_drift", ratio));
     }
     run
-}
-
-/// How the last fifth of a long run differs from its first.
-fn drift(first: &super::Latency, last: &super::Latency) -> [Figure; 2] {
-    let (first, last) = (first.percentiles(), last.percentiles());
-    let ratio = |last: u64, first: u64| last as f64 / first.max(1) as f64;
-    [
-        Figure::new("messages_per_s_drift", ratio(last.count, first.count)),
-        Figure::new("p99_drift", ratio(last.p99_ns, first.p99_ns)),
-    ]
 }
 
 #[cfg(test)]

@@ -96,6 +96,7 @@ impl<'a> Publishing<'a> {
                 self.send(publisher, now_ns, count)?;
             }
             if over && self.waiting == 0 {
+                self.count_unsent();
                 return Ok(self.part);
             }
             let (sleep, wait) = self.pause(over, count > 0);
@@ -106,6 +107,19 @@ impl<'a> Publishing<'a> {
             if acknowledged > 0 {
                 self.note(acknowledged);
             }
+        }
+    }
+
+    /// What was due before the end and did not get its turn is late, not gone.
+    fn count_unsent(&mut self) {
+        let Some(schedule) = &self.schedule else {
+            return;
+        };
+        let (now_ns, sent) = (self.shared.now_ns(), self.maker.sequence());
+        let due = schedule.due(self.shared.end_ns, sent);
+        for sequence in sent..sent + due {
+            let times = (now_ns, schedule.due_ns(sequence));
+            self.part.count_unsent(self.shared, times);
         }
     }
 

@@ -124,6 +124,11 @@ impl Shared {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Whether what happens at `at_ns` counts.
+    pub(super) fn counts_at(&self, at_ns: u64) -> bool {
+        (self.counted_from_ns..self.end_ns).contains(&at_ns)
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         // Relaxed: it carries nothing; whoever failed is joined.
         self.failed.load(Ordering::Relaxed)
