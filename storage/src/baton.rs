@@ -11,12 +11,15 @@ use std::sync::Arc;
 use millstream_protocol::Offset;
 
 use crate::footer::{PageIndex, Summary};
-use crate::layout::FRAMES_START;
+use crate::layout::{FRAMES_START, PAGE_BYTES};
 use crate::manifest::SegmentNumber;
 use crate::segment::Segment;
 use crate::slot::{Slot, Watermark};
 use crate::sync::{FooterSpace, SlotSpace, lock};
 use crate::walker::{Step, Walker};
+
+/// From so many bytes on it pays to unmap what is about to be synced.
+const UNMAP_BYTES_MIN: usize = 16 * PAGE_BYTES as usize;
 
 /// A segment whose end is proven; its footer is still to be written (S5).
 #[derive(Debug)]
@@ -173,11 +176,22 @@ impl InSegment {
         }
     }
 
+    /// Unmaps the whole pages up to `attempted`, where that are many.
+    fn unmap_to(&self, attempted: Watermark) {
+        let end = attempted.position - attempted.position % PAGE_BYTES;
+        let unsynced = self.proven.position as usize..end as usize;
+        if unsynced.len() >= UNMAP_BYTES_MIN {
+            let region = self.walker.segment().region();
+            region.memory().unmap_before_sync(unsynced);
+        }
+    }
+
     fn sync_to(
         &mut self,
         attempted: Watermark,
         poisoned: &impl Fn() -> bool,
     ) -> Result<(), SyncFailed> {
+        self.unmap_to(attempted);
         self.sequence += 1;
         let slot = Slot {
             sequence: self.sequence,

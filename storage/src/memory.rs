@@ -40,6 +40,13 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// nothing: the caller never repeats it on the same segment.
     fn sync(&self) -> io::Result<()>;
 
+    /// Says that `range` is stored and about to be synced: a map of a file takes its pages out of the page
+    /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault.
+    ///
+    /// Without it the kernel write-protects page by page while it writes them, and each time interrupts
+    /// every processor that runs a thread of ours. Costs a system call.
+    fn unmap_before_sync(&self, _range: Range<usize>) {}
+
     /// Whether all of `range` is in memory, so that reading it waits for no disk. Costs a system call.
     fn is_resident(&self, range: Range<usize>) -> bool;
 

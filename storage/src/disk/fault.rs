@@ -213,10 +213,10 @@ pub(super) fn forget_exchanged(address: usize, len_bytes: usize) {
     }
 }
 
-/// Fresh zeroed pages.
+/// Fresh zeroed pages. Shared, though with nobody: `unmap_before_sync` would empty private ones.
 fn anonymous(len_bytes: usize) -> Option<*mut u8> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     // SAFETY: asks for new pages anywhere; no address of ours is given.
     let pages = unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, prot, flags, -1, 0) };
     (pages != libc::MAP_FAILED).then_some(pages.cast())
@@ -271,7 +271,7 @@ fn swap_in(fresh: *mut u8, page: usize, page_bytes: usize) -> bool {
 /// Puts zeroed pages of ours at `page`, in place of what is there.
 fn zeros_at(page: usize, len_bytes: usize) -> bool {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: as in `swap_in`; the file has no bytes there at all.
     let pages = unsafe { libc::mmap(page as *mut c_void, len_bytes, prot, flags, -1, 0) };
     pages != libc::MAP_FAILED
@@ -330,6 +330,9 @@ mod tests {
         // SAFETY: the mapping is `3 * page_bytes` long and nobody writes to it.
         let mapped = unsafe { std::slice::from_raw_parts(base, bytes.len()) };
         assert!(mapped == bytes, "what could be read is what is there");
+        // Unmapping what is about to be synced changes no byte, of ours neither.
+        memory.unmap_before_sync(0..bytes.len());
+        assert!(mapped == bytes, "what was there is there");
         // Of the page alone: it is no longer the file's.
         let file = File::options().write(true).open(root.path().join("a.seg"));
         file.unwrap()

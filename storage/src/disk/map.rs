@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::fault::forget_exchanged;
 use crate::folder::{Access, FileError};
@@ -61,6 +61,23 @@ unsafe impl SegmentMemory for DiskSegment {
             "{lost} of its pages could not be written or read, {unreadable} of them are lost: the disk is full or failing, or the file was changed"
         );
         (lost > 0).then(|| self.error("keep", io::Error::other(cause)))
+    }
+
+    fn unmap_before_sync(&self, range: Range<usize>) {
+        if range.start >= range.end || range.end > self.map.len() {
+            return;
+        }
+        let len_bytes = range.end - range.start;
+        // SAFETY: every page of the map is shared, with the file or (`super::fault`) with nobody, and of
+        // shared pages the advice takes the entries in the page tables alone: whoever touches them next
+        // finds the same bytes.
+        let answer = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, len_bytes)
+        };
+        if let Err(error) = answer {
+            tracing::debug!(path = %self.path, %error, "pages stay mapped while they are synced");
+        }
     }
 
     fn is_resident(&self, range: Range<usize>) -> bool {
