@@ -26,8 +26,12 @@ use crate::scratch::{DiskScratch, ScratchFile};
 pub use fault::catch_page_faults;
 use map::DiskSegment;
 
-/// Bytes of one write of zeros and of one piece of a copy; larger writes gain nothing.
+/// Bytes of one piece of a copy; larger ones gain nothing.
 const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of one write of zeros. It decides how many pages the kernel keeps as one (a folio), and a store
+/// into any of these makes all of them dirty: a sync of one message writes this much, twice (decision
+/// 0014).
+const ZEROS_BYTES: usize = 16 << 10;
 /// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
 const RESERVE_BYTES: u64 = 64 << 10;
 /// Name of a scratch file for the moment between making it and taking its name away.
@@ -38,7 +42,7 @@ const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 
 /// What a new segment is filled with. Lies in the zero pages of the program.
-static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
 
 /// A data folder on disk. Clones share the open directory.
 #[derive(Clone)]
@@ -380,7 +384,7 @@ fn reserve_behind(file: &File, end: u64, len_bytes: u64) -> Result<(), Errno> {
 fn write_zeros(file: &File, len_bytes: usize) -> io::Result<()> {
     let mut position = 0;
     while position < len_bytes {
-        let (piece, _) = ZEROS.split_at((len_bytes - position).min(PIECE_BYTES));
+        let (piece, _) = ZEROS.split_at((len_bytes - position).min(ZEROS_BYTES));
         file.write_all_at(piece, position as u64)?;
         position += piece.len();
     }
