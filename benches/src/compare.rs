@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::load::Outcome;
+use crate::load::{Outcome, Run};
 
 /// 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 const T: [f64; 30] = [
@@ -60,11 +60,12 @@ impl Ratio {
         })
     }
 
-    /// Of the rates of `after` to those of `before`.
+    /// Of a `figure` of `after` to that of `before`; `None` where they have none.
     #[must_use]
-    pub fn between(before: &Outcome, after: &Outcome) -> Option<Self> {
+    pub fn between(before: &Outcome, after: &Outcome, figure: fn(&Run) -> f64) -> Option<Self> {
         let pairs = before.runs.iter().zip(&after.runs);
-        Self::of(pairs.map(|(before, after)| after.messages_per_s / before.messages_per_s))
+        let ratios = pairs.map(|(before, after)| figure(after) / figure(before));
+        Self::of(ratios.filter(|ratio| ratio.is_finite()))
     }
 }
 
@@ -109,7 +110,7 @@ pub fn unlike(before: &Outcome, after: &Outcome) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Environment, Parameters, Run, SCHEMA, Target};
+    use crate::load::{Environment, Parameters, SCHEMA, Target};
 
     fn outcome(rates: &[f64], message_bytes: usize) -> Outcome {
         Outcome {
@@ -152,13 +153,19 @@ mod tests {
 
     #[test]
     fn a_steady_difference_is_told_from_noise() {
+        let rate = |run: &Run| run.messages_per_s;
         let before = outcome(&[100.0, 150.0, 80.0, 120.0], 100);
         let slower = outcome(&[91.0, 134.0, 72.5, 109.0], 100);
-        let found = Ratio::between(&before, &slower).unwrap();
+        let found = Ratio::between(&before, &slower, rate).unwrap();
         assert!(found.high < 1.0, "the pairs moved together: {found}");
         let noise = outcome(&[120.0, 100.0, 95.0, 110.0], 100);
-        let found = Ratio::between(&before, &noise).unwrap();
+        let found = Ratio::between(&before, &noise, rate).unwrap();
         assert!(found.low < 1.0 && found.high > 1.0, "{found}");
+        let none = Ratio::between(&before, &noise, |run| run.latency.p50_ns as f64);
+        assert!(
+            none.is_none(),
+            "without latencies there is no ratio of them"
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `millstream bench compare`: two results, or two programs in turns.
 
+use std::fmt;
+
 use clap::Parser;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -17,7 +19,25 @@ use crate::output::Output;
 struct Compared<'a> {
     scenario: &'a str,
     load: &'a str,
+    /// Of messages a second.
     ratio: Ratio,
+    /// Of latencies, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50: Option<Ratio>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99: Option<Ratio>,
+}
+
+impl fmt::Display for Compared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} B / A: {}", self.scenario, self.load, self.ratio)?;
+        for (name, ratio) in [("p50", self.p50), ("p99", self.p99)] {
+            if let Some(ratio) = ratio {
+                write!(f, "; {name} {ratio}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn run(args: &CompareArgs, output: Output) -> Result<(), Failure> {
@@ -43,16 +63,17 @@ pub(super) fn run(args: &CompareArgs, output: Output) -> Result<(), Failure> {
             );
             return Err(Failure::new(Exit::Failed, message));
         }
-        let Some(ratio) = Ratio::between(before, after) else {
+        let Some(ratio) = Ratio::between(before, after, |run| run.messages_per_s) else {
             return Err(Failure::new(Exit::Failed, "a result has no runs"));
         };
         let compared = Compared {
             scenario: &before.scenario,
             load: &before.parameters.extra,
             ratio,
+            p50: Ratio::between(before, after, |run| run.latency.p50_ns as f64),
+            p99: Ratio::between(before, after, |run| run.latency.p99_ns as f64),
         };
-        let (scenario, load) = (compared.scenario, compared.load);
-        output.line(&compared, format_args!("{scenario} {load} B / A: {ratio}"))?;
+        output.line(&compared, format_args!("{compared}"))?;
     }
     Ok(())
 }
