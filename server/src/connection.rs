@@ -68,6 +68,7 @@ pub(crate) async fn serve<S: Socket>(socket: S, session: Session, around: Rc<Sur
         phase: Phase::Serving,
         due: true,
         go_bytes: 0,
+        gives_way: false,
         clock: clock.as_mut(),
     };
     let place = poll_fn(|cx| Poll::Ready(around.roster.join(cx.waker()))).await;
@@ -153,6 +154,9 @@ struct Connection<'a, R, W, StartRead, StartWrite, ShutDown> {
     due: bool,
     /// Bytes taken in and given out in this go.
     go_bytes: usize,
+    /// Whether something was taken in in this go. It may have woken others of this thread, and who waits
+    /// for a message goes before who waits for its acknowledgement.
+    gives_way: bool,
     clock: Pin<&'a mut Sleep>,
 }
 
@@ -169,13 +173,19 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.due = true;
         self.go_bytes = 0;
+        self.gives_way = false;
         self.obey();
+        // What the last go held back, before there may be a reason to do so again.
+        self.begin_write();
         for _ in 0..TURNS_MAX {
             let moved = self.turn(cx);
             if self.phase == Phase::Cut && !self.read.is_busy() && !self.write.is_busy() {
                 return Poll::Ready(());
             }
             if !moved {
+                if self.gives_way && self.session.has_output() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             if self.go_bytes >= GO_BYTES_MAX {
@@ -262,6 +272,7 @@ where
         };
         buffer.consume(received.consumed);
         self.go_bytes += received.consumed;
+        self.gives_way |= received.consumed > 0;
         self.news = self.session.is_held();
         self.want = match received.need {
             ..=INPUT_IDLE_BYTES if drained => Want::Idle,
@@ -331,7 +342,7 @@ where
     }
 
     fn begin_write(&mut self) -> bool {
-        if self.phase == Phase::Cut {
+        if self.phase == Phase::Cut || self.gives_way {
             return false;
         }
         let Some(batch) = &mut self.batch else {

@@ -350,6 +350,34 @@ fn a_buffer_the_kernel_holds_comes_back_by_its_completion_alone() {
     assert_eq!(frames(&bench), before);
 }
 
+/// Whoever waits for the message that was just published is of the same thread, and goes first.
+#[test]
+fn an_answer_gives_way_once() {
+    #[derive(Default)]
+    struct Woken(std::sync::Mutex<u32>);
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+    let mut bench = Bench::greeted();
+    let written = |bench: &Bench| bench.socket.0.borrow().written.len();
+    let before = written(&bench);
+    bench.socket.say(&ping());
+    let woken = std::sync::Arc::new(Woken::default());
+    let waker = Waker::from(std::sync::Arc::clone(&woken));
+    let connection = &mut bench.connection;
+    bench.runtime.block_on(poll_fn(|_| {
+        let polled = connection.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        Poll::Ready(())
+    }));
+    assert_eq!(written(&bench), before, "others have their turn");
+    assert_eq!(*woken.0.lock().unwrap(), 1, "and then it goes on");
+    bench.poll();
+    assert_eq!(written(&bench), before + ping().len());
+}
+
 #[test]
 fn one_go_takes_a_bounded_number_of_bytes() {
     let mut bench = Bench::greeted();
