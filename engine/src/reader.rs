@@ -1,7 +1,8 @@
 //! Reading a topic from any offset.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, Waker, ready};
+use std::ops::ControlFlow;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use millstream_protocol::Offset;
@@ -66,10 +67,15 @@ impl Reader {
     /// brought in from disk there is none for a moment: compare [`next_offset`](Self::next_offset)
     /// and [`high_watermark`](Self::high_watermark) to tell.
     pub fn try_next(&mut self) -> Option<Result<Record, ReadError>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        match self.poll_record(&mut cx) {
-            Poll::Ready(record) => record,
-            Poll::Pending => None,
+        loop {
+            if let Some(record) = self.next_of_run() {
+                return Some(record);
+            }
+            let from = self.log.next_offset();
+            let chunk = self.log.try_next(DELIVERY_BYTES)?;
+            if let ControlFlow::Break(record) = self.take(from, chunk.map_err(ReadError::from)) {
+                return record;
+            }
         }
     }
 
@@ -80,18 +86,31 @@ impl Reader {
                 return Poll::Ready(Some(record));
             }
             let from = self.log.next_offset();
-            match ready!(self.poll_frames(DELIVERY_BYTES, cx)) {
-                Ok(Chunk::Frames(slice)) => {
-                    let from = from.max(slice.first_offset());
-                    let place = slice.place();
-                    let frames = Bytes::from_owner(slice);
-                    self.run = Some(RecordRun::new(frames, place, Checked::Yes, from));
-                }
-                Ok(Chunk::Gap(gap)) if gap.reason == GapReason::Void => {}
-                Ok(Chunk::Gap(gap)) => return Poll::Ready(Some(Err(ReadError::Gap(gap)))),
-                Err(ReadError::Closed) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            let chunk = ready!(self.poll_frames(DELIVERY_BYTES, cx));
+            if let ControlFlow::Break(record) = self.take(from, chunk) {
+                return Poll::Ready(record);
             }
+        }
+    }
+
+    /// Takes up what came while `from` was the next offset; breaks with what is to be told of it.
+    fn take(
+        &mut self,
+        from: Offset,
+        chunk: Result<Chunk, ReadError>,
+    ) -> ControlFlow<Option<Result<Record, ReadError>>> {
+        match chunk {
+            Ok(Chunk::Frames(slice)) => {
+                let from = from.max(slice.first_offset());
+                let place = slice.place();
+                let frames = Bytes::from_owner(slice);
+                self.run = Some(RecordRun::new(frames, place, Checked::Yes, from));
+                ControlFlow::Continue(())
+            }
+            Ok(Chunk::Gap(gap)) if gap.reason == GapReason::Void => ControlFlow::Continue(()),
+            Ok(Chunk::Gap(gap)) => ControlFlow::Break(Some(Err(ReadError::Gap(gap)))),
+            Err(ReadError::Closed) => ControlFlow::Break(None),
+            Err(error) => ControlFlow::Break(Some(Err(error))),
         }
     }
 

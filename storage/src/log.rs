@@ -382,7 +382,7 @@ impl Log {
         }
     }
 
-    fn waiters(&self, level: Level) -> &Waiters {
+    pub(crate) fn waiters(&self, level: Level) -> &Waiters {
         match level {
             Level::Stored => &self.stored_waiters,
             Level::Synced => &self.synced_waiters,

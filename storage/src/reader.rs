@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use millstream_protocol::control::{Gap, GapReason};
 use millstream_protocol::{Offset, Start};
@@ -148,6 +148,31 @@ impl LogReader {
         max_bytes: u32,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Chunk, ReadError>> {
+        self.next_or(max_bytes, cx, Self::wait)
+    }
+
+    /// As [`poll_next`](Self::poll_next), for whoever looks again by himself: `None` when caught up, or
+    /// while cold pages are brought in. Nobody is told that he waits, so it takes no lock, and no
+    /// publisher has anyone to wake.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Closed`] when nothing more can come.
+    pub fn try_next(&mut self, max_bytes: u32) -> Option<Result<Chunk, ReadError>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.next_or(max_bytes, &mut cx, |reader, _| reader.look_on()) {
+            Poll::Ready(next) => Some(next),
+            Poll::Pending => None,
+        }
+    }
+
+    /// The next chunk; `wait` is asked at the end, and says whether to look again.
+    fn next_or(
+        &mut self,
+        max_bytes: u32,
+        cx: &mut Context<'_>,
+        wait: impl Fn(&mut Self, &mut Context<'_>) -> Poll<Result<(), ReadError>>,
+    ) -> Poll<Result<Chunk, ReadError>> {
         ready!(self.poll_start(cx));
         loop {
             if let Some(ticket) = &self.fetch {
@@ -164,13 +189,13 @@ impl LogReader {
                 if let Some(gap) = self.jump_ahead() {
                     return Poll::Ready(Ok(Chunk::Gap(gap)));
                 }
-                ready!(self.wait(cx))?;
+                ready!(wait(self, cx))?;
                 continue;
             }
             match self.advance(max_bytes) {
                 Advance::Deliver(chunk) => return Poll::Ready(Ok(chunk)),
                 Advance::Again => {}
-                Advance::Wait => ready!(self.wait(cx))?,
+                Advance::Wait => ready!(wait(self, cx))?,
             }
         }
     }
@@ -402,18 +427,33 @@ impl LogReader {
         if !self.log.wait(self.level, self.key, behind, cx.waker()) {
             return Poll::Pending;
         }
-        if self.log.high_watermark() >= behind {
-            return Poll::Ready(Ok(()));
+        match self.more_or_end() {
+            Some(found) => Poll::Ready(found),
+            None => {
+                // A record below the watermark of another level; look again when woken.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// As `wait`, and registers nothing.
+    fn look_on(&mut self) -> Poll<Result<(), ReadError>> {
+        if self.log.gate_flags() & (Gate::POISONED | Gate::CLOSED) == 0 {
+            return Poll::Pending;
+        }
+        self.more_or_end().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Whether there is something behind `from`, or never will be.
+    fn more_or_end(&self) -> Option<Result<(), ReadError>> {
+        if self.log.high_watermark() > self.from {
+            return Some(Ok(()));
         }
         if let Some(poisoned) = self.log.poisoned() {
-            return Poll::Ready(Err(ReadError::Poisoned(poisoned)));
+            return Some(Err(ReadError::Poisoned(poisoned)));
         }
-        if self.log.gate_flags() & Gate::CLOSED != 0 {
-            return Poll::Ready(Err(ReadError::Closed));
-        }
-        // A record below the watermark of another level; look again when woken.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        (self.log.gate_flags() & Gate::CLOSED != 0).then_some(Err(ReadError::Closed))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::layout::{FRAMES_START, SLOT_POSITIONS, footer_position, segment_name}
 use crate::log::{Level, Log};
 use crate::manifest::{Manifest, SegmentNumber, State};
 use crate::park::park_until;
-use crate::reader::{Chunk, LogReader};
+use crate::reader::{Chunk, LogReader, ReadError};
 use crate::recovery::LogRecovery;
 use crate::segment::TryClaim;
 use crate::slot::Slot;
@@ -460,6 +460,34 @@ fn a_reader_at_the_end_of_a_recovered_topic_is_told_the_jump_and_waits() {
     );
     let mut cx = Context::from_waker(Waker::noop());
     assert!(reader.poll_next(1 << 20, &mut cx).is_pending());
+}
+
+/// Else each publish would wake a thread that is awake, and both would meet at a lock.
+#[test]
+fn a_reader_that_looks_again_by_itself_is_not_waited_for_and_is_told_the_end() {
+    for (level, durability) in [
+        (Level::Stored, Durability::Stored),
+        (Level::Synced, Durability::Synced),
+    ] {
+        let store = open(&HeapFolder::new());
+        let log = log_of(&store, durability);
+        let mut reader = LogReader::new(&log, Start::Earliest);
+        let mut appender = Appender::new(&log);
+        assert!(reader.try_next(1 << 20).is_none(), "nothing was published");
+        publish_synced(&mut appender, b"one");
+        let first = reader.try_next(1 << 20);
+        assert!(matches!(first, Some(Ok(Chunk::Frames(_)))), "{first:?}");
+        assert!(reader.try_next(1 << 20).is_none(), "it is read to its end");
+        assert!(!log.waiters(level).any(), "nobody waits");
+        publish_synced(&mut appender, b"two");
+        store.close().unwrap();
+        let last = reader.try_next(1 << 20);
+        assert!(matches!(last, Some(Ok(Chunk::Frames(_)))), "{last:?}");
+        assert_eq!(
+            reader.try_next(1 << 20).unwrap().unwrap_err(),
+            ReadError::Closed
+        );
+    }
 }
 
 #[test]
