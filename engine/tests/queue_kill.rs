@@ -149,7 +149,7 @@ fn after_kills_nothing_settled_comes_again_and_each_dead_letter_is_there_once() 
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Further each time: the first stops meet a queue that hardly began, later ones dropped
         // segments and checkpoints.
-        let mut left = 40 + round * round * 37;
+        let mut left = 40 + round * round * 110;
         for line in lines {
             let line = line.unwrap();
             if let Some(("said", what)) = line.split_once(' ') {
