@@ -124,7 +124,13 @@ impl Recovery {
         let broker = self.at(server);
         broker.create(TOPIC, Kind::Stream)?;
         let load = self.load();
-        preload(&broker, TOPIC, (0, self.messages), load.sizes())
+        preload(
+            &broker,
+            TOPIC,
+            (0, self.messages),
+            load.sizes(),
+            load.parameters.window,
+        )
     }
 
     fn check(&self, server: &Server, stored: u64, tell: Tell<'_>) -> Result<Delivered, Failure> {

@@ -52,7 +52,8 @@ fn run_on(
         let share = load.parameters.messages / load.publishers() as u64;
         for (number, stored) in stored.iter_mut().enumerate() {
             let topic = &topics[number % topics.len()];
-            *stored = preload(broker, topic, (number, share), load.sizes())?;
+            let window = load.parameters.window;
+            *stored = preload(broker, topic, (number, share), load.sizes(), window)?;
             tell(Progress::Messages(share));
         }
     }

@@ -19,15 +19,18 @@ const PRELOAD_BATCH: usize = 1000;
 /// Bytes of messages under way when they are stored before a run.
 const PRELOAD_WINDOW_BYTES: usize = 16 << 20;
 
-/// Stores `share` messages of publisher `number`.
+/// Stores `share` messages of publisher `number`, `window` under way.
 pub(crate) fn preload(
     broker: &dyn Broker,
     topic: &str,
     (number, share): (usize, u64),
     sizes: Sizes,
+    window: usize,
 ) -> Result<u64, Failure> {
     let batch = (PRELOAD_WINDOW_BYTES / 4 / sizes.largest.max(1)).clamp(1, PRELOAD_BATCH);
-    let window = (PRELOAD_WINDOW_BYTES / sizes.largest.max(1)).max(batch) as u64;
+    let most = PRELOAD_WINDOW_BYTES / sizes.largest.max(1);
+    // Brokers refuse what is too much for them at once.
+    let window = most.min(window).max(batch) as u64;
     let mut publisher = broker.publisher(topic, batch)?;
     let mut maker = Maker::new(number, sizes);
     let (mut under_way, mut left) = (0, share);
