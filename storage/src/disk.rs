@@ -32,6 +32,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// into any of these makes all of them dirty: a sync of one message writes this much, twice (decision
 /// 0014).
 const ZEROS_BYTES: usize = 16 << 10;
+/// Bytes of zeros that may wait for the disk at once: a message's sync waits behind no more than these.
+const ZEROS_UNSYNCED_BYTES: usize = 1 << 20;
 /// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
 const RESERVE_BYTES: u64 = 64 << 10;
 /// Name of a scratch file for the moment between making it and taking its name away.
@@ -387,6 +389,9 @@ fn write_zeros(file: &File, len_bytes: usize) -> io::Result<()> {
         let (piece, _) = ZEROS.split_at((len_bytes - position).min(ZEROS_BYTES));
         file.write_all_at(piece, position as u64)?;
         position += piece.len();
+        if position.is_multiple_of(ZEROS_UNSYNCED_BYTES) {
+            file.sync_data()?;
+        }
     }
     Ok(())
 }
