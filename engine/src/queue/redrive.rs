@@ -96,6 +96,7 @@ impl Queues {
         let mut consumer = Consumer::open(&entry.queue, &options);
         let begun = Instant::now();
         let mut moved = 0;
+        let mut all_found = false;
         // By number, so that what is passed over pins no page.
         let mut passed: Vec<DeliveryParts> = Vec::new();
         let failed = loop {
@@ -110,12 +111,14 @@ impl Queues {
                 Err(error) => break Some(error.to_string()),
             };
             if letters.is_empty() {
-                match still_looking(&entry, end) {
-                    Ok(true) => continue,
-                    Ok(false) => break None,
-                    Err(error) => return Err(error),
+                if all_found {
+                    break None;
                 }
+                // What was found since that pull is for the next.
+                all_found = !is_looking(&entry, end)?;
+                continue;
             }
+            all_found = false;
             let mut going = Vec::new();
             for letter in letters {
                 let here = letter.offset() < end;
@@ -153,9 +156,9 @@ impl Queues {
     }
 }
 
-/// Whether letters below `end` were not found yet, because the topic is still being read: then a
-/// little was waited for them.
-fn still_looking(entry: &Entry, end: Offset) -> Result<bool, QueueError> {
+/// Whether letters below `end` may still be found, because the topic is being read: then a little
+/// was waited for them.
+fn is_looking(entry: &Entry, end: Offset) -> Result<bool, QueueError> {
     let queue = Arc::clone(&entry.queue);
     let looking = entry.queue.look(move |core, now| {
         core.scan_to_end(&queue, now);

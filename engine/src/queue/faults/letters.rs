@@ -1,6 +1,7 @@
-//! Dead letters on their way to a topic that failed.
+//! Dead letters on their way to a topic that failed, and back again.
 
 use super::*;
+use crate::queue::Redrive;
 
 /// How the run ends in which the topic failed.
 #[derive(Debug, Clone, Copy)]
@@ -88,4 +89,35 @@ fn q4_a_dead_letter_for_a_topic_that_failed_arrives_once_after_a_restart() {
             assert_eq!(dead, ["older", "1"], "failed before: {before}, {ends_by:?}");
         }
     }
+}
+
+/// The disk fails the queue's own look at its topic; what redriving finds by looking again is
+/// redriven, and not taken for nothing.
+#[test]
+fn letters_found_while_redriving_looks_for_them_are_redriven() {
+    let setup = Setup::new();
+    let entry = setup.queue(settings());
+    setup.publish(&entry, ["1", "2", "3"]);
+    let mut consumer = puller(&entry);
+    for delivery in take(&mut consumer, 3) {
+        delivery.reject("no");
+    }
+    let letters = setup.queues.entry(&name("jobs.dead")).unwrap();
+    drop(take(&mut puller(&letters), 3));
+    let id = letters.queue.topic.identity().id.0;
+    let heap = setup.heap.clone();
+    drop((consumer, letters, entry));
+    setup.close();
+
+    let file = format!("log-{id:08}/00000001.seg");
+    heap.fail(Operation::OpenSegment, &file, 1, Failure::Device);
+    let setup = Setup::over(heap.clone());
+    let redriven = setup.queues.redrive(&name("jobs.dead"), &Redrive::all());
+    assert_eq!(redriven, Ok(3));
+    assert!(heap.count(Operation::OpenSegment, &file) > 1, "it failed");
+    let entry = setup.queues.entry(&name("jobs")).unwrap();
+    let mut consumer = puller(&entry);
+    assert_eq!(take(&mut consumer, 3).len(), 3);
+    drop((consumer, entry));
+    setup.close();
 }
