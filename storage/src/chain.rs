@@ -393,31 +393,28 @@ impl Chain {
         (u32::try_from(state.kept.len()).unwrap_or(u32::MAX), bytes)
     }
 
-    /// The finished segments at the front whose records all lie below `before`; never the last
-    /// segment of all.
-    pub(crate) fn trimmable(&self, before: Offset) -> Vec<SegmentNumber> {
+    /// The finished segments at the front whose records all lie below `before`, and whether the one
+    /// behind them lies there as well and is not finished yet; never the last segment of all.
+    ///
+    /// Both at one moment: what is finished behind that moment was told to be unfinished, so somebody
+    /// comes back for it.
+    pub(crate) fn trimmable(&self, before: Offset) -> (Vec<SegmentNumber>, bool) {
         let state = self.lock();
-        let last = state.kept.keys().next_back().copied();
-        state
-            .kept
-            .iter()
-            .take_while(|(number, kept)| {
-                let done = kept.end.is_some_and(|end| end.offset <= before);
-                done && matches!(kept.mapped, Mapped::Shared(_)) && Some(**number) != last
-            })
-            .map(|(number, _)| *number)
-            .collect()
-    }
-
-    /// Whether the segment at the front lies below `before` as a whole and is not finished yet; never
-    /// the last segment of all.
-    pub(crate) fn is_unfinished_below(&self, before: Offset) -> bool {
-        let state = self.lock();
-        let mut front = state.kept.values();
-        let (Some(first), Some(next)) = (front.next(), front.next()) else {
-            return false;
-        };
-        next.base_offset <= before && matches!(first.mapped, Mapped::Held(_))
+        let mut kept = state.kept.iter().peekable();
+        let mut going = Vec::new();
+        while let Some((number, segment)) = kept.next() {
+            let Some((_, next)) = kept.peek() else {
+                break;
+            };
+            if matches!(segment.mapped, Mapped::Held(_)) {
+                return (going, next.base_offset <= before);
+            }
+            if segment.end.is_none_or(|end| end.offset > before) {
+                break;
+            }
+            going.push(*number);
+        }
+        (going, false)
     }
 
     /// Forgets segments that the manifest names no more; gives the bytes of frames in them.

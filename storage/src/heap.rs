@@ -28,15 +28,16 @@ use block::HeapBlock;
 use faults::Faults;
 pub use faults::{Failure, Operation};
 
-/// Called with the name of a segment while it is being synced.
-type SyncHook = Arc<dyn Fn(&str) + Send + Sync>;
+/// Called with the name of a file while something is done to it.
+type Hook = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A data folder in memory. Clones are handles to the same folder.
 #[derive(Clone, Default)]
 pub struct HeapFolder {
     tree: Arc<Mutex<Tree>>,
     faults: Arc<Mutex<Faults>>,
-    hook: Arc<Mutex<Option<SyncHook>>>,
+    /// Of syncs of segments, and of removals.
+    hooks: Arc<[Mutex<Option<Hook>>; 2]>,
 }
 
 /// Names to what they stand for, as the process sees them and as the disk would.
@@ -145,7 +146,12 @@ impl HeapFolder {
     /// Has `hook` called, with the segment's name, inside every sync of a segment from now on. The
     /// sync returns when the hook does, so a test can hold one open.
     pub fn on_sync(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
-        *lock(&self.hook) = Some(Arc::new(hook));
+        *lock(&self.hooks[0]) = Some(Arc::new(hook));
+    }
+
+    /// Has `hook` called, with the file's name, behind every removal of a file from now on.
+    pub fn on_remove(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        *lock(&self.hooks[1]) = Some(Arc::new(hook));
     }
 
     /// Changes the bytes of a file behind everyone's back, and on the disk too: rot, a tear, a
@@ -205,7 +211,7 @@ impl HeapFolder {
         Self {
             tree,
             faults: Arc::default(),
-            hook: Arc::default(),
+            hooks: Arc::default(),
         }
     }
 
@@ -397,6 +403,10 @@ impl Folder for HeapFolder {
         self.file("remove", name)?;
         self.pass(Operation::Remove, "remove", name)?;
         lock(&self.tree).live.remove(name);
+        let hook = lock(&self.hooks[1]).clone();
+        if let Some(hook) = hook {
+            hook(name);
+        }
         Ok(())
     }
 
@@ -520,7 +530,7 @@ unsafe impl SegmentMemory for HeapSegment {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let hook = lock(&self.folder.hook).clone();
+        let hook = lock(&self.folder.hooks[0]).clone();
         if let Some(hook) = hook {
             hook(&self.name);
         }

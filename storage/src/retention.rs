@@ -28,8 +28,8 @@ pub struct Trimmed {
     pub bytes: u64,
     /// The first record kept.
     pub first_offset: Offset,
-    /// The next segment to go lies below the line, and is not finished yet: in a moment there is more
-    /// to drop.
+    /// The next segment to go lay below the line, and was not finished yet when the others were chosen:
+    /// in a moment there is more to drop, or there is already.
     pub unfinished: bool,
 }
 
@@ -63,17 +63,21 @@ pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
     let before = before.min(log.synced());
     // Of a closed log another process may have the folder.
     let is_closed = log.gate_flags() & Gate::CLOSED != 0;
-    if !is_closed && is_unfinished(log, before) {
+    let (mut going, mut unfinished) = log.chain().trimmable(before);
+    // What failed is never finished.
+    let may_finish = log.poisoned().is_none();
+    if going.is_empty() && unfinished && may_finish && !is_closed {
         // The manifest may have had no room for its end.
         log.note_ends(None).map_err(TrimError)?;
+        (going, unfinished) = log.chain().trimmable(before);
     }
-    let going = log.chain().trimmable(before);
+    let unfinished = unfinished && may_finish;
     if going.is_empty() || is_closed {
         return Ok(Trimmed {
             segments: 0,
             bytes: 0,
             first_offset: log.first_offset(),
-            unfinished: is_unfinished(log, before),
+            unfinished,
         });
     }
     let id = log.identity().id;
@@ -93,13 +97,8 @@ pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
         segments: u32::try_from(going.len()).unwrap_or(u32::MAX),
         bytes,
         first_offset: log.first_offset(),
-        unfinished: is_unfinished(log, before),
+        unfinished,
     })
-}
-
-/// Whether more can be dropped once the front of the log is finished, which one that failed never is.
-fn is_unfinished(log: &Log, before: Offset) -> bool {
-    log.poisoned().is_none() && log.chain().is_unfinished_below(before)
 }
 
 fn remove(folder: &dyn Folder, name: &str) {

@@ -12,7 +12,7 @@ fn grown(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
     let mut appender = Appender::new(&log);
     let mut end = Offset(0);
     // Segments are finished by another thread, which needs none of these records.
-    while log.chain().trimmable(end).len() < 3 {
+    while log.chain().trimmable(end).0.len() < 3 {
         let body = vec![end.0 as u8; 200_000];
         end = publish_synced(&mut appender, &body).end;
     }
@@ -306,8 +306,9 @@ fn a_process_without_descriptors_waits_and_reports_no_damage() {
     assert_eq!(kept.len() as u64, end.0);
 }
 
-/// A log whose first segment is full and synced, its footer still to be written by hand.
-fn unfinished(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
+/// A log whose first segments are full and synced, the footer of the last of them still to be written
+/// by hand.
+fn unfinished(folder: &HeapFolder, full: usize) -> (Store, Arc<Log>, Offset) {
     let options = StoreOptions {
         sync_workers: 1,
         segment_bytes_first: 64 << 10,
@@ -319,10 +320,14 @@ fn unfinished(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
     let body = vec![7; 20 << 10];
     let fields = PublisherFields::single(u32::try_from(body.len()).unwrap());
     let mut end = Offset(0);
-    while log.chain().numbers().len() < 2 || end.0 < 3 {
+    while log.chain().numbers().len() <= full {
         match appender.try_append_with(&fields, |room| room.put(&body)) {
             Ok(appended) => end = appended.end,
-            Err(AppendError::Rotating) => while store.work_by_hand(Piece::Prepare) {},
+            Err(AppendError::Rotating) => {
+                // What is synced here is finished here.
+                while log.chain().numbers().len() < full && store.work_by_hand(Piece::Sync) {}
+                while store.work_by_hand(Piece::Prepare) {}
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -334,7 +339,7 @@ fn unfinished(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
 #[test]
 fn r1_a_segment_that_is_not_finished_yet_is_told_and_goes_once_it_is() {
     let folder = HeapFolder::new();
-    let (store, log, end) = unfinished(&folder);
+    let (store, log, end) = unfinished(&folder, 1);
     let trimmed = trim(&log, end).unwrap();
     assert_eq!((trimmed.segments, trimmed.unfinished), (0, true));
     while store.work_by_hand(Piece::Prepare) {}
@@ -345,10 +350,25 @@ fn r1_a_segment_that_is_not_finished_yet_is_told_and_goes_once_it_is() {
 #[test]
 fn r1_a_segment_whose_end_the_manifest_had_no_room_for_goes_once_it_has() {
     let folder = HeapFolder::new();
-    let (store, log, end) = unfinished(&folder);
+    let (store, log, end) = unfinished(&folder, 1);
     folder.fail(Operation::Reserve, "manifest", 1, Failure::Full);
     while store.work_by_hand(Piece::Prepare) {}
     assert!(!folder.failures_met().is_empty(), "it was asked for room");
+    let trimmed = trim(&log, end).unwrap();
+    assert_eq!((trimmed.segments, trimmed.unfinished), (1, false));
+}
+
+#[test]
+fn r1_a_segment_that_is_finished_while_others_are_dropped_is_told_to_be_left() {
+    let folder = HeapFolder::new();
+    let (store, log, end) = unfinished(&folder, 2);
+    let store = Arc::new(store);
+    let worker = Arc::clone(&store);
+    folder.on_remove(move |_| while worker.work_by_hand(Piece::Prepare) {});
+    // The first goes, and meanwhile the second could.
+    let trimmed = trim(&log, end).unwrap();
+    assert_eq!(trimmed.segments, 1);
+    assert!(trimmed.unfinished, "somebody has to come back");
     let trimmed = trim(&log, end).unwrap();
     assert_eq!((trimmed.segments, trimmed.unfinished), (1, false));
 }
