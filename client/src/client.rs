@@ -36,6 +36,7 @@ pub struct ConnectOptions {
     pub(crate) name: String,
     pub(crate) timeout: Duration,
     pub(crate) request_timeout: Duration,
+    pub(crate) poll: Duration,
 }
 
 impl Default for ConnectOptions {
@@ -52,6 +53,7 @@ impl ConnectOptions {
             name: concat!("millstream-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            poll: Duration::ZERO,
         }
     }
 
@@ -74,6 +76,15 @@ impl ConnectOptions {
     #[must_use]
     pub const fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
+        self
+    }
+
+    /// Has the connection look for what comes for `time` after the last that came, instead of sleeping:
+    /// answers wait for no wake-up, and the runtime's thread takes a processor meanwhile. Zero, as it is
+    /// otherwise, is not at all.
+    #[must_use]
+    pub const fn poll(mut self, time: Duration) -> Self {
+        self.poll = time;
         self
     }
 }

@@ -202,8 +202,10 @@ struct PublisherState {
     /// in front of it, as a refusal may be.
     frames: VecDeque<Option<SlotId>>,
     first: u64,
-    /// The one handle that waits for room in the window waits here.
+    /// The one handle whose turn it is to wait for room in the window waits here.
     room: Arc<Notify>,
+    /// Handles that wait for room, or for their turn to.
+    waiting: usize,
     /// Why the stream takes nothing more.
     ended: Option<StreamEnd>,
     /// The handles are gone; the entry goes with the last answer.
@@ -436,6 +438,7 @@ impl State {
             frames: VecDeque::new(),
             first: 1,
             room,
+            waiting: 0,
             ended: None,
             dropped: false,
         };
@@ -483,6 +486,24 @@ impl State {
         };
         self.outcomes.add_ticket(slot);
         Ok((slot, record))
+    }
+
+    /// Whether somebody waits to put something into a publisher stream.
+    pub(crate) fn is_waited_for(&self, stream: StreamId) -> bool {
+        let publisher = self.publishers.get(&stream);
+        publisher.is_some_and(|publisher| publisher.waiting > 0)
+    }
+
+    pub(crate) fn begin_wait(&mut self, stream: StreamId) {
+        if let Some(publisher) = self.publishers.get_mut(&stream) {
+            publisher.waiting += 1;
+        }
+    }
+
+    pub(crate) fn end_wait(&mut self, stream: StreamId) {
+        if let Some(publisher) = self.publishers.get_mut(&stream) {
+            publisher.waiting -= 1;
+        }
     }
 
     /// The handles of a publisher stream are gone.

@@ -7,15 +7,16 @@
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use crate::address::Address;
+use crate::client::ConnectOptions;
 use crate::connection::Shared;
 use crate::core::{Core, Greeting, Outgoing};
 use crate::error::{ConnectError, ConnectionError};
@@ -34,10 +35,15 @@ pub(crate) struct Established {
     reading: Reading,
     writing: Writing,
     input: BytesMut,
+    /// How long to look for more after what came, before sleeping.
+    poll: Duration,
 }
 
 /// Connects to `address` and greets the server.
-pub(crate) async fn establish(address: &Address, name: &str) -> Result<Established, ConnectError> {
+pub(crate) async fn establish(
+    address: &Address,
+    options: &ConnectOptions,
+) -> Result<Established, ConnectError> {
     let unreachable = |error: io::Error| ConnectError::Unreachable {
         address: address.clone(),
         kind: error.kind(),
@@ -45,7 +51,7 @@ pub(crate) async fn establish(address: &Address, name: &str) -> Result<Establish
     };
     let (mut reading, mut writing) = open_socket(address).await.map_err(unreachable)?;
     let mut input = BytesMut::with_capacity(READ_BYTES);
-    let core = greet(&mut reading, &mut writing, &mut input, name)
+    let core = greet(&mut reading, &mut writing, &mut input, &options.name)
         .await
         .map_err(|cause| ConnectError::Handshake {
             address: address.clone(),
@@ -56,6 +62,7 @@ pub(crate) async fn establish(address: &Address, name: &str) -> Result<Establish
         reading,
         writing,
         input,
+        poll: options.poll,
     })
 }
 
@@ -102,10 +109,11 @@ impl Established {
             mut reading,
             writing,
             mut input,
+            poll,
         } = self;
         let _end = EndOnDrop(Arc::clone(&shared));
         let mut writer = tokio::spawn(write(writing, Arc::clone(&shared)));
-        read(&mut reading, &mut input, &shared, &mut writer).await;
+        read(&mut reading, &mut input, (&shared, poll), &mut writer).await;
         writer.abort();
     }
 }
@@ -125,7 +133,7 @@ impl Drop for EndOnDrop {
 async fn read(
     reading: &mut Reading,
     input: &mut BytesMut,
-    shared: &Shared,
+    (shared, poll): (&Shared, Duration),
     writer: &mut JoinHandle<()>,
 ) {
     let mut wakers = Vec::new();
@@ -147,6 +155,7 @@ async fn read(
         if room_bytes < READ_BYTES_MIN.max(wanted_bytes.saturating_sub(input.len())) {
             input.reserve(wanted_bytes.saturating_sub(input.len()).max(READ_BYTES));
         }
+        let awake_until = Instant::now() + poll;
         tokio::select! {
             biased;
             result = reading.read_buf(input) => shared.tell(&mut wakers, |core| match result {
@@ -163,8 +172,20 @@ async fn read(
                 // Traffic only moves the deadline on, so the timer is set anew when it fires.
                 shared.tell(&mut wakers, |core| core.tick(Instant::now()));
             }
+            () = stay_awake(awake_until), if !poll.is_zero() => {}
         }
     }
+}
+
+/// Keeps the runtime from sleeping until `time`, and lets it look at its sockets again and again; then
+/// never ends.
+async fn stay_awake(time: Instant) {
+    while Instant::now() < time {
+        // Whoever else waits for this processor goes first: it may be the server.
+        std::thread::yield_now();
+        yield_now().await;
+    }
+    std::future::pending().await
 }
 
 /// Writes until everything was sent that ever will be.

@@ -94,7 +94,7 @@ async fn connect(
     options: &ConnectOptions,
     thread: Option<mpsc::Sender<()>>,
 ) -> Result<(Arc<Connection>, Established), ConnectError> {
-    let established = match timeout(options.timeout, establish(address, &options.name)).await {
+    let established = match timeout(options.timeout, establish(address, options)).await {
         Ok(established) => established?,
         Err(_) => {
             let (address, ms) = (address.clone(), millis(options.timeout));

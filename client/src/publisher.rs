@@ -128,8 +128,8 @@ pub(crate) struct OpenStream {
     connection: Arc<Connection>,
     id: StreamId,
     level: Durability,
-    /// Handles take turns in the order they came, so that a large message is not overtaken for
-    /// ever while the window is full.
+    /// Handles that wait take turns in the order they came, so that a large message is not overtaken
+    /// for ever while the window is full.
     turn: Semaphore,
     /// Whose turn it is waits here for room in the window.
     room: Arc<Notify>,
@@ -233,29 +233,47 @@ impl OpenStream {
         }
     }
 
-    fn publish(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
-        self.connection.act(|state| state.publish(self.id, load))
+    /// Hands `load` over unless there is no room, or others wait for it.
+    fn put_now(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
+        self.connection.act(|state| {
+            if state.is_waited_for(self.id) {
+                return Err(Untaken::WindowFull);
+            }
+            state.publish(self.id, load)
+        })
     }
 
     /// Waits for its turn and for room in the window, and hands `load` over.
     pub(crate) async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
-        let turn = match self.turn.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => self
-                .turn
-                .acquire()
-                .await
-                .expect("the semaphore is never closed"),
-        };
+        match self.put_now(load) {
+            Err(Untaken::WindowFull) => {}
+            taken => return taken,
+        }
+        let _waits = Waits::begin(self);
+        let turn = self.turn.acquire().await;
+        let _turn = turn.expect("the semaphore is never closed");
         loop {
-            match self.publish(load) {
+            match self.connection.act(|state| state.publish(self.id, load)) {
                 Err(Untaken::WindowFull) => self.room.notified().await,
-                taken => {
-                    drop(turn);
-                    return taken;
-                }
+                taken => return taken,
             }
         }
+    }
+}
+
+/// Counted among those who wait to put something into a stream: who comes meanwhile goes behind them.
+struct Waits<'a>(&'a OpenStream);
+
+impl<'a> Waits<'a> {
+    fn begin(stream: &'a OpenStream) -> Self {
+        stream.connection.lock().begin_wait(stream.id);
+        Self(stream)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.connection.lock().end_wait(self.0.id);
     }
 }
 
@@ -351,8 +369,7 @@ impl Publisher {
         load: &Load,
         record_count: u16,
     ) -> Option<Result<Ticket, PublishError>> {
-        let _turn = self.stream.turn.try_acquire().ok()?;
-        match self.stream.publish(load) {
+        match self.stream.put_now(load) {
             Ok(taken) => Some(Ok(self.ticket(taken, record_count))),
             Err(Untaken::Failed(error)) => Some(Err(error)),
             Err(Untaken::WindowFull | Untaken::StreamOver) => None,

@@ -1,5 +1,8 @@
 //! The async client over real sockets.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use millstream_client::{
@@ -192,6 +195,49 @@ async fn enqueueing_waits_while_the_window_is_full() {
     for (number, ticket) in tickets.into_iter().enumerate() {
         assert_eq!(ticket.await, Ok(receipt(number as u64, number as u64)));
     }
+}
+
+#[tokio::test]
+async fn who_comes_when_there_is_room_again_goes_behind_who_waited() {
+    let (fake, client) = connected().await;
+    let mut first = client.publisher("t").await.unwrap();
+    let mut late = first.clone();
+    fake.hold_acks(true);
+    let body = vec![1; 1 << 20];
+    let mut tickets = Vec::new();
+    for _ in 0..8 {
+        tickets.push(first.enqueue(body.clone()).await.unwrap());
+    }
+    let mut waits = Box::pin(first.enqueue("waited"));
+    assert!(polled(waits.as_mut()).await.is_none());
+    fake.hold_acks(false);
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    // There is room, and who waits for it was not asked yet.
+    let mut comes = Box::pin(late.enqueue("late"));
+    assert!(polled(comes.as_mut()).await.is_none());
+    let (waited, came) = tokio::join!(waits, comes);
+    let (waited, came) = tokio::join!(waited.unwrap(), came.unwrap());
+    assert_eq!(
+        (waited.unwrap().first, came.unwrap().first),
+        (Offset(8), Offset(9))
+    );
+    // Nobody waits any more.
+    assert!(
+        polled(Box::pin(late.enqueue("now")).as_mut())
+            .await
+            .is_some()
+    );
+}
+
+/// Polls once.
+async fn polled<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 #[tokio::test]

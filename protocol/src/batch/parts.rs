@@ -49,15 +49,16 @@ type MessageHeaders<'a> =
 impl<'a> Parts<'a, MessageHeaders<'a>> {
     /// The options a message was given.
     pub(super) fn of_message(message: &'a Message) -> Self {
+        let options = message.options_or_none();
         Self {
-            key: &message.key,
-            id: &message.id,
-            group: &message.group,
-            headers: message.headers.iter().map(|(name, value)| (name, value)),
-            due_at_us: message.due_at_us,
-            expires_at_us: message.expires_at_us,
-            published_at_us: message.published_at_us,
-            priority: message.priority,
+            key: &options.key,
+            id: &options.id,
+            group: &options.group,
+            headers: options.headers.iter().map(|(name, value)| (name, value)),
+            due_at_us: options.due_at_us,
+            expires_at_us: options.expires_at_us,
+            published_at_us: options.published_at_us,
+            priority: options.priority,
         }
     }
 }
