@@ -18,7 +18,7 @@ mod folder;
 mod queue;
 
 pub(crate) use bench::{
-    BenchArgs, BenchCommand, CompareArgs, GateArgs, RunArgs, RunCommand, Target,
+    BenchArgs, BenchCommand, CompareArgs, GateArgs, Profile, RunArgs, RunCommand, Target,
 };
 pub(crate) use folder::{
     CutName, DoctorArgs, QuarantineArgs, QuarantineCommand, RepairArgs, VerifyArgs,
@@ -106,6 +106,11 @@ pub(crate) struct ServeArgs {
     /// I/O threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Look for work this long after the last that came before sleeping, for example 1ms: lowest latency,
+    /// for a processor each I/O thread meanwhile. With epoll
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) poll: Option<Duration>,
 
     /// Which log lines to print, for example `info` or `millstream_server=debug`
     #[arg(

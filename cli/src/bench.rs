@@ -1,6 +1,7 @@
 //! `millstream bench`: loads on a server, measured and checked.
 
 mod compare;
+mod profile;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use millstream_client::Durability;
 use crate::args::{BenchArgs, BenchCommand, GateArgs, Level, RunArgs, Target};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use profile::Profiling;
 
 /// Runs what `args` ask for.
 pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<(), Failure> {
@@ -37,6 +39,7 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         output.remark("this build is not optimised: its figures are worth nothing");
     }
+    let profiling = Profiling::begin(args)?;
     let began = Timestamp::now().to_string();
     let bar = progress(output, args.scenario);
     let outcomes = outcomes_of(args, &asked, &began, &bar);
@@ -51,6 +54,9 @@ fn run_scenario(args: &RunArgs, output: Output) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         write_results(out, &outcomes)
             .map_err(|error| Failure::file(out.display(), "write results to", &error))?;
+        if let Some(profiling) = profiling {
+            profiling.write_into(out)?;
+        }
     }
     for outcome in &outcomes {
         output.line(
@@ -72,8 +78,9 @@ fn whole(outcomes: &[Outcome]) -> Result<(), Failure> {
 
 fn asked(args: &RunArgs) -> Result<Asked, Failure> {
     let is_peer = args.target != Target::Millstream;
-    if is_peer && (args.server.is_some() || !args.serve.is_empty()) {
-        let message = "--server and --serve are of millstream: another broker is started as it is";
+    if is_peer && (args.server.is_some() || !args.serve.is_empty() || args.poll.is_some()) {
+        let message =
+            "--server, --serve and --poll are of millstream: another broker is started as it is";
         return Err(Failure::new(Exit::Usage, message));
     }
     if !is_peer && args.peer_program.is_some() {
@@ -195,9 +202,20 @@ fn broker(args: &RunArgs) -> Result<Box<dyn Broker>, BrokerFailure> {
         return peer.start(args.peer_program.as_deref(), &args.scratch);
     }
     let durability = durability(args);
-    Ok(Box::new(match &args.server {
+    let mut arguments = args.serve.clone();
+    if let Some(time) = args.poll {
+        arguments.extend([
+            "--poll".to_owned(),
+            format!("{}us", time.as_micros().max(1)),
+        ]);
+    }
+    let broker = match &args.server {
         Some(address) => Millstream::at(address.clone(), durability),
-        None => Millstream::start(&program(args)?, &args.serve, &args.scratch, durability)?,
+        None => Millstream::start(&program(args)?, &arguments, &args.scratch, durability)?,
+    };
+    Ok(Box::new(match args.poll {
+        Some(time) => broker.clients_poll(time),
+        None => broker,
     }))
 }
 

@@ -157,6 +157,12 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
         Io::Epoll => IoChoice::Epoll,
     };
     let mut server = ServerOptions::new().io(io).bind_patience(PATIENCE);
+    if let Some(time) = args.poll {
+        if io == IoChoice::Uring {
+            return Err(bind_failure(&BindError::PollNeedsEpoll));
+        }
+        server = server.poll(time);
+    }
     if let Some(threads) = args.threads {
         server = server.threads(threads.get());
     }
@@ -221,6 +227,7 @@ fn open_failure(args: &ServeArgs, error: &OpenError) -> Failure {
 fn bind_failure(error: &BindError) -> Failure {
     let exit = match error {
         BindError::InUse { .. } => Exit::Conflict,
+        BindError::PollNeedsEpoll => Exit::Usage,
         _ => Exit::Failed,
     };
     Failure::new(exit, error)

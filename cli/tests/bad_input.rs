@@ -82,6 +82,17 @@ fn garbage_on_a_socket_ends_that_connection_alone() {
 }
 
 #[test]
+fn polling_and_io_uring_exclude_one_another() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let folder = data.to_str().unwrap();
+    let args = ["serve", "--data", folder, "--io", "uring", "--poll", "1ms"];
+    let ended = millstream(&args).expect(2);
+    one_sentence(&ended, "polling works with epoll");
+    assert!(!data.exists());
+}
+
+#[test]
 fn a_port_in_use_is_told_before_the_folder_is_touched() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(SETUP, &place.path().join("one"));
@@ -334,6 +345,7 @@ fn a_benchmark_of_another_broker_is_refused_in_a_sentence() {
         &["pub", "--target", "nats", "--serve=--threads"],
         &["pub", "--target", "nats", "--server", "127.0.0.1:1"],
         &["pub", "--peer-program", "redis-server"],
+        &["pub", "--target", "nats", "--poll", "1ms"],
     ] {
         let ended = bench(arguments);
         assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);

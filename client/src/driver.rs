@@ -233,3 +233,38 @@ async fn write_all(writing: &mut Writing, out: &Outgoing) -> io::Result<()> {
     }
     writing.flush().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(Mutex<u32>);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+    }
+
+    #[test]
+    fn the_runtime_is_kept_awake_for_its_time_and_no_longer() {
+        for (time, wakes) in [
+            (Instant::now() + Duration::from_secs(3600), 1),
+            (Instant::now(), 0),
+        ] {
+            let count = Arc::new(Count::default());
+            let waker = count.clone().into();
+            let awake = pin!(stay_awake(time));
+            assert!(awake.poll(&mut Context::from_waker(&waker)).is_pending());
+            assert_eq!(
+                *count.0.lock().unwrap_or_else(PoisonError::into_inner),
+                wakes
+            );
+        }
+    }
+}

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use crate::awake::Awake;
 use crate::buffers::{BufferPools, InputBuffer, Want};
 use crate::control::{Roster, Stage};
 use crate::jobs::JobQueue;
@@ -37,6 +38,8 @@ pub(crate) struct Surroundings {
     pub(crate) pools: BufferPools,
     pub(crate) roster: Rc<Roster>,
     pub(crate) jobs: JobQueue,
+    /// Of a thread that is to poll.
+    pub(crate) awake: Option<Rc<Awake>>,
 }
 
 /// Serves `session` over `socket` until it is over; nothing of it is with the kernel then.
@@ -242,6 +245,9 @@ where
             }
             Ok(count) => {
                 buffer.received(count);
+                if let Some(awake) = &self.around.awake {
+                    awake.stir();
+                }
                 if self.phase == Phase::Serving {
                     self.news = true;
                 } else {

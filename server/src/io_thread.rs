@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::accept::Accepted;
+use crate::awake::Awake;
 use crate::buffers::BufferPools;
 use crate::connection::{self, Surroundings};
 use crate::control::{Roster, Stage};
@@ -40,6 +41,8 @@ pub(crate) struct Post {
     pub(crate) pools: BufferPools,
     pub(crate) jobs: JobQueue,
     pub(crate) drain_time: Duration,
+    /// How long to look for work after the last that came; epoll only.
+    pub(crate) poll: Option<Duration>,
 }
 
 /// Starts thread number `index` and waits until it serves.
@@ -85,7 +88,12 @@ async fn serve<S: Socket>(post: Post, ready: std_mpsc::SyncSender<io::Result<()>
     let _ = ready.send(Ok(()));
     drop(ready);
     let roster = Rc::new(Roster::new());
+    let awake = post.poll.map(|time| Rc::new(Awake::new(time)));
+    let keeper = awake
+        .clone()
+        .map(|awake| tokio::task::spawn_local(async move { awake.keep().await }));
     let around = Rc::new(Surroundings {
+        awake,
         pools: post.pools,
         roster: Rc::clone(&roster),
         jobs: post.jobs,
@@ -108,6 +116,9 @@ async fn serve<S: Socket>(post: Post, ready: std_mpsc::SyncSender<io::Result<()>
     floor
         .run_while::<S>(Stage::Dropping, &mut stage, None)
         .await;
+    if let Some(keeper) = keeper {
+        keeper.abort();
+    }
     floor.ended
 }
 

@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod awake;
 mod budget;
 mod buffers;
 mod connection;

@@ -40,6 +40,7 @@ pub struct ServerOptions {
     connections_per_address_max: usize,
     drain_time: Duration,
     bind_patience: Duration,
+    poll: Option<Duration>,
 }
 
 impl Default for ServerOptions {
@@ -52,6 +53,7 @@ impl Default for ServerOptions {
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             drain_time: Duration::from_secs(10),
             bind_patience: Duration::from_secs(2),
+            poll: None,
         }
     }
 }
@@ -112,6 +114,15 @@ impl ServerOptions {
         self
     }
 
+    /// Has I/O threads look for work for `time` after the last that came, instead of sleeping: each
+    /// takes a processor meanwhile, and a message that comes alone waits for no wake-up. It needs epoll,
+    /// which [`IoChoice::Auto`] then is; zero is not at all.
+    #[must_use]
+    pub fn poll(mut self, time: Duration) -> Self {
+        self.poll = Some(time).filter(|time| !time.is_zero());
+        self
+    }
+
     fn thread_count(&self) -> usize {
         let cores = || available_parallelism().map_or(1, NonZeroUsize::get);
         let asked = if self.threads == 0 {
@@ -146,6 +157,8 @@ pub enum BindError {
         /// Why.
         reason: String,
     },
+    /// io_uring was insisted on, and to poll was asked for.
+    PollNeedsEpoll,
     /// A thread could not be started.
     Thread {
         /// What the system says.
@@ -160,6 +173,9 @@ impl fmt::Display for BindError {
             Self::InUse { place } => write!(f, "{place} is in use by another program"),
             Self::Listen { place, error } => write!(f, "cannot listen at {place}: {error}"),
             Self::UringRefused { reason } => f.write_str(reason),
+            Self::PollNeedsEpoll => f.write_str(
+                "polling works with epoll, not with io_uring: ask for epoll, or leave the choice open",
+            ),
             Self::Thread { error } => write!(f, "cannot start a server thread: {error}"),
         }
     }
@@ -169,7 +185,10 @@ impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { error, .. } | Self::Thread { error } => Some(error),
-            Self::NowhereToListen | Self::InUse { .. } | Self::UringRefused { .. } => None,
+            Self::NowhereToListen
+            | Self::InUse { .. }
+            | Self::UringRefused { .. }
+            | Self::PollNeedsEpoll => None,
         }
     }
 }
@@ -216,7 +235,7 @@ impl Server {
         if options.listen.is_empty() {
             return Err(BindError::NowhereToListen);
         }
-        let (way, reason) = choose(options.io)?;
+        let (way, reason) = choose(options)?;
         let listeners = options
             .listen
             .iter()
@@ -335,11 +354,14 @@ impl Drop for Server {
 }
 
 /// The way of doing I/O that is asked for and possible, and why.
-fn choose(choice: IoChoice) -> Result<(Way, String), BindError> {
-    if choice == IoChoice::Epoll {
-        return Ok((Way::Epoll, "as asked".to_owned()));
+fn choose(options: &ServerOptions) -> Result<(Way, String), BindError> {
+    match (options.io, options.poll) {
+        (IoChoice::Epoll, _) => return Ok((Way::Epoll, "as asked".to_owned())),
+        (IoChoice::Auto, Some(_)) => return Ok((Way::Epoll, "it is to poll".to_owned())),
+        (IoChoice::Uring, Some(_)) => return Err(BindError::PollNeedsEpoll),
+        (IoChoice::Auto | IoChoice::Uring, None) => {}
     }
-    match (probe::probe(), choice) {
+    match (probe::probe(), options.io) {
         (Rings::Work(flags), IoChoice::Uring) => Ok((Way::Uring(flags), "as asked".to_owned())),
         (Rings::Work(flags), _) => Ok((Way::Uring(flags), "probed".to_owned())),
         (Rings::Refused(reason), IoChoice::Uring) => Err(BindError::UringRefused { reason }),
@@ -406,6 +428,7 @@ impl Crew {
                 pools: pools.clone(),
                 jobs,
                 drain_time: options.drain_time,
+                poll: options.poll,
             };
             self.threads.push(io_thread::start(index, way, post)?);
             seats.push(Seat {

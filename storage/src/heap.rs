@@ -36,8 +36,8 @@ type Hook = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct HeapFolder {
     tree: Arc<Mutex<Tree>>,
     faults: Arc<Mutex<Faults>>,
-    /// Of syncs of segments, and of removals.
-    hooks: Arc<[Mutex<Option<Hook>>; 2]>,
+    on_sync: Arc<Mutex<Option<Hook>>>,
+    on_remove: Arc<Mutex<Option<Hook>>>,
 }
 
 /// Names to what they stand for, as the process sees them and as the disk would.
@@ -146,12 +146,12 @@ impl HeapFolder {
     /// Has `hook` called, with the segment's name, inside every sync of a segment from now on. The
     /// sync returns when the hook does, so a test can hold one open.
     pub fn on_sync(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
-        *lock(&self.hooks[0]) = Some(Arc::new(hook));
+        *lock(&self.on_sync) = Some(Arc::new(hook));
     }
 
     /// Has `hook` called, with the file's name, behind every removal of a file from now on.
     pub fn on_remove(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
-        *lock(&self.hooks[1]) = Some(Arc::new(hook));
+        *lock(&self.on_remove) = Some(Arc::new(hook));
     }
 
     /// Changes the bytes of a file behind everyone's back, and on the disk too: rot, a tear, a
@@ -211,7 +211,8 @@ impl HeapFolder {
         Self {
             tree,
             faults: Arc::default(),
-            hooks: Arc::default(),
+            on_sync: Arc::default(),
+            on_remove: Arc::default(),
         }
     }
 
@@ -403,7 +404,7 @@ impl Folder for HeapFolder {
         self.file("remove", name)?;
         self.pass(Operation::Remove, "remove", name)?;
         lock(&self.tree).live.remove(name);
-        let hook = lock(&self.hooks[1]).clone();
+        let hook = lock(&self.on_remove).clone();
         if let Some(hook) = hook {
             hook(name);
         }
@@ -530,7 +531,7 @@ unsafe impl SegmentMemory for HeapSegment {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let hook = lock(&self.folder.hooks[0]).clone();
+        let hook = lock(&self.folder.on_sync).clone();
         if let Some(hook) = hook {
             hook(&self.name);
         }

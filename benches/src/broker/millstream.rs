@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_client::{
-    Address, BatchBuilder, Client, Consumer, ConsumerOptions, Durability, Message, Publisher,
-    QueueOptions, Reader, Start, Ticket, TopicOptions,
+    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Durability, Message,
+    Publisher, QueueOptions, Reader, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
 
@@ -31,6 +31,8 @@ pub struct Millstream {
     durability: Durability,
     setup: String,
     process: Option<Process>,
+    /// How long its clients look for more instead of sleeping.
+    poll: Duration,
 }
 
 impl Millstream {
@@ -65,6 +67,7 @@ impl Millstream {
                 .trim_end()
                 .to_owned(),
             process: Some(process),
+            poll: Duration::ZERO,
         })
     }
 
@@ -76,14 +79,24 @@ impl Millstream {
             durability,
             setup: String::new(),
             process: None,
+            poll: Duration::ZERO,
         }
+    }
+
+    /// Has its clients poll for `time` after what came last.
+    #[must_use]
+    pub fn clients_poll(mut self, time: Duration) -> Self {
+        self.poll = time;
+        self.setup += ", clients that poll";
+        self
     }
 
     fn connect(&self) -> Result<(Runtime, Client), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let client = runtime.block_on(Client::connect(self.address.clone()))?;
+        let options = ConnectOptions::new().poll(self.poll);
+        let client = runtime.block_on(Client::connect_with(self.address.clone(), &options))?;
         Ok((runtime, client))
     }
 }

@@ -105,6 +105,8 @@ impl<'a> Publishing<'a> {
             let (sleep, wait) = self.pause(over, count > 0);
             if !sleep.is_zero() {
                 thread::sleep(sleep);
+                // What is due goes before acknowledgements are looked for.
+                continue;
             }
             let acknowledged = publisher.acknowledged(wait)?;
             if acknowledged > 0 {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use millstream_benches::broker::Peer;
 use millstream_benches::scenario::Scenario;
 use millstream_client::Address;
@@ -79,6 +79,13 @@ fn parse_target(text: &str) -> Result<Target, String> {
     text.parse().map(Target::Peer)
 }
 
+/// What a profile is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// Processor time.
+    Cpu,
+}
+
 /// Arguments of a benchmark.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -123,6 +130,11 @@ pub(crate) struct RunArgs {
     /// Argument for the server that is started, for example --serve=--threads --serve=1
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub(crate) serve: Vec<String>,
+
+    /// Have both ends poll this long before they sleep, for example 10ms: the server that is started, as by
+    /// `serve --poll`, and the clients
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub(crate) poll: Option<Duration>,
 
     /// What an acknowledgement of millstream survives; another broker's name says its own
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "synced")]
@@ -172,6 +184,11 @@ pub(crate) struct RunArgs {
     /// Folder in which servers have their data
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) scratch: PathBuf,
+
+    /// Draw where the processor time went into profile.svg in the folder of --out. For embed, in a build
+    /// with the feature `profile`
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) profile: Option<Profile>,
 
     /// Folder for result.json and its tables; one that holds a result keeps it in its history
     #[arg(long, value_name = "DIR")]

@@ -31,7 +31,26 @@ fn receipt(first: u64, last: u64) -> Receipt {
 
 #[tokio::test]
 async fn what_is_published_is_read() {
-    let (fake, client) = connected().await;
+    let fake = Fake::tcp();
+    let client = Client::connect(&fake.address).await.unwrap();
+    publish_and_read(&fake, &client).await;
+}
+
+#[tokio::test]
+async fn a_client_that_polls_does_as_another() {
+    let fake = Fake::tcp();
+    for time in [Duration::from_nanos(1), Duration::from_secs(3600)] {
+        let options = ConnectOptions::new().poll(time);
+        let client = Client::connect_with(&fake.address, &options).await.unwrap();
+        client.topics().await.unwrap();
+        client.close().await.unwrap();
+    }
+    let options = ConnectOptions::new().poll(Duration::from_millis(1));
+    let client = Client::connect_with(&fake.address, &options).await.unwrap();
+    publish_and_read(&fake, &client).await;
+}
+
+async fn publish_and_read(fake: &Fake, client: &Client) {
     let mut orders = client.publisher("orders").await.unwrap();
     assert_eq!(orders.topic().as_str(), "orders");
     assert_eq!(orders.level(), Durability::Synced);

@@ -167,6 +167,7 @@ impl Bench {
             .unwrap();
         let (jobs, _thread) = JobQueue::start("mill-job-test".to_owned()).unwrap();
         let around = Rc::new(Surroundings {
+            awake: None,
             pools: BufferPools::new(),
             roster: Rc::new(Roster::new()),
             jobs,
