@@ -445,12 +445,19 @@ impl State {
         self.publishers.insert(stream, publisher);
     }
 
-    /// Hands a message or a frame to a stream; gives its slot, and its place in the frame.
+    /// Hands a message or a frame to a stream; gives its slot, and its place in the frame. Whoever has
+    /// not waited for the turn goes behind those who do: for them there is no room.
     pub(crate) fn publish(
         &mut self,
         stream: StreamId,
         load: &Load,
+        has_turn: bool,
     ) -> Result<(SlotId, u16), Untaken> {
+        let publisher = self.publishers.get_mut(&stream);
+        let publisher = publisher.expect("a publisher's state lives as long as its handle");
+        if publisher.waiting > 0 && !has_turn {
+            return Err(Untaken::WindowFull);
+        }
         let taken = match load {
             Load::Message(message) => self
                 .core
@@ -461,8 +468,6 @@ impl State {
                 .publish_frame(stream, frame.clone())
                 .map(|publish| (publish, 0)),
         };
-        let publisher = self.publishers.get_mut(&stream);
-        let publisher = publisher.expect("a publisher's state lives as long as its handle");
         let (publish, record) = match taken {
             Ok(taken) => taken,
             Err(NotTaken::WindowFull) => return Err(Untaken::WindowFull),
@@ -488,12 +493,7 @@ impl State {
         Ok((slot, record))
     }
 
-    /// Whether somebody waits to put something into a publisher stream.
-    pub(crate) fn is_waited_for(&self, stream: StreamId) -> bool {
-        let publisher = self.publishers.get(&stream);
-        publisher.is_some_and(|publisher| publisher.waiting > 0)
-    }
-
+    /// Somebody waits to put something into a publisher stream.
     pub(crate) fn begin_wait(&mut self, stream: StreamId) {
         if let Some(publisher) = self.publishers.get_mut(&stream) {
             publisher.waiting += 1;

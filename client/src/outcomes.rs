@@ -67,7 +67,12 @@ impl Outcomes {
         cx: &Context<'_>,
     ) -> Poll<Outcome> {
         let slot = self.slot(id);
-        if let Some(outcome) = slot.outcome.clone() {
+        if let Some(outcome) = &slot.outcome {
+            // Nearly all are stored; only what failed has something to clone.
+            let outcome = match outcome {
+                Ok(stored) => Ok(*stored),
+                Err(error) => Err(error.clone()),
+            };
             slot.tickets -= 1;
             self.free_if_done(id);
             return Poll::Ready(outcome);

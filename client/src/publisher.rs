@@ -235,25 +235,20 @@ impl OpenStream {
 
     /// Hands `load` over unless there is no room, or others wait for it.
     fn put_now(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
-        self.connection.act(|state| {
-            if state.is_waited_for(self.id) {
-                return Err(Untaken::WindowFull);
-            }
-            state.publish(self.id, load)
-        })
+        self.connection
+            .act(|state| state.publish(self.id, load, false))
     }
 
     /// Waits for its turn and for room in the window, and hands `load` over.
     pub(crate) async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
-        match self.put_now(load) {
-            Err(Untaken::WindowFull) => {}
-            taken => return taken,
-        }
         let _waits = Waits::begin(self);
         let turn = self.turn.acquire().await;
         let _turn = turn.expect("the semaphore is never closed");
         loop {
-            match self.connection.act(|state| state.publish(self.id, load)) {
+            match self
+                .connection
+                .act(|state| state.publish(self.id, load, true))
+            {
                 Err(Untaken::WindowFull) => self.room.notified().await,
                 taken => return taken,
             }
@@ -384,13 +379,15 @@ impl Publisher {
     ) -> Result<Ticket, PublishError> {
         // A loop of calls that never wait would starve the tasks that do the sending.
         consume_budget().await;
+        let mut tried = self.stream.put_now(load);
         loop {
-            match self.stream.put(load).await {
+            match tried {
                 Ok(taken) => return Ok(self.ticket(taken, record_count)),
                 Err(Untaken::WindowFull) => {}
                 Err(Untaken::StreamOver) => self.reopen().await?,
                 Err(Untaken::Failed(error)) => return Err(error),
             }
+            tried = self.stream.put(load).await;
         }
     }
 

@@ -268,7 +268,7 @@ impl Publishing {
             self.seal();
         }
         let gathered = self.gathering.body_bytes() as usize;
-        if !self.gathering.is_empty() && gathered + message.body().len() > GATHERED_BYTES_MAX {
+        if gathered + message.body().len() > GATHERED_BYTES_MAX {
             self.seal();
         }
         match self.gathering.push(message) {
@@ -280,7 +280,7 @@ impl Publishing {
         }
         let place = Place {
             publish: self.last(),
-            record: self.gathering.fields().record_count - 1,
+            record: self.gathering.record_count() - 1,
         };
         if alone {
             self.seal();
@@ -337,6 +337,13 @@ impl Publishing {
             && (self.in_flight.len() as u64) < u64::from(limits.publish_window_frames);
         // A frame larger than the window goes alone.
         matches!(self.state, State::Open | State::Draining) && (first || fits)
+    }
+
+    /// Whether it joins now those who are asked for something to send: once, until it is left out.
+    pub(super) fn takes_turn(&mut self) -> bool {
+        let joins = !self.in_turn && self.can_send();
+        self.in_turn |= joins;
+        joins
     }
 
     /// Puts the next frame into `out`, if one waits that the window lets through.

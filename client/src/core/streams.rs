@@ -1,5 +1,7 @@
 //! What a client does with its streams: opens, feeds and closes them.
 
+use std::collections::BTreeMap;
+
 use millstream_protocol::batch::Message;
 use millstream_protocol::control::{
     Credit, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, Receive, Window, features,
@@ -73,9 +75,11 @@ impl Core {
     ///
     /// Nothing was taken; see [`NotTaken`].
     pub fn publish(&mut self, stream: StreamId, message: &Message) -> Result<Place, NotTaken> {
-        let publishing = self.publishing(stream)?;
+        let publishing = publishing(&mut self.streams, stream)?;
         let place = publishing.push(message)?;
-        self.wants_to_send(stream);
+        if publishing.takes_turn() {
+            self.sending.push_back(stream);
+        }
         Ok(place)
     }
 
@@ -86,9 +90,11 @@ impl Core {
     ///
     /// Nothing was taken; see [`NotTaken`].
     pub fn publish_frame(&mut self, stream: StreamId, frame: ReadyFrame) -> Result<u64, NotTaken> {
-        let publishing = self.publishing(stream)?;
+        let publishing = publishing(&mut self.streams, stream)?;
         let publish = publishing.push_frame(frame)?;
-        self.wants_to_send(stream);
+        if publishing.takes_turn() {
+            self.sending.push_back(stream);
+        }
         Ok(publish)
     }
 
@@ -215,22 +221,27 @@ impl Core {
         Ok(stream)
     }
 
-    fn publishing(&mut self, stream: StreamId) -> Result<&mut Publishing, NotTaken> {
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Publisher(publishing)) => Ok(publishing),
-            _ => Err(NotTaken::StreamEnded),
-        }
-    }
-
     /// Has a stream asked for something to send, when it has something it may send.
     pub(super) fn wants_to_send(&mut self, stream: StreamId) {
-        let (can_send, in_turn) = match self.streams.get_mut(&stream) {
-            Some(Stream::Publisher(publishing)) => (publishing.can_send(), &mut publishing.in_turn),
-            Some(Stream::Consumer(consuming)) => (consuming.can_send(), &mut consuming.in_turn),
-            _ => return,
+        let takes_turn = match self.streams.get_mut(&stream) {
+            Some(Stream::Publisher(publishing)) => publishing.takes_turn(),
+            Some(Stream::Consumer(consuming)) => {
+                consuming.can_send() && !std::mem::replace(&mut consuming.in_turn, true)
+            }
+            _ => false,
         };
-        if can_send && !std::mem::replace(in_turn, true) {
+        if takes_turn {
             self.sending.push_back(stream);
         }
+    }
+}
+
+fn publishing(
+    streams: &mut BTreeMap<StreamId, Stream>,
+    stream: StreamId,
+) -> Result<&mut Publishing, NotTaken> {
+    match streams.get_mut(&stream) {
+        Some(Stream::Publisher(publishing)) => Ok(publishing),
+        _ => Err(NotTaken::StreamEnded),
     }
 }

@@ -130,6 +130,12 @@ impl BatchBuilder {
         self.record_count as usize
     }
 
+    /// As [`len`](Self::len): a frame counts its records in 16 bits.
+    #[must_use]
+    pub const fn record_count(&self) -> u16 {
+        self.record_count
+    }
+
     /// Whether it holds no record; such a batch cannot be published.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
