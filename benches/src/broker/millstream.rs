@@ -22,7 +22,7 @@ use crate::load::Target;
 /// Records a worker of a queue is sent ahead.
 const PREFETCH: u32 = 1024;
 /// Tasks of the client that one call lets go on at least.
-const TURNS: u32 = 2;
+const TURNS: u32 = 1;
 
 /// A server, started here or elsewhere.
 #[derive(Debug)]
