@@ -142,7 +142,7 @@ impl LogReader {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`] when nothing more can come.
+    /// [`ReadError`] when nothing more can come: the log was closed, or it failed and all before was given.
     pub fn poll_next(
         &mut self,
         max_bytes: u32,
@@ -157,7 +157,7 @@ impl LogReader {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`] when nothing more can come.
+    /// [`ReadError`] when nothing more can come: the log was closed, or it failed and all before was given.
     pub fn try_next(&mut self, max_bytes: u32) -> Option<Result<Chunk, ReadError>> {
         let mut cx = Context::from_waker(Waker::noop());
         match self.next_or(max_bytes, &mut cx, |reader, _| reader.look_on()) {
