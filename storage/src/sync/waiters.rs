@@ -8,6 +8,9 @@ use std::task::Waker;
 use super::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use super::{Mutex, lock, mutated};
 
+/// Waiters woken for one look at their list.
+const WOKEN_TOGETHER: usize = 8;
+
 /// Names one waiter among those of a log; a handle keeps its key and reuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WaitKey(u64);
@@ -97,26 +100,78 @@ impl Waiters {
     ///
     /// The caller has raised the frontier and fenced. Wakers run outside the lock.
     pub(crate) fn wake(&self, reached: u64) {
-        let mut woken = Vec::new();
+        while self.wake_some(reached) {}
+    }
+
+    /// Wakes a few of them; whether there may be more. Allocates nothing: a wake is part of a publish.
+    fn wake_some(&self, reached: u64) -> bool {
+        let mut woken = [const { None }; WOKEN_TOGETHER];
+        let mut more = false;
         {
             let mut list = lock(&self.list);
+            let mut places = woken.iter_mut();
             let mut at = 0;
             while let Some(waiter) = list.get(at) {
-                if waiter.target <= reached {
-                    woken.push(list.swap_remove(at).waker);
-                } else {
+                if waiter.target > reached {
                     at += 1;
+                } else if let Some(place) = places.next() {
+                    *place = Some(list.swap_remove(at).waker);
+                } else {
+                    more = true;
+                    break;
                 }
             }
             self.sleepers.store(list.len(), Ordering::Relaxed);
         }
-        for waker in woken {
+        for waker in woken.into_iter().flatten() {
             waker.wake();
         }
+        more
     }
 
     /// Wakes everyone, whatever they wait for: the log can no longer keep its promise.
     pub(crate) fn wake_all(&self) {
         self.wake(u64::MAX);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+    use std::task::Wake;
+
+    use super::*;
+
+    /// Notes the targets of those who were woken.
+    struct Woken(u64, Arc<StdMutex<Vec<u64>>>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.1
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(self.0);
+        }
+    }
+
+    #[test]
+    fn however_many_wait_each_below_the_mark_is_woken_once_and_no_other() {
+        let waiters = Waiters::new();
+        let woken = Arc::new(StdMutex::new(Vec::new()));
+        let count = 5 * WOKEN_TOGETHER as u64;
+        for target in 0..count {
+            let waker = Waker::from(Arc::new(Woken(target, Arc::clone(&woken))));
+            assert!(!waiters.register(waiters.key(), target, &waker, || false));
+        }
+        let half = count / 2;
+        waiters.wake(half);
+        let mut found = std::mem::take(&mut *woken.lock().unwrap_or_else(PoisonError::into_inner));
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..=half));
+        assert!(waiters.any());
+        waiters.wake_all();
+        let rest = woken.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        assert_eq!(rest, count - half - 1);
+        assert!(!waiters.any());
     }
 }
