@@ -19,7 +19,7 @@ use millstream_storage::park_until;
 use crate::Outcome;
 use crate::damage::{Damage, inflict};
 use crate::due::{due, is_readable};
-use crate::folder::records_of;
+use crate::folder::{PAGE, records_of};
 use crate::input::Input;
 use base::{Base, DEAD, JOURNAL, QUEUE, Told, arrived, bases, body, consumer, open, take};
 
@@ -169,7 +169,12 @@ fn check_settled(
         let mut files = base.snapshot.of_log(log);
         files.any(|file| file.end.is_some() == ended && damage.touched(&file.name))
     };
-    if came_back && touched(false) && !touched(true) {
+    // Slots that vanished without a trace look as before the first sync.
+    let vanished = base
+        .snapshot
+        .of_log(log)
+        .any(|file| file.end.is_none() && damage.is_blank_in(file, PAGE..3 * PAGE));
+    if came_back && touched(false) && !touched(true) && !vanished {
         check_told(broker);
     }
 }
