@@ -83,6 +83,12 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
             "--server, --serve and --poll are of millstream: another broker is started as it is";
         return Err(Failure::new(Exit::Usage, message));
     }
+    let has_server = !matches!(args.scenario, Scenario::Embed | Scenario::Recover);
+    if args.poll.is_some() && !has_server {
+        let message =
+            "--poll is of scenarios with clients: embed has none, and recover measures starts";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if !is_peer && args.peer_program.is_some() {
         let message = "--peer-program is of another broker: name it by --target";
         return Err(Failure::new(Exit::Usage, message));

@@ -346,6 +346,8 @@ fn a_benchmark_of_another_broker_is_refused_in_a_sentence() {
         &["pub", "--target", "nats", "--server", "127.0.0.1:1"],
         &["pub", "--peer-program", "redis-server"],
         &["pub", "--target", "nats", "--poll", "1ms"],
+        &["embed", "--poll", "1ms"],
+        &["pub", "--profile", "cpu", "--out", "nowhere"],
     ] {
         let ended = bench(arguments);
         assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);

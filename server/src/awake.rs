@@ -9,6 +9,9 @@ use std::future::poll_fn;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+/// The longest that a thread looks for work before it sleeps.
+const TIME_MAX: Duration = Duration::from_secs(3600);
+
 /// When a thread may sleep.
 #[derive(Debug)]
 pub(crate) struct Awake {
@@ -19,10 +22,10 @@ pub(crate) struct Awake {
 }
 
 impl Awake {
-    /// Awake for `time` after each [`stir`](Self::stir).
+    /// Awake for `time`, at most an hour, after each [`stir`](Self::stir).
     pub(crate) fn new(time: Duration) -> Self {
         Self {
-            time,
+            time: time.min(TIME_MAX),
             until: Cell::new(Instant::now()),
             resting: RefCell::default(),
         }
@@ -87,7 +90,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = count.clone().into();
         let mut cx = Context::from_waker(&waker);
-        let awake = Awake::new(Duration::from_secs(3600));
+        let awake = Awake::new(Duration::MAX);
         let mut keep = pin!(awake.keep());
         assert!(keep.as_mut().poll(&mut cx).is_pending());
         assert_eq!(wakes(&count), 0, "nothing came yet");

@@ -116,7 +116,7 @@ impl ServerOptions {
 
     /// Has I/O threads look for work for `time` after the last that came, instead of sleeping: each
     /// takes a processor meanwhile, and a message that comes alone waits for no wake-up. It needs epoll,
-    /// which [`IoChoice::Auto`] then is; zero is not at all.
+    /// which [`IoChoice::Auto`] then is. At most an hour; zero is not at all.
     #[must_use]
     pub fn poll(mut self, time: Duration) -> Self {
         self.poll = Some(time).filter(|time| !time.is_zero());

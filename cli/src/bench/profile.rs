@@ -1,8 +1,8 @@
 //! Where this process spends its processor time while a scenario runs, as a flame graph.
 //!
-//! Samples are taken by the crate pprof, a thousand a second of processor time or as often as the
-//! kernel's tick lets, of all threads. It is in
-//! builds with the feature `profile` alone: nobody else needs it and what it brings along.
+//! Samples are taken by the crate pprof, of all threads, a thousand a second of processor time or as often as
+//! the kernel's tick lets. It is in builds with the feature `profile` alone: nobody else needs it and what it
+//! brings along.
 
 use std::path::Path;
 

@@ -39,7 +39,7 @@ async fn what_is_published_is_read() {
 #[tokio::test]
 async fn a_client_that_polls_does_as_another() {
     let fake = Fake::tcp();
-    for time in [Duration::from_nanos(1), Duration::from_secs(3600)] {
+    for time in [Duration::from_nanos(1), Duration::MAX] {
         let options = ConnectOptions::new().poll(time);
         let client = Client::connect_with(&fake.address, &options).await.unwrap();
         client.topics().await.unwrap();
