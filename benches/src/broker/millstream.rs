@@ -87,7 +87,10 @@ impl Millstream {
     #[must_use]
     pub fn clients_poll(mut self, time: Duration) -> Self {
         self.poll = time;
-        self.setup += ", clients that poll";
+        if !self.setup.is_empty() {
+            self.setup += ", ";
+        }
+        self.setup += "clients that poll";
         self
     }
 

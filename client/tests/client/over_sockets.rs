@@ -31,8 +31,7 @@ fn receipt(first: u64, last: u64) -> Receipt {
 
 #[tokio::test]
 async fn what_is_published_is_read() {
-    let fake = Fake::tcp();
-    let client = Client::connect(&fake.address).await.unwrap();
+    let (fake, client) = connected().await;
     publish_and_read(&fake, &client).await;
 }
 
