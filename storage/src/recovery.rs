@@ -203,13 +203,9 @@ impl OpenLog<'_> {
     fn walk(&self, number: SegmentNumber, follows: Option<Offset>) -> io::Result<Walked> {
         let (region, identity) = self.map_unsealed(number)?;
         let pages = SLOT_POSITIONS.map(|at| region.still_bytes(at, PAGE_BYTES));
-        let slot = Slot::newest(pages, identity.nonce);
-        let (proven, attempted) = match slot {
-            Some(slot) => (slot.proven.position, slot.attempted.position),
-            None if is_as_made(&region, pages, &identity) => (FRAMES_START, FRAMES_START),
-            // Rot took what would tell how far it was synced.
-            None => (FRAMES_START, u32::MAX),
-        };
+        let as_made = is_as_made(&region, &identity);
+        let (slot, attempted) = Slot::extent(pages, identity.nonce, as_made);
+        let proven = slot.map_or(FRAMES_START, |slot| slot.proven.position);
         let seed = identity.seed();
         let base_offset = follows.unwrap_or_else(|| self.first_base(&region, seed));
         let mut walk = Walk::new(&region, seed, base_offset);
@@ -410,15 +406,14 @@ impl OpenLog<'_> {
     }
 }
 
-/// Whether a segment without a slot never had one. Its first page was synced before the manifest
-/// named it, so that page is whole, and a slot is written whole or not at all.
-fn is_as_made(region: &Region, slots: [&[u8]; 2], identity: &Identity) -> bool {
+/// Whether the first page is as it was made, but for the length: a file that got its footer was shrunk.
+fn is_as_made(region: &Region, identity: &Identity) -> bool {
     let page = region.still_bytes(0, PAGE_BYTES);
     let found = Identity::decode(page).map(|found| Identity {
         len_bytes: identity.len_bytes,
         ..found
     });
-    found.as_ref() == Ok(identity) && !slots.into_iter().any(Slot::is_spoiled)
+    found.as_ref() == Ok(identity)
 }
 
 /// Length of `bytes` up to the last that is not zero. Compares page by page from the end, since what

@@ -95,16 +95,28 @@ impl Slot {
     }
 
     /// Whether `page` held a slot that is no longer whole: a slot lies within one sector, so a crash
-    /// leaves all of it or none.
-    pub(crate) fn is_spoiled(page: &[u8]) -> bool {
-        let Some((covered, crc)) = page
-            .get(..SLOT_BYTES)
-            .map(|bytes| bytes.split_at(SLOT_BYTES - 4))
-        else {
-            return false;
+    /// leaves all of it or none. One of an earlier use of the file is whole.
+    fn is_spoiled(page: &[u8]) -> bool {
+        page.get(..SLOT_BYTES).is_some_and(|bytes| {
+            let is_whole = Self::decode(page, u64_at(bytes, 8)).is_some();
+            !is_whole && bytes.iter().any(|byte| *byte != 0)
+        })
+    }
+
+    /// The newer of the two slots, and the position up to which a sync may have been begun.
+    ///
+    /// That is `u32::MAX` where rot took what would tell: a slot that is no longer whole, since it may
+    /// have been the newer one, or both, where the page before them is not `as_made` either. That page
+    /// was synced before the manifest named the segment, so it is whole where nothing rotted.
+    pub(crate) fn extent(pages: [&[u8]; 2], nonce: u64, as_made: bool) -> (Option<Self>, u32) {
+        let newest = Self::newest(pages, nonce);
+        let attempted = match newest {
+            _ if pages.into_iter().any(Self::is_spoiled) => u32::MAX,
+            Some(slot) => slot.attempted.position,
+            None if as_made => FRAMES_START,
+            None => u32::MAX,
         };
-        let whole = covered.starts_with(&MAGIC) && crc32c(covered) == u32_at(crc, 0);
-        !whole && covered.iter().chain(crc).any(|byte| *byte != 0)
+        (newest, attempted)
     }
 
     /// The newer of the two slots; `None` where neither is whole: nothing was ever synced.

@@ -145,13 +145,19 @@ impl Still {
         Ok(None)
     }
 
-    /// Both watermark slots, where they are whole and of this use of the file.
-    pub(crate) fn slots(&mut self, nonce: u64) -> io::Result<[Option<Slot>; 2]> {
+    /// The pages of both watermark slots.
+    pub(crate) fn slot_pages(&mut self) -> io::Result<[Vec<u8>; 2]> {
         let [first, second] = SLOT_POSITIONS;
         Ok([
-            Slot::decode(self.bytes(first, PAGE_BYTES)?, nonce),
-            Slot::decode(self.bytes(second, PAGE_BYTES)?, nonce),
+            self.bytes(first, PAGE_BYTES)?.to_vec(),
+            self.bytes(second, PAGE_BYTES)?.to_vec(),
         ])
+    }
+
+    /// Both watermark slots, where they are whole and of this use of the file.
+    pub(crate) fn slots(&mut self, nonce: u64) -> io::Result<[Option<Slot>; 2]> {
+        let pages = self.slot_pages()?;
+        Ok(pages.map(|page| Slot::decode(&page, nonce)))
     }
 }
 

@@ -65,7 +65,8 @@ enum Comes {
     Nothing,
     /// A gap up to `proven`; nothing is cut.
     Gap,
-    /// A cut, and what is gone may have been acknowledged.
+    /// A cut, and what is gone may have been acknowledged; nothing is gone where a slot was hit, but
+    /// what would tell.
     Doubt,
     /// A cut of what nobody was told is on disk.
     Tear,
@@ -77,7 +78,9 @@ impl Killed {
             .frames
             .iter()
             .find(|frame| (frame.start..frame.end).contains(&at));
+        let slot = SLOT_POSITIONS.map(|at| at as usize..at as usize + 60);
         let comes = match hit {
+            None if slot.iter().any(|slot| slot.contains(&at)) => Comes::Doubt,
             None => Comes::Nothing,
             Some(frame) if frame.start < self.proven => Comes::Gap,
             Some(frame) if frame.start < self.attempted => Comes::Doubt,
@@ -134,7 +137,7 @@ impl Killed {
             comes == Comes::Doubt,
             "{what}"
         );
-        let cut = matches!(comes, Comes::Doubt | Comes::Tear);
+        let cut = hit.is_some() && matches!(comes, Comes::Doubt | Comes::Tear);
         if comes != Comes::Nothing {
             assert_eq!(report.cut_bytes > 0, cut, "{what}: {report}");
         }
@@ -155,7 +158,8 @@ impl Killed {
         (before, after): (&VerifyReport, &VerifyReport),
         what: &str,
     ) {
-        let start = hit.map_or(0, |frame| frame.start as u64);
+        let end = self.frames.last().map_or(0, |frame| frame.end);
+        let start = hit.map_or(end, |frame| frame.start) as u64;
         let has = |report: &VerifyReport, wanted: fn(&Fault) -> bool| {
             report
                 .problems

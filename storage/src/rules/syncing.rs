@@ -1,6 +1,7 @@
 //! S1 to S5: syncing, the slots, the open mark, the bound of stored topics, footers.
 
 use super::*;
+use crate::verify::{Fault, verify_folder};
 
 #[test]
 fn s1_a_failed_sync_is_never_repeated_and_refuses_publishing() {
@@ -162,6 +163,32 @@ fn s2_where_the_slots_rotted_what_is_gone_may_have_been_acknowledged() {
         let log = state.logs.values().next().unwrap();
         assert!(log.cuts[0].possibly_acknowledged, "{number}: it is kept");
     }
+}
+
+#[test]
+fn s2_where_the_newer_slot_rotted_the_older_one_does_not_say_that_nobody_was_told() {
+    let (folder, name, newer, starts) = ten_records();
+    let place = SLOT_POSITIONS[newer.sequence as usize % 2] as usize;
+    flip(&folder, &name, place + 24);
+    let bytes = folder.read_file(&name).unwrap();
+    let nonce = state(&folder).logs.values().next().unwrap().segments[&FIRST].nonce;
+    let older = Slot::newest(SLOT_POSITIONS.map(|at| &bytes[at as usize..]), nonce).unwrap();
+    // By the older slot no sync of this frame was ever begun.
+    let hit = starts
+        .iter()
+        .position(|start| *start == older.attempted.position as usize)
+        .unwrap();
+    flip(&folder, &name, starts[hit] + 100);
+    let found = verify_folder(&folder, &mut |_| ()).unwrap();
+    let fault = &found.problems.last().unwrap().fault;
+    assert!(matches!(fault, Fault::PossiblyAcknowledged), "{found}");
+    let store = open(&folder);
+    let report = &store.recoveries()[0];
+    assert_eq!(report.end_offset, Offset(hit as u64));
+    assert!(
+        report.possibly_acknowledged && report.cut_bytes > 0,
+        "{report}"
+    );
 }
 
 #[test]

@@ -79,10 +79,11 @@ impl OpenEnd {
         found: &mut Vec<Problem>,
     ) -> io::Result<()> {
         let limit = still.len_bytes();
-        let slot = slot_of(at, still, identity.nonce, found)?;
-        let (proven, attempted) = slot.map_or((FRAMES_START, FRAMES_START), |slot| {
-            (slot.proven.position, slot.attempted.position)
-        });
+        let pages = still.slot_pages()?;
+        let pages = pages.each_ref().map(Vec::as_slice);
+        let (newest, attempted) = Slot::extent(pages, identity.nonce, found.is_empty());
+        let slot = newest.filter(|slot| check_slot(at, slot, limit, found));
+        let proven = slot.map_or(FRAMES_START, |slot| slot.proven.position);
         let mut walk = Walk::new(still, identity, self.expected, limit);
         if let Some(base) = self.first_base(&mut walk) {
             walk.offset = base;
@@ -137,23 +138,15 @@ fn decide(walk: &mut Walk<'_>, meter: &mut Meter<'_>, proven: u32, attempted: u3
     verdict(Stopped::of(walk.position(), proven, attempted), found)
 }
 
-/// The newer slot, if the places it names can be.
-fn slot_of(
-    at: Whereabouts<'_>,
-    still: &mut Still,
-    nonce: u64,
-    found: &mut Vec<Problem>,
-) -> io::Result<Option<Slot>> {
-    let slots = still.slots(nonce)?;
-    let limit = still.len_bytes().saturating_sub(HEADER);
-    let Some(slot) = slots.into_iter().flatten().max_by_key(|slot| slot.sequence) else {
-        return Ok(None);
-    };
-    for position in [slot.proven.position, slot.attempted.position] {
-        if !(FRAMES_START..=limit).contains(&position) || !position.is_multiple_of(8) {
-            found.push(at.problem(None, Fault::SlotPosition { position }));
-            return Ok(None);
-        }
+/// Whether the places that `slot` names can be, in a file of `len_bytes`.
+fn check_slot(at: Whereabouts<'_>, slot: &Slot, len_bytes: u32, found: &mut Vec<Problem>) -> bool {
+    let limit = len_bytes.saturating_sub(HEADER);
+    let positions = [slot.proven.position, slot.attempted.position];
+    let odd = positions
+        .into_iter()
+        .find(|position| !(FRAMES_START..=limit).contains(position) || !position.is_multiple_of(8));
+    if let Some(position) = odd {
+        found.push(at.problem(None, Fault::SlotPosition { position }));
     }
-    Ok(Some(slot))
+    odd.is_none()
 }
