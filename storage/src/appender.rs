@@ -188,7 +188,8 @@ impl Appender {
     /// Appends a frame whose body a publisher has made and checksummed; copies the body once.
     ///
     /// The frame is committed but nobody was woken: call [`announce`](Self::announce) after the last
-    /// of a run. No lock, allocation or system call while the segment lasts.
+    /// of a run. No lock, allocation or system call while the segment lasts, but for one write of a body
+    /// of 12 KiB or more.
     ///
     /// # Errors
     ///
@@ -204,9 +205,7 @@ impl Appender {
         let fields = *fields;
         self.with_claim(&fields, |mut claim| {
             let base = claim.base_offset();
-            if let Some(room) = claim.body_mut().get_mut(..body.len()) {
-                room.copy_from_slice(body);
-            }
+            claim.copy_body(body);
             claim.commit(&fields, body_crc);
             Ok(base)
         })

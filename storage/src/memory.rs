@@ -40,6 +40,18 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// nothing: the caller never repeats it on the same segment.
     fn sync(&self) -> io::Result<()>;
 
+    /// Stores `bytes` at `position` by a write to the file instead of through [`base`](Self::base), where
+    /// they are seen as soon as this returns. Gives whether it did; where not, some of them may be there,
+    /// and the caller stores all of them through `base`, which finds out what is wrong.
+    ///
+    /// A store to a page that is not in memory yet has the kernel find one, fill it with zeros and map it. A
+    /// write brings in all the pages it covers at once, and fills none. Costs a system call.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes these bytes meanwhile, by whatever way.
+    unsafe fn write(&self, position: usize, bytes: &[u8]) -> bool;
+
     /// Says that `range` is stored and about to be synced: a map of a file takes its pages out of the page
     /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault.
     ///

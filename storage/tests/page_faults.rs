@@ -15,7 +15,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Barrier};
 
 use millstream_protocol::control::GapReason;
-use millstream_protocol::frame::PublisherFields;
+use millstream_protocol::frame::{PublisherFields, body_crc};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 use millstream_storage::{
     AppendError, Appender, Blocks, Chunk, DiskFolder, Folder, Level, Log, LogReader, ReadError,
@@ -150,6 +150,37 @@ fn s6_a_file_cut_off_under_a_publisher_costs_its_topic_alone() {
         assert!(again.poisoned().is_none());
         let mut publisher = Appender::new(&again);
         assert!(publish(&mut publisher, level).unwrap() > synced, "L4");
+    }
+}
+
+/// A write would make the file grow again, with zeros where records were.
+#[test]
+fn s6_a_large_body_is_not_written_to_a_file_that_was_cut_off() {
+    catch_page_faults().unwrap();
+    let body = vec![7; 20_000];
+    let fields = PublisherFields::single(body.len() as u32);
+    let crc = body_crc(&fields, &body);
+    // Before the next frame, where it begins, and inside it, a page from its end.
+    for len_bytes in [64 << 10, 212_992, 230_000] {
+        let place = tempfile::tempdir().unwrap();
+        let store = open(place.path());
+        let log = topic(&store, "hit", Durability::Synced);
+        let mut publisher = Appender::new(&log);
+        while publish(&mut publisher, Level::Synced).unwrap().0 < 10 {}
+        let mut publish = || {
+            let appended = publisher.try_append(&fields, crc, &body)?;
+            publisher.announce();
+            park_until(|cx| publisher.poll_reached(Level::Synced, appended.end, cx))
+        };
+        for _ in 0..10 {
+            publish().unwrap();
+        }
+        let file = segment(place.path(), &log);
+        cut_off(&file, len_bytes);
+        let error = publish().unwrap_err();
+        assert!(matches!(error, AppendError::Poisoned(_)), "{error}");
+        assert_eq!(std::fs::metadata(file).unwrap().len(), len_bytes);
+        assert!(store.close().is_err());
     }
 }
 

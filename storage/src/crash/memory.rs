@@ -32,6 +32,11 @@ unsafe impl SegmentMemory for CrashSegment {
         self.folder.sync_file(self.file, || self.live.sync())
     }
 
+    unsafe fn write(&self, position: usize, bytes: &[u8]) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { self.live.write(position, bytes) }
+    }
+
     fn is_resident(&self, range: Range<usize>) -> bool {
         self.live.is_resident(range)
     }

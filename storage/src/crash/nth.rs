@@ -48,7 +48,9 @@ fn failures(operation: Operation) -> &'static [Failure] {
     match operation {
         O::CreateSegment | O::CreateFile => &[Failure::Device, Failure::Full, Failure::Descriptors],
         // A disk that allocates late is found full when it is synced.
-        O::MakeDir | O::Reserve | O::Append | O::Sync => &[Failure::Device, Failure::Full],
+        O::MakeDir | O::Reserve | O::Append | O::Write | O::Sync => {
+            &[Failure::Device, Failure::Full]
+        }
         O::OpenSegment | O::OpenAppend | O::Read | O::List | O::SyncDir => {
             &[Failure::Device, Failure::Descriptors]
         }

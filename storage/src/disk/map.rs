@@ -63,6 +63,16 @@ unsafe impl SegmentMemory for DiskSegment {
         (lost > 0).then(|| self.error("keep", io::Error::other(cause)))
     }
 
+    unsafe fn write(&self, position: usize, bytes: &[u8]) -> bool {
+        // Of a file that was cut off a write would make a longer one, with zeros in the gap, and what
+        // stands in for a lost page is not the file's (S6). A store tells of both.
+        let end = position + bytes.len();
+        let is_whole =
+            || rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_size >= end as i64);
+        let can_be = end <= self.map.len() && !any_page_lost() && is_whole();
+        can_be && self.file.write_all_at(bytes, position as u64).is_ok()
+    }
+
     fn unmap_before_sync(&self, range: Range<usize>) {
         if range.start >= range.end || range.end > self.map.len() {
             return;

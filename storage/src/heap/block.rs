@@ -54,6 +54,23 @@ impl HeapBlock {
         self.len_bytes
     }
 
+    /// Stores `bytes` at `position`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes these bytes meanwhile.
+    pub(super) unsafe fn store(&self, position: usize, bytes: &[u8]) {
+        assert!(position <= self.len_bytes && bytes.len() <= self.len_bytes - position);
+        // SAFETY: inside the block by the assertion.
+        let into = unsafe { self.base.add(position) };
+        // SAFETY: as many bytes are there by the assertion, the caller's alone; `bytes` are elsewhere,
+        // since no reference to the block's own is ever made while they may be written.
+        unsafe {
+            into.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+    }
+
     /// A copy of the first `len_bytes` bytes as they are now. Nobody writes them meanwhile: that is
     /// part of what users of [`SegmentMemory`](crate::SegmentMemory) promise.
     pub(super) fn copy(&self, len_bytes: usize) -> Vec<u8> {

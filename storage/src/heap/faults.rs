@@ -10,6 +10,8 @@ pub enum Operation {
     CreateSegment,
     /// Mapping a segment.
     OpenSegment,
+    /// Writing to a segment's file. When it fails, the first half of the bytes was written.
+    Write,
     /// Cutting a segment's file.
     Shrink,
     /// Making a directory.
@@ -45,9 +47,10 @@ pub enum Operation {
 
 impl Operation {
     /// Every one of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CreateSegment,
         Self::OpenSegment,
+        Self::Write,
         Self::Shrink,
         Self::MakeDir,
         Self::RemoveDir,

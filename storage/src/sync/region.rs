@@ -304,6 +304,19 @@ impl Space<'_> {
         }
     }
 
+    /// Writes `bytes` to the file, `skip` bytes behind the start of the frame; gives whether it did.
+    /// Where not, all of them must be stored by [`bytes_mut`](Self::bytes_mut).
+    pub(crate) fn write(&mut self, skip: u32, bytes: &[u8]) -> bool {
+        let ends_inside = bytes.len() + skip as usize <= self.bytes as usize;
+        assert!(skip >= COMMIT_WORD_BYTES && ends_inside, "inside the frame");
+        #[cfg(loom)]
+        self.region.shadow.write(self.position);
+        let position = (self.position + skip) as usize;
+        // SAFETY: as for `bytes_mut`: the tail gave this range to this `Space` alone, readers stay out
+        // until `commit`, and `&mut self` shows that none of its slices lives.
+        unsafe { self.region.memory.write(position, bytes) }
+    }
+
     /// Publishes the frame. All bytes must have been written.
     #[inline]
     pub(crate) fn commit(self) {

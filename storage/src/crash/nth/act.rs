@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, Wake, Waker};
 
 use millstream_protocol::batch::BatchBuilder;
-use millstream_protocol::frame::{PublisherFields, frame_bytes};
+use millstream_protocol::frame::{PublisherFields, body_crc, frame_bytes};
 use millstream_protocol::{Durability, Offset, TopicName};
 
 use super::super::disk::End;
@@ -80,12 +80,13 @@ impl Stage {
     /// Publishes one record and announces it; `None` where it is refused for good.
     pub(super) fn publish(&mut self, name: &'static str, body_bytes: usize) -> Option<Appended> {
         let (message, fields, body) = self.message(body_bytes);
+        let crc = body_crc(&fields, &body);
         for _ in 0..TRIES {
             let topic = self.topics.get_mut(name).unwrap();
             let (Some(log), Some(appender)) = (topic.log.clone(), &mut topic.appender) else {
                 return None;
             };
-            match appender.try_append_with(&fields, |room| room.put(&body)) {
+            match appender.try_append(&fields, crc, &body) {
                 Ok(appended) => {
                     appender.announce();
                     topic.model.claim(appended.base.0, &[message]);
