@@ -13,7 +13,7 @@ use super::shared::{Course, Shared};
 use crate::broker::{Broker, Failure, Publish};
 
 /// Messages made and sent together in a closed loop, where batches are smaller.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 256;
 /// Batches in which messages are stored before a run.
 const PRELOAD_BATCH: usize = 1000;
 /// Bytes of messages under way when they are stored before a run.
