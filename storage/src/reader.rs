@@ -14,6 +14,9 @@ use crate::slice::FrameSlice;
 use crate::sync::{CommittedRun, Extend, Gate, WaitKey};
 use crate::walker::Glance;
 
+/// Records that a skip in a trusted segment passes frame by frame; further ahead its index finds the place.
+const WALKED_RECORDS_MAX: u64 = 1024;
+
 /// What a reader is given.
 #[derive(Debug, Clone)]
 pub enum Chunk {
@@ -109,6 +112,17 @@ impl LogReader {
     #[must_use]
     pub fn next_offset(&self) -> Offset {
         self.from
+    }
+
+    /// Goes on at `offset`, at or behind [`next_offset`](Self::next_offset): what was brought in and checked
+    /// already is not fetched again.
+    pub fn skip_to(&mut self, offset: Offset) {
+        let ahead = offset.0.saturating_sub(self.from.0);
+        self.from = self.from.max(offset);
+        // Of a trusted segment nothing was checked that would be lost.
+        if ahead > WALKED_RECORDS_MAX {
+            self.at.take_if(|at| at.checked_to == u32::MAX);
+        }
     }
 
     /// Ready with the first offset once a start by time is resolved; at once for the others.
@@ -412,6 +426,12 @@ impl LogReader {
             } else {
                 Advance::Wait
             };
+        }
+        if self.from > at.offset {
+            // Skipped ahead, past what was fetched.
+            self.at = None;
+            self.find_place();
+            return Advance::Again;
         }
         let wanted = Wanted::More(Arc::clone(&at.segment), at.run.end(), at.offset);
         self.fetch = Some(FetchTicket::start(&self.log, wanted));

@@ -31,6 +31,7 @@ use crate::store::{Store, StoreOptions};
 
 mod files;
 mod sharing;
+mod skipping;
 mod syncing;
 mod trimming;
 

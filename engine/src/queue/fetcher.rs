@@ -61,8 +61,11 @@ impl Fetcher {
                 }
             }
             self.run = None;
-            let follows = self.reader.next_offset() == offset;
-            if !follows {
+            let next = self.reader.next_offset();
+            let follows = next == offset;
+            if next < offset {
+                self.reader.skip_to(offset);
+            } else if !follows {
                 self.reader = LogReader::new(&self.log, Start::Offset(offset));
             }
             // One frame is enough where records are asked for here and there.

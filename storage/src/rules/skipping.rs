@@ -1,0 +1,88 @@
+//! A reader that is told to go on further ahead.
+
+use super::*;
+use crate::crash::Dice;
+
+const RECORDS: u64 = 150;
+const BODY_BYTES: usize = 3000;
+
+fn open_small(folder: &HeapFolder) -> Store {
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: 64 << 10,
+        segment_bytes_max: 64 << 10,
+    };
+    Store::open_folder(Arc::new(folder.clone()), &options).unwrap()
+}
+
+fn body(offset: u64) -> Vec<u8> {
+    let mut body = vec![7; BODY_BYTES];
+    body[..8].copy_from_slice(&offset.to_le_bytes());
+    body
+}
+
+/// Half of the records in segments of an earlier run, half in this one's.
+fn two_runs() -> (HeapFolder, Store, Arc<Log>) {
+    let folder = HeapFolder::new();
+    let mut end = 0;
+    loop {
+        let store = open_small(&folder);
+        let log = log_of(&store, Durability::Synced);
+        let mut appender = Appender::new(&log);
+        for offset in end..end + RECORDS {
+            assert_eq!(publish_synced(&mut appender, &body(offset)).base.0, offset);
+        }
+        end += RECORDS;
+        if end == 2 * RECORDS {
+            return (folder, store, log);
+        }
+        store.close().unwrap();
+    }
+}
+
+/// The record at `offset`, with frames up to `bytes` behind it.
+fn take(reader: &mut LogReader, offset: u64, bytes: u32) {
+    let chunk = park_until(|cx| reader.poll_next(bytes, cx)).unwrap();
+    let Chunk::Frames(slice) = chunk else {
+        panic!("{offset}: {chunk:?}");
+    };
+    assert_eq!(slice.first_offset(), Offset(offset));
+    assert_eq!(slice.as_bytes()[64..][..BODY_BYTES], body(offset));
+}
+
+#[test]
+fn a_reader_that_skips_ahead_finds_each_record() {
+    let (_folder, _store, log) = two_runs();
+    for seed in 0..40 {
+        let mut dice = Dice::new(seed);
+        let mut reader = LogReader::new(&log, Start::Earliest);
+        loop {
+            let far = 1 << dice.below(7);
+            let next = reader.next_offset().0 + dice.below(far);
+            if next >= 2 * RECORDS {
+                break;
+            }
+            reader.skip_to(Offset(next));
+            take(&mut reader, next, 1 + 6000 * dice.below(4) as u32);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_skips_ahead_fetches_nothing_again() {
+    let (folder, store, log) = two_runs();
+    store.close().unwrap();
+    drop(log);
+    let store = open_small(&folder);
+    let log = log_of(&store, Durability::Synced);
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    let fetches = || folder.count(Operation::Populate, ".seg");
+    let before = fetches();
+    for offset in (0..RECORDS).step_by(3) {
+        reader.skip_to(Offset(offset));
+        take(&mut reader, offset, 1);
+    }
+    // Each segment of 20 records once, and its index.
+    let most = 3 * (RECORDS / 20 + 1);
+    assert!(fetches() - before <= most, "{}", fetches() - before);
+}
