@@ -147,6 +147,17 @@ impl Identity {
         page
     }
 
+    /// Whether `page` is the first of this segment as it was made, but for the length: a file that got its
+    /// footer was shrunk.
+    pub(crate) fn is_on(&self, page: &[u8]) -> bool {
+        Self::decode(page).is_ok_and(|found| {
+            Self {
+                len_bytes: self.len_bytes,
+                ..found
+            } == *self
+        })
+    }
+
     pub(crate) fn decode(page: &[u8]) -> Result<Self, IdentityError> {
         let page = page
             .get(..IDENTITY_BYTES + 4)

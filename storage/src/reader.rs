@@ -14,9 +14,6 @@ use crate::slice::FrameSlice;
 use crate::sync::{CommittedRun, Extend, Gate, WaitKey};
 use crate::walker::Glance;
 
-/// Records that a skip in a trusted segment passes frame by frame; further ahead its index finds the place.
-const WALKED_RECORDS_MAX: u64 = 1024;
-
 /// What a reader is given.
 #[derive(Debug, Clone)]
 pub enum Chunk {
@@ -115,13 +112,21 @@ impl LogReader {
     }
 
     /// Goes on at `offset`, at or behind [`next_offset`](Self::next_offset): what was brought in and checked
-    /// already is not fetched again.
+    /// already, and is in memory still, is not fetched again. A start by time is given up.
     pub fn skip_to(&mut self, offset: Offset) {
-        let ahead = offset.0.saturating_sub(self.from.0);
-        self.from = self.from.max(offset);
-        // Of a trusted segment nothing was checked that would be lost.
-        if ahead > WALKED_RECORDS_MAX {
-            self.at.take_if(|at| at.checked_to == u32::MAX);
+        if self.start_time_us.take().is_some() {
+            self.fetch = None;
+        }
+        if offset <= self.from {
+            return;
+        }
+        self.from = offset;
+        match &mut self.at {
+            // Nothing of it was checked that would be lost, and its index finds the frame.
+            Some(at) if at.checked_to == u32::MAX => self.at = None,
+            // Meanwhile its pages may have left memory.
+            Some(at) => at.resident_to = 0,
+            None => {}
         }
     }
 
@@ -319,10 +324,17 @@ impl LogReader {
         if at.checked_to != u32::MAX || at.segment.is_trusted() {
             return false;
         }
-        let wanted = Wanted::More(Arc::clone(&at.segment), at.run.end(), at.offset);
-        self.fetch = Some(FetchTicket::start(&self.log, wanted));
-        self.at = None;
+        self.check_again();
         true
+    }
+
+    /// Has the frames from here on brought in and checked.
+    fn check_again(&mut self) -> Advance {
+        if let Some(at) = self.at.take() {
+            let wanted = Wanted::More(at.segment, at.run.end(), at.offset);
+            self.fetch = Some(FetchTicket::start(&self.log, wanted));
+        }
+        Advance::Again
     }
 
     fn advance(&mut self, max_bytes: u32) -> Advance {
@@ -364,6 +376,10 @@ impl LogReader {
         }
         if at.run.end() >= at.checked_to {
             return self.behind_checked();
+        }
+        if at.checked_to != u32::MAX && !sealed {
+            // What was a frame when it was checked is none any more: it was read from the disk again.
+            return self.check_again();
         }
         if sealed {
             // The next segment starts at or behind this offset.
@@ -427,13 +443,15 @@ impl LogReader {
                 Advance::Wait
             };
         }
-        if self.from > at.offset {
-            // Skipped ahead, past what was fetched.
-            self.at = None;
-            self.find_place();
-            return Advance::Again;
+        let (mut position, mut offset) = (at.run.end(), at.offset);
+        if self.from > offset {
+            // The reader skipped past what was fetched. What the index finds may be damaged and lead back.
+            let (found, found_offset) = locate(&at.segment, self.from);
+            if found > position {
+                (position, offset) = (found, found_offset);
+            }
         }
-        let wanted = Wanted::More(Arc::clone(&at.segment), at.run.end(), at.offset);
+        let wanted = Wanted::More(Arc::clone(&at.segment), position, offset);
         self.fetch = Some(FetchTicket::start(&self.log, wanted));
         Advance::Again
     }

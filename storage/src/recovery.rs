@@ -203,7 +203,7 @@ impl OpenLog<'_> {
     fn walk(&self, number: SegmentNumber, follows: Option<Offset>) -> io::Result<Walked> {
         let (region, identity) = self.map_unsealed(number)?;
         let pages = SLOT_POSITIONS.map(|at| region.still_bytes(at, PAGE_BYTES));
-        let as_made = is_as_made(&region, &identity);
+        let as_made = identity.is_on(region.still_bytes(0, PAGE_BYTES));
         let (slot, attempted) = Slot::extent(pages, identity.nonce, as_made);
         let proven = slot.map_or(FRAMES_START, |slot| slot.proven.position);
         let seed = identity.seed();
@@ -404,16 +404,6 @@ impl OpenLog<'_> {
         let frames = region.still_bytes(FRAMES_START, limit - FRAMES_START);
         Ok(used_bytes(frames))
     }
-}
-
-/// Whether the first page is as it was made, but for the length: a file that got its footer was shrunk.
-fn is_as_made(region: &Region, identity: &Identity) -> bool {
-    let page = region.still_bytes(0, PAGE_BYTES);
-    let found = Identity::decode(page).map(|found| Identity {
-        len_bytes: identity.len_bytes,
-        ..found
-    });
-    found.as_ref() == Ok(identity)
 }
 
 /// Length of `bytes` up to the last that is not zero. Compares page by page from the end, since what

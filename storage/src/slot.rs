@@ -94,12 +94,12 @@ impl Slot {
         (can_be(slot.proven) && can_be(slot.attempted)).then_some(slot)
     }
 
-    /// Whether `page` held a slot that is no longer whole: a slot lies within one sector, so a crash
-    /// leaves all of it or none. One of an earlier use of the file is whole.
+    /// Whether `page` held a slot that is no longer whole. One of an earlier use of the file is whole; one
+    /// whose first word is zero was being written when the process was killed, and counts for none. A
+    /// slot lies within one sector, so a power cut leaves all of it or none.
     fn is_spoiled(page: &[u8]) -> bool {
         page.get(..SLOT_BYTES).is_some_and(|bytes| {
-            let is_whole = Self::decode(page, u64_at(bytes, 8)).is_some();
-            !is_whole && bytes.iter().any(|byte| *byte != 0)
+            u64_at(bytes, 0) != 0 && Self::decode(page, u64_at(bytes, 8)).is_none()
         })
     }
 
@@ -197,5 +197,33 @@ mod tests {
         assert_eq!(Slot::newest([&older, &newer], 5), Some(slot(5)));
         newer[30] ^= 1;
         assert_eq!(Slot::newest([&older, &newer], 5), Some(slot(4)));
+    }
+
+    #[test]
+    fn a_slot_that_was_being_written_counts_for_none_and_one_that_rotted_for_more_than_is_known() {
+        let (older, newer) = (slot(4).encode(9), slot(5).encode(9));
+        let attempted = slot(4).attempted.position;
+        assert_eq!(
+            Slot::extent([&older, &newer], 9, true),
+            (Some(slot(5)), slot(5).attempted.position)
+        );
+        let mut killed = newer;
+        killed[..8].fill(0);
+        assert_eq!(
+            Slot::extent([&older, &killed], 9, true),
+            (Some(slot(4)), attempted)
+        );
+        for byte in 0..SLOT_BYTES {
+            let mut rotten = newer;
+            rotten[byte] ^= 4;
+            let found = Slot::extent([&older, &rotten], 9, true);
+            assert_eq!(found, (Some(slot(4)), u32::MAX), "{byte}");
+        }
+        let blank = [0; SLOT_BYTES];
+        assert_eq!(
+            Slot::extent([&blank, &blank], 9, true),
+            (None, FRAMES_START)
+        );
+        assert_eq!(Slot::extent([&blank, &blank], 9, false), (None, u32::MAX));
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -182,6 +183,37 @@ fn s6_a_large_body_is_not_written_to_a_file_that_was_cut_off() {
         assert_eq!(std::fs::metadata(file).unwrap().len(), len_bytes);
         assert!(store.close().is_err());
     }
+}
+
+/// As when pages leave memory and the disk gives something else for them.
+#[test]
+fn l7_what_changes_behind_the_check_is_checked_again() {
+    let place = tempfile::tempdir().unwrap();
+    let store = open(place.path());
+    let log = topic(&store, "t", Durability::Synced);
+    let mut publisher = Appender::new(&log);
+    for _ in 0..100 {
+        publish(&mut publisher, Level::Synced).unwrap();
+    }
+    let file = segment(place.path(), &log);
+    store.close().unwrap();
+    drop(store);
+    let store = open(place.path());
+    let log = store.log(&TopicName::parse("t").unwrap()).unwrap();
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    let mut next = || match park_until(|cx| reader.poll_next(1, cx)).unwrap() {
+        Chunk::Frames(slice) => (slice.first_offset(), slice.next_offset(), None),
+        Chunk::Gap(gap) => (gap.first_offset, gap.next_offset, Some(gap.reason)),
+    };
+    assert_eq!(next(), (Offset(0), Offset(1), None));
+    let bytes = OpenOptions::new().write(true).open(file).unwrap();
+    bytes.write_all_at(&[0; 1064], 12_288 + 3 * 1064).unwrap();
+    assert_eq!(next(), (Offset(1), Offset(2), None));
+    assert_eq!(next(), (Offset(2), Offset(3), None));
+    let (first, behind, reason) = next();
+    assert_eq!((first, reason), (Offset(3), Some(GapReason::Damaged)));
+    assert!(behind <= Offset(8), "to the next page that begins a frame");
+    assert_eq!(next(), (behind, Offset(behind.0 + 1), None));
 }
 
 #[test]

@@ -70,7 +70,8 @@ unsafe impl SegmentMemory for DiskSegment {
         let is_whole =
             || rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_size >= end as i64);
         let can_be = end <= self.map.len() && !any_page_lost() && is_whole();
-        can_be && self.file.write_all_at(bytes, position as u64).is_ok()
+        // A page may have been lost, and exchanged, meanwhile.
+        can_be && self.file.write_all_at(bytes, position as u64).is_ok() && !any_page_lost()
     }
 
     fn unmap_before_sync(&self, range: Range<usize>) {

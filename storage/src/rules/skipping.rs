@@ -86,3 +86,45 @@ fn a_reader_that_skips_ahead_fetches_nothing_again() {
     let most = 3 * (RECORDS / 20 + 1);
     assert!(fetches() - before <= most, "{}", fetches() - before);
 }
+
+/// The index finds no frame, so the reader goes there from the start, more than it fetches at once.
+#[test]
+fn a_reader_gets_far_into_a_segment_whose_index_is_damaged() {
+    let folder = HeapFolder::new();
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: 16 << 20,
+        segment_bytes_max: 16 << 20,
+    };
+    let open = || Store::open_folder(Arc::new(folder.clone()), &options).unwrap();
+    let store = open();
+    let log = log_of(&store, Durability::Synced);
+    let mut appender = Appender::new(&log);
+    let large = vec![5; 100_000];
+    for _ in 0..120 {
+        append(&mut appender, &large).unwrap();
+    }
+    reach(&log, Level::Synced, Offset(120)).unwrap();
+    let name = file(&log, FIRST);
+    drop(appender);
+    drop(log);
+    store.close().unwrap();
+    drop(store);
+    // The footer's first page.
+    let end = 120 * (64 + large.len());
+    let footer = (FRAMES_START as usize + end + 64).next_multiple_of(4096);
+    folder.edit(&name, |bytes| bytes[footer + 9] ^= 1).unwrap();
+    let store = open();
+    let log = store.log(&topic()).unwrap();
+    for from in [100, 1] {
+        let mut reader = LogReader::new(&log, Start::Offset(Offset(from)));
+        for offset in [from, from + 1, 119] {
+            reader.skip_to(Offset(offset));
+            let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
+            let Chunk::Frames(slice) = chunk else {
+                panic!("{chunk:?}");
+            };
+            assert_eq!(slice.first_offset(), Offset(offset));
+        }
+    }
+}

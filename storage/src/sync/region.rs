@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use millstream_protocol::limits::{FRAME_ALIGN, FRAME_HEADER_BYTES};
 
+use std::sync::atomic::compiler_fence;
+
 use super::atomic::{AtomicU64, Ordering};
 use super::mutated;
 use super::tail::{Tail, TailClaim};
@@ -375,7 +377,25 @@ impl SlotSpace {
         assert!(bytes <= PAGE_BYTES);
         // SAFETY: the slot pages are written through this value alone (`&mut self`) and read only
         // from the file when the segment is opened.
-        unsafe { self.region.slice_mut(position, bytes) }.copy_from_slice(slot);
+        let place = unsafe { self.region.slice_mut(position, bytes) };
+        let (Some(word), Some(place_word)) = (slot.first_chunk::<8>(), place.first_chunk_mut())
+        else {
+            return;
+        };
+        // Whenever it is killed in between, the first word says that the rest is not to be taken for a
+        // slot that rotted. The compiler keeps the order of volatile stores and fences.
+        let place_word: *mut [u8; 8] = place_word;
+        // SAFETY: derived from a valid reference to these eight bytes, which nobody else uses.
+        unsafe { place_word.write_volatile([0; 8]) };
+        compiler_fence(Ordering::SeqCst);
+        if let (Some(rest), Some(bytes)) = (place.get_mut(8..), slot.get(8..)) {
+            rest.copy_from_slice(bytes);
+        }
+        compiler_fence(Ordering::SeqCst);
+        if let Some(place_word) = place.first_chunk_mut::<8>() {
+            // SAFETY: a valid reference.
+            unsafe { std::ptr::from_mut(place_word).write_volatile(*word) };
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use millstream_protocol::Offset;
 use super::finished::check_identity;
 use super::report::{Fault, Problem, Unclean, Whereabouts};
 use super::walk::{Meter, Stop, Tally, Walk};
-use crate::layout::{FRAMES_START, Identity};
+use crate::layout::{FRAMES_START, Identity, PAGE_BYTES};
 use crate::slot::Slot;
 use crate::still::{HEADER, Still};
 use crate::verdict::{Found, Stopped, Verdict, verdict};
@@ -79,9 +79,10 @@ impl OpenEnd {
         found: &mut Vec<Problem>,
     ) -> io::Result<()> {
         let limit = still.len_bytes();
+        let as_made = identity.is_on(still.bytes(0, PAGE_BYTES)?);
         let pages = still.slot_pages()?;
         let pages = pages.each_ref().map(Vec::as_slice);
-        let (newest, attempted) = Slot::extent(pages, identity.nonce, found.is_empty());
+        let (newest, attempted) = Slot::extent(pages, identity.nonce, as_made);
         let slot = newest.filter(|slot| check_slot(at, slot, limit, found));
         let proven = slot.map_or(FRAMES_START, |slot| slot.proven.position);
         let mut walk = Walk::new(still, identity, self.expected, limit);
