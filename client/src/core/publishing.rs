@@ -223,7 +223,7 @@ impl Publishing {
 
     /// Whether a message would be taken now.
     pub(super) fn has_room(&self) -> bool {
-        self.room().is_ok()
+        self.room(self.gathering.body_bytes()).is_ok()
     }
 
     /// The numbers of publishes that were sent and not answered, and of those never sent.
@@ -239,14 +239,15 @@ impl Publishing {
         self.sent + self.sealed.len() as u64 + u64::from(!self.gathering.is_empty())
     }
 
-    fn room(&self) -> Result<(), NotTaken> {
+    /// Whether there is room behind `body_bytes` that have gathered.
+    fn room(&self, body_bytes: u32) -> Result<(), NotTaken> {
         if self.state != State::Open {
             return Err(NotTaken::StreamEnded);
         }
         let gathered = if self.gathering.is_empty() {
             0
         } else {
-            self.gathered_bytes()
+            frame_bytes(body_bytes)
         };
         let taken = self.in_flight_bytes + self.sealed_bytes + u64::from(gathered);
         if taken >= u64::from(self.limits.publish_window_bytes) {
@@ -261,14 +262,11 @@ impl Publishing {
 
     /// Takes one message behind all before it.
     pub(super) fn push(&mut self, message: &Message) -> Result<Place, NotTaken> {
-        self.room()?;
+        let gathered = self.gathering.body_bytes();
+        self.room(gathered)?;
         // Whether it was published before is answered for a frame, so one with an id has its own.
         let alone = self.has_id(message);
-        if alone {
-            self.seal();
-        }
-        let gathered = self.gathering.body_bytes() as usize;
-        if gathered + message.body().len() > GATHERED_BYTES_MAX {
+        if alone || gathered as usize + message.body().len() > GATHERED_BYTES_MAX {
             self.seal();
         }
         match self.gathering.push(message) {
@@ -306,7 +304,7 @@ impl Publishing {
                 frame_bytes_max,
             });
         }
-        self.room()?;
+        self.room(self.gathering.body_bytes())?;
         self.seal();
         self.sealed_bytes += u64::from(frame_bytes);
         self.sealed.push_back(frame);
