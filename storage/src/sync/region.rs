@@ -11,10 +11,9 @@
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::compiler_fence;
 
 use millstream_protocol::limits::{FRAME_ALIGN, FRAME_HEADER_BYTES};
-
-use std::sync::atomic::compiler_fence;
 
 use super::atomic::{AtomicU64, Ordering};
 use super::mutated;
