@@ -289,6 +289,15 @@ impl Publisher {
         self.put(&Load::of_message(message.into()), 1)
     }
 
+    /// See [`crate::Publisher::enqueue_body`]: blocks only while the window is full.
+    ///
+    /// # Errors
+    ///
+    /// The message was not taken; it is not and will not be in the topic.
+    pub fn enqueue_body(&mut self, body: &[u8]) -> Result<Ticket, PublishError> {
+        self.put(&Load::of_body(body), 1)
+    }
+
     /// See [`crate::Publisher::publish_batch`].
     ///
     /// # Errors
@@ -308,7 +317,7 @@ impl Publisher {
         self.put(&load, record_count)
     }
 
-    fn put(&mut self, load: &Load, record_count: u16) -> Result<Ticket, PublishError> {
+    fn put(&mut self, load: &Load<'_>, record_count: u16) -> Result<Ticket, PublishError> {
         // Mostly there is room and nothing to wait for.
         let taken = match self.publisher.try_put(load, record_count) {
             Some(taken) => taken,

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use millstream_protocol::batch::Message;
 use millstream_protocol::control::{ConsumerOpened, ProducerOpened, PublisherOpened, ReaderOpened};
 use millstream_protocol::wire::StreamId;
@@ -248,17 +249,29 @@ pub(crate) enum Untaken {
 
 /// What is handed to a publisher stream at once.
 #[derive(Debug)]
-pub(crate) enum Load {
+pub(crate) enum Load<'a> {
     Message(Message),
+    /// The body of a message without options.
+    Body(&'a [u8]),
     Frame(ReadyFrame),
 }
 
-impl Load {
+impl<'a> Load<'a> {
     /// A message, as a frame of its own when that saves copying it.
     pub(crate) fn of_message(message: Message) -> Self {
         match ReadyFrame::of_large(&message) {
             Some(frame) => Self::Frame(frame),
             None => Self::Message(message),
+        }
+    }
+
+    /// A message of this body, which is copied here when it makes a frame of its own: copying much is
+    /// not for under the lock.
+    pub(crate) fn of_body(body: &'a [u8]) -> Self {
+        if ReadyFrame::is_large(body) {
+            Self::of_message(Message::new(Bytes::copy_from_slice(body)))
+        } else {
+            Self::Body(body)
         }
     }
 }
@@ -450,7 +463,7 @@ impl State {
     pub(crate) fn publish(
         &mut self,
         stream: StreamId,
-        load: &Load,
+        load: &Load<'_>,
         has_turn: bool,
     ) -> Result<(SlotId, u16), Untaken> {
         let publisher = self.publishers.get_mut(&stream);
@@ -462,6 +475,10 @@ impl State {
             Load::Message(message) => self
                 .core
                 .publish(stream, message)
+                .map(|place| (place.publish, place.record)),
+            Load::Body(body) => self
+                .core
+                .publish_body(stream, body)
                 .map(|place| (place.publish, place.record)),
             Load::Frame(frame) => self
                 .core

@@ -240,13 +240,13 @@ impl OpenStream {
     }
 
     /// Hands `load` over unless there is no room, or others wait for it.
-    fn put_now(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
+    fn put_now(&self, load: &Load<'_>) -> Result<(SlotId, u16), Untaken> {
         self.connection
             .act(|state| state.publish(self.id, load, false))
     }
 
     /// Waits for its turn and for room in the window, and hands `load` over.
-    pub(crate) async fn put(&self, load: &Load) -> Result<(SlotId, u16), Untaken> {
+    pub(crate) async fn put(&self, load: &Load<'_>) -> Result<(SlotId, u16), Untaken> {
         let _waits = Waits::begin(self);
         let turn = self.turn.acquire().await;
         let _turn = turn.expect("the semaphore is never closed");
@@ -334,6 +334,16 @@ impl Publisher {
         self.put(&load, 1).await
     }
 
+    /// As [`enqueue`](Self::enqueue), for a message of this body without options. It is copied to where
+    /// it is sent from, so nothing is allocated or counted for it.
+    ///
+    /// # Errors
+    ///
+    /// The message was not taken; it is not and will not be in the topic.
+    pub async fn enqueue_body(&mut self, body: &[u8]) -> Result<Ticket, PublishError> {
+        self.put(&Load::of_body(body), 1).await
+    }
+
     /// Publishes a batch as one frame: all of it or nothing; done when it is as safe as asked.
     ///
     /// # Errors
@@ -353,7 +363,10 @@ impl Publisher {
         self.put(&load, record_count).await
     }
 
-    pub(crate) fn load_of_batch(&self, batch: &BatchBuilder) -> Result<(Load, u16), PublishError> {
+    pub(crate) fn load_of_batch(
+        &self,
+        batch: &BatchBuilder,
+    ) -> Result<(Load<'static>, u16), PublishError> {
         match ReadyFrame::of_batch(batch) {
             Some(frame) => {
                 let record_count = frame.record_count();
@@ -368,7 +381,7 @@ impl Publisher {
     /// Hands `load` over if that needs no waiting, neither for room nor for a new stream.
     pub(crate) fn try_put(
         &self,
-        load: &Load,
+        load: &Load<'_>,
         record_count: u16,
     ) -> Option<Result<Ticket, PublishError>> {
         match self.stream.put_now(load) {
@@ -381,7 +394,7 @@ impl Publisher {
     /// Hands `load` over, if need be to a new stream.
     pub(crate) async fn put(
         &mut self,
-        load: &Load,
+        load: &Load<'_>,
         record_count: u16,
     ) -> Result<Ticket, PublishError> {
         // A loop of calls that never wait would starve the tasks that do the sending; one that waits often

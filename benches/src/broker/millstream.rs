@@ -8,9 +8,8 @@ use std::process::Command;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use millstream_client::{
-    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Durability, Message,
+    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Durability,
     Publisher, QueueOptions, Reader, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
@@ -226,11 +225,8 @@ impl Publish for Publishing {
         } = self;
         runtime.block_on(async {
             if *batch == 1 {
-                // Messages that go one by one share an allocation.
-                let mut bodies = Bytes::copy_from_slice(messages);
-                while !bodies.is_empty() {
-                    let message = Message::new(bodies.split_to(message_bytes));
-                    under_way.push_back((publisher.enqueue(message).await?, 1));
+                for body in messages.chunks_exact(message_bytes) {
+                    under_way.push_back((publisher.enqueue_body(body).await?, 1));
                 }
             } else {
                 for run in messages.chunks(*batch * message_bytes) {

@@ -64,7 +64,7 @@ impl ReadyFrame {
     #[must_use]
     pub fn of_large(message: &Message) -> Option<Self> {
         let body = message.body();
-        if !message.is_plain() || !(SPLIT_BYTES_MIN..=BODY_BYTES_MAX).contains(&body.len()) {
+        if !message.is_plain() || !Self::is_large(body) {
             return None;
         }
         let fields = PublisherFields::single(u32::try_from(body.len()).ok()?);
@@ -74,6 +74,11 @@ impl ReadyFrame {
             body: body.clone(),
             record_count: 1,
         })
+    }
+
+    /// Whether a message of this body is better sent as a frame of its own.
+    pub(crate) fn is_large(body: &[u8]) -> bool {
+        (SPLIT_BYTES_MIN..=BODY_BYTES_MAX).contains(&body.len())
     }
 
     /// The records in it.
@@ -262,28 +267,46 @@ impl Publishing {
 
     /// Takes one message behind all before it.
     pub(super) fn push(&mut self, message: &Message) -> Result<Place, NotTaken> {
-        let gathered = self.gathering.body_bytes();
-        self.room(gathered)?;
         // Whether it was published before is answered for a frame, so one with an id has its own.
         let alone = self.has_id(message);
-        if alone || gathered as usize + message.body().len() > GATHERED_BYTES_MAX {
-            self.seal();
-        }
-        match self.gathering.push(message) {
-            Err(PushError::Full) => {
-                self.seal();
-                self.gathering.push(message).map_err(NotTaken::Message)?;
-            }
-            pushed => pushed.map_err(NotTaken::Message)?,
-        }
-        let place = Place {
-            publish: self.last(),
-            record: self.gathering.record_count() - 1,
-        };
+        let bytes = message.body().len();
+        let place = self.gather(alone, bytes, |gathering| gathering.push(message))?;
         if alone {
             self.seal();
         }
         Ok(place)
+    }
+
+    /// Takes one message without options behind all before it.
+    pub(super) fn push_body(&mut self, body: &[u8]) -> Result<Place, NotTaken> {
+        self.gather(false, body.len(), |gathering| gathering.push_body(body))
+    }
+
+    /// Has `push` put a message with a body of so many bytes behind those that have gathered; with
+    /// `alone`, into a frame that has none yet.
+    #[inline]
+    fn gather(
+        &mut self,
+        alone: bool,
+        bytes: usize,
+        push: impl Fn(&mut BatchBuilder) -> Result<(), PushError>,
+    ) -> Result<Place, NotTaken> {
+        let gathered = self.gathering.body_bytes();
+        self.room(gathered)?;
+        if alone || gathered as usize + bytes > GATHERED_BYTES_MAX {
+            self.seal();
+        }
+        match push(&mut self.gathering) {
+            Err(PushError::Full) => {
+                self.seal();
+                push(&mut self.gathering).map_err(NotTaken::Message)?;
+            }
+            pushed => pushed.map_err(NotTaken::Message)?,
+        }
+        Ok(Place {
+            publish: self.last(),
+            record: self.gathering.record_count() - 1,
+        })
     }
 
     /// Whether a message has an id, by which it is known when it comes twice.

@@ -83,6 +83,21 @@ impl Core {
         Ok(place)
     }
 
+    /// Takes a message without options for a publisher stream, as [`publish`](Self::publish) does;
+    /// copies its body.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken; see [`NotTaken`].
+    pub fn publish_body(&mut self, stream: StreamId, body: &[u8]) -> Result<Place, NotTaken> {
+        let publishing = publishing(&mut self.streams, stream)?;
+        let place = publishing.push_body(body)?;
+        if publishing.takes_turn() {
+            self.sending.push_back(stream);
+        }
+        Ok(place)
+    }
+
     /// Takes a frame for a publisher stream, in order behind the messages before it; gives the
     /// number of its publish.
     ///

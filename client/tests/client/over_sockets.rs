@@ -199,7 +199,7 @@ async fn enqueueing_waits_while_the_window_is_full() {
         tickets.push(publisher.enqueue(body.clone()).await.unwrap());
     }
     let mut waits = Box::pin(publisher.enqueue(body.clone()));
-    let mut waits_too = Box::pin(other.enqueue("small"));
+    let mut waits_too = Box::pin(other.enqueue_body(b"small"));
     tokio::select! {
         biased;
         _ = &mut waits => panic!("the window is full"),
@@ -587,7 +587,7 @@ async fn a_small_credit_reads_everything() {
     let mut publisher = client.publisher("t").await.unwrap();
     for number in 0..100_usize {
         publisher
-            .enqueue(vec![1; number * 50])
+            .enqueue_body(&vec![1; number * 50])
             .await
             .unwrap()
             .await

@@ -121,6 +121,28 @@ fn gathered_messages_are_sealed_before_they_grow_large() {
 }
 
 #[test]
+fn bodies_gather_with_messages_up_to_the_same_bound() {
+    let mut session = Session::new();
+    let stream = session.open_publisher();
+    let core = &mut session.core;
+    let place = |record| Ok(Place { publish: 1, record });
+    assert_eq!(core.publish(stream, &"a".into()), place(0));
+    assert_eq!(core.publish_body(stream, b"b"), place(1));
+    assert_eq!(core.publish(stream, &"c".into()), place(2));
+    let too_large = core.publish_body(stream, &vec![0; 17 << 20]);
+    assert!(matches!(too_large, Err(NotTaken::Message(_))));
+    assert_eq!(session.publishes(), [published(stream, 1, &["a", "b", "c"])]);
+    for _ in 0..200 {
+        session.core.publish_body(stream, &[1; 1000]).unwrap();
+    }
+    let sent = session.publishes();
+    let bodies = sent.iter().map(|frame| frame.bodies.len());
+    assert_eq!((sent.len(), bodies.sum::<usize>()), (4, 200));
+    let unknown = session.core.publish_body(StreamId(99), b"x");
+    assert_eq!(unknown, Err(NotTaken::StreamEnded));
+}
+
+#[test]
 fn a_message_with_an_id_is_a_frame_of_its_own() {
     let mut session = Session::new();
     let stream = session.open_publisher();

@@ -24,10 +24,12 @@ fn every_word_has_a_blocking_form() {
     assert_eq!(publisher.publish("a").unwrap().first, Offset(0));
     let ticket = publisher.enqueue("b").unwrap();
     assert_eq!(ticket.wait().unwrap().first, Offset(1));
+    let ticket = publisher.enqueue_body(b"c").unwrap();
+    assert_eq!(ticket.wait().unwrap().first, Offset(2));
     let mut batch = BatchBuilder::new();
-    batch.push_body(b"c").unwrap();
     batch.push_body(b"d").unwrap();
     assert_eq!(publisher.publish_batch(&batch).unwrap().last, Offset(3));
+    batch.push_body(b"d").unwrap();
     assert_eq!(
         publisher
             .enqueue_batch(&batch)
@@ -58,7 +60,7 @@ fn every_word_has_a_blocking_form() {
             read.extend_from_slice(record.unwrap().as_bytes());
         }
     }
-    assert_eq!(read, b"bcdcd");
+    assert_eq!(read, b"bcddd");
     assert_eq!(reader.next_offset(), Offset(6));
     assert!(reader.try_next().is_none() && reader.next().is_none());
     client.delete_topic("t").unwrap();
