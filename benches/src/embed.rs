@@ -10,6 +10,7 @@ pub mod hop;
 mod parcel;
 mod yardstick;
 
+use std::hint::spin_loop;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::load::{
     Delivered, Environment, Figure, Latency, Outcome, Parameters, Progress, Run, SCHEMA, Target,
     Tell, Usage,
 };
-use crate::stage::{BURST_BYTES, RUN_BYTES, Stage, publish_one, step_back};
+use crate::stage::{BURST_BYTES, RUN_BYTES, Stage, publish_one};
 use engine::hop_through;
 use hop::{Hopped, Shape};
 use yardstick::{hop_through_channel, ping_pong};
@@ -261,7 +262,7 @@ fn next(reader: &mut Reader, take: impl FnOnce(&[u8])) {
     loop {
         match reader.try_next() {
             Some(record) => return take(record.expect("nothing is damaged").as_bytes()),
-            None => step_back(),
+            None => spin_loop(),
         }
     }
 }

@@ -243,6 +243,7 @@ impl Log {
     pub(crate) fn seal(self: &Arc<Self>, segment: &Segment, seal: SealSpace<'_>, need_bytes: u32) {
         let position = seal.position();
         let offset = commit_seal(segment, seal, self.append_time_us());
+        segment.note_sealed();
         let end = SegmentEnd { position, offset };
         match self.chain.sealed(segment.number(), end, need_bytes) {
             Sealed::Continued => self.rotation_waiters.wake_all(),

@@ -399,7 +399,7 @@ impl LogReader {
             return Advance::Again;
         };
         let range = at.run.start() as usize..at.run.end() as usize;
-        let left_behind = at.run.end() > at.resident_to && at.segment.region().claimed().is_none();
+        let left_behind = at.run.end() > at.resident_to && at.segment.is_left_behind();
         if left_behind && !at.segment.region().memory().is_resident(range) {
             let position = at.run.start();
             let offset = at.first_of_run();

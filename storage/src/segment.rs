@@ -61,6 +61,7 @@ impl Standby {
             index: Mutex::new(PageIndex::default()),
             rights: Mutex::new(Some((self.parts.slots, self.parts.footer))),
             standby_asked: Mark::clean(),
+            sealed: Mark::clean(),
         }
     }
 }
@@ -84,6 +85,8 @@ pub(crate) struct Segment {
     rights: Mutex<Option<(SlotSpace, FooterSpace)>>,
     /// Set once the next segment was asked for.
     standby_asked: Mark,
+    /// Set once this run sealed it.
+    sealed: Mark,
 }
 
 /// What [`Segment::try_claim`] found.
@@ -113,6 +116,7 @@ impl Segment {
             index: Mutex::new(index),
             rights: Mutex::new(None),
             standby_asked: Mark::clean(),
+            sealed: Mark::clean(),
         }
     }
 
@@ -155,6 +159,18 @@ impl Segment {
             .iter()
             .find(|known| (known.first_position..known.next_position).contains(&position))
             .map(|known| (known.next_position, known.next_offset))
+    }
+
+    /// It was sealed.
+    pub(crate) fn note_sealed(&self) {
+        self.sealed.set();
+    }
+
+    /// Whether publishers went on to another segment, so that its pages may have left memory. Told a
+    /// moment late; unlike the tail it lies on a line that no publish writes.
+    #[inline]
+    pub(crate) fn is_left_behind(&self) -> bool {
+        self.earlier_end.is_some() || self.sealed.is_set()
     }
 
     pub(crate) fn index(&self) -> &Mutex<PageIndex> {

@@ -131,7 +131,10 @@ fn bodies_gather_with_messages_up_to_the_same_bound() {
     assert_eq!(core.publish(stream, &"c".into()), place(2));
     let too_large = core.publish_body(stream, &vec![0; 17 << 20]);
     assert!(matches!(too_large, Err(NotTaken::Message(_))));
-    assert_eq!(session.publishes(), [published(stream, 1, &["a", "b", "c"])]);
+    assert_eq!(
+        session.publishes(),
+        [published(stream, 1, &["a", "b", "c"])]
+    );
     for _ in 0..200 {
         session.core.publish_body(stream, &[1; 1000]).unwrap();
     }
