@@ -43,9 +43,9 @@ impl Maker {
     pub(super) fn make(&mut self, count: usize, due_ns: impl Fn(u64) -> u64) -> (&[u8], usize) {
         let message_bytes = self.next_size();
         let wanted = count * message_bytes;
-        let made = self.bytes.len();
-        self.bytes
-            .extend((made..wanted).map(|place| (place % 251) as u8));
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
         let bytes = &mut self.bytes[..wanted];
         for body in bytes.chunks_exact_mut(message_bytes) {
             let stamp = Stamp {

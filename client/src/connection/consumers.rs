@@ -10,6 +10,7 @@ use millstream_protocol::control::{Receive, SettleFault, SettleVerb, Window};
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
+use rustc_hash::FxBuildHasher;
 use tokio::sync::oneshot;
 
 use super::{State, StreamEnd, StreamOver};
@@ -80,7 +81,7 @@ pub(super) struct ConsumerState {
     receiving: bool,
     ended: Option<StreamEnd>,
     /// What deliveries hold, by lease and offset: records that were granted together share a lease.
-    held: HashMap<(u64, Offset), Held>,
+    held: HashMap<(u64, Offset), Held, FxBuildHasher>,
     /// By number of the settle.
     confirmations: BTreeMap<u64, Confirmation>,
     /// The number of the last settle.
@@ -156,7 +157,7 @@ impl State {
             waker: None,
             receiving: false,
             ended: None,
-            held: HashMap::new(),
+            held: HashMap::default(),
             confirmations: BTreeMap::new(),
             last: 0,
             tally,
@@ -389,17 +390,14 @@ impl State {
         let consumer = self.consumers.get_mut(&stream)?;
         let (offset, verb) = (settle.offset, settle.verb);
         let place = (settle.lease, offset);
-        match (verb, consumer.held.get_mut(&place)) {
-            (SettleVerb::Extend, Some(held)) => {
-                let lease = match settle.arg_us {
-                    0 => consumer.lease,
-                    us => Duration::from_micros(us),
-                };
-                held.until = Instant::now() + lease;
-            }
-            _ => {
-                consumer.held.remove(&place);
-            }
+        if verb != SettleVerb::Extend {
+            consumer.held.remove(&place);
+        } else if let Some(held) = consumer.held.get_mut(&place) {
+            let lease = match settle.arg_us {
+                0 => consumer.lease,
+                us => Duration::from_micros(us),
+            };
+            held.until = Instant::now() + lease;
         }
         match self.core.settle(stream, settle) {
             Some(number) => {
