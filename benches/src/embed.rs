@@ -3,11 +3,13 @@
 //! Parcels of 64 bytes go from one or two threads through a stored topic to a thread that reads at
 //! once: in a file, checksummed, each one checked. In turns with it, through std's bounded channel.
 //! *Bursts* go into fresh segments, so that neither a rotation nor the disk is part of it; a *run* has
-//! both. Then one parcel there and back, beside a number there and back in two cache lines.
+//! both. Then one parcel there and back, beside a number there and back in two cache lines; and a
+//! queue that four threads work through.
 
 mod engine;
 pub mod hop;
 mod parcel;
+mod queue;
 mod yardstick;
 
 use std::hint::spin_loop;
@@ -36,6 +38,9 @@ const BURSTS: u64 = 8;
 const TOGETHER: u64 = 16;
 /// Groups of round trips of a run.
 const GROUPS: u64 = 4_000;
+/// Parcels of a run that a queue is worked through with.
+const QUEUED: u64 = 2_000_000;
+const _: () = assert!(QUEUED.is_multiple_of(queue::BATCH as u64), "whole batches");
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +48,18 @@ enum Part {
     Bursts(Shape),
     Run(Shape),
     PingPong,
+    Queue,
 }
 
 /// All parts, with their names.
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("1x1", Part::Bursts(shape(1, 1))),
     ("2x1", Part::Bursts(shape(2, 1))),
     ("1x64", Part::Bursts(shape(1, 64))),
     ("2x64", Part::Bursts(shape(2, 64))),
     ("1x64 run", Part::Run(shape(1, 64))),
     ("ping-pong", Part::PingPong),
+    ("queue", Part::Queue),
 ];
 
 const fn shape(producers: usize, batch: usize) -> Shape {
@@ -89,6 +96,7 @@ pub fn measure(
                 Part::Bursts(shape) => bursts(shape, scratch, tell)?,
                 Part::Run(shape) => sustained(shape, scratch, tell)?,
                 Part::PingPong => there_and_back(scratch, tell)?,
+                Part::Queue => worked(scratch, tell)?,
             };
             run.generator = Usage::own(Some(scratch)) - before;
             outcome.runs.push(run);
@@ -115,12 +123,17 @@ fn parameters(name: &str, part: Part) -> Parameters {
     let shape = match part {
         Part::Bursts(shape) | Part::Run(shape) => shape,
         Part::PingPong => self::shape(1, 1),
+        Part::Queue => self::shape(1, queue::BATCH),
+    };
+    let receivers = match part {
+        Part::Queue => queue::WORKERS,
+        Part::Bursts(_) | Part::Run(_) | Part::PingPong => 1,
     };
     Parameters {
         message_bytes: PARCEL_BYTES,
         batch: shape.batch,
         publishers: shape.producers,
-        receivers: 1,
+        receivers,
         extra: name.to_owned(),
         ..Parameters::default()
     }
@@ -195,6 +208,27 @@ fn run_of(ours: &Sum, channel: &Sum) -> Run {
         ],
         ..Run::default()
     }
+}
+
+/// A queue worked through, each parcel acknowledged.
+fn worked(scratch: &Path, tell: Tell<'_>) -> Result<Run, Failure> {
+    let mut stage = Stage::of_runs_in(scratch)?;
+    let worked = queue::work_through(&mut stage, QUEUED)?;
+    tell(Progress::Messages(QUEUED));
+    let per_s = |time: Duration| QUEUED as f64 / time.as_secs_f64().max(1e-9);
+    let messages_per_s = per_s(worked.spent);
+    Ok(Run {
+        messages_per_s,
+        bytes_per_s: messages_per_s * PARCEL_BYTES as f64,
+        messages: QUEUED,
+        seconds: worked.spent.as_secs_f64(),
+        delivered: worked.delivered,
+        figures: vec![Figure::new(
+            "publish_messages_per_s",
+            per_s(worked.publishing),
+        )],
+        ..Run::default()
+    })
 }
 
 /// One parcel there and back: both threads poll.

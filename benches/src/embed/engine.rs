@@ -4,16 +4,12 @@ use millstream::{BatchBuilder, Durability, Publisher, Reader};
 
 use super::hop::{Hopped, Put, Shape, Take, hop};
 use super::parcel::Parcel;
-use crate::stage::{Stage, WAKES_EVERY, publish_batch, publish_one, step_back};
+use crate::stage::{Stage, Topic, WAKES_EVERY, publish_batch, publish_one, step_back};
 
 /// Sends `each` parcels a producer through a topic that is made for it.
 pub(super) fn hop_through(stage: &mut Stage, shape: Shape, each: u64) -> Hopped {
     let topic = stage.topic(Durability::Stored);
-    let puts = (0..shape.producers).map(|_| Publishing {
-        publisher: topic.publisher(),
-        batch: BatchBuilder::new(),
-        since_wake: 0,
-    });
+    let puts = (0..shape.producers).map(|_| Publishing::to(&topic));
     let puts: Vec<_> = puts.collect();
     let reading = Reading {
         reader: topic.reader_at_end(),
@@ -21,10 +17,21 @@ pub(super) fn hop_through(stage: &mut Stage, shape: Shape, each: u64) -> Hopped 
     hop(puts, reading, shape.batch, each)
 }
 
-struct Publishing {
+/// Puts parcels in a topic.
+pub(super) struct Publishing {
     publisher: Publisher,
     batch: BatchBuilder,
     since_wake: u64,
+}
+
+impl Publishing {
+    pub(super) fn to(topic: &Topic) -> Self {
+        Self {
+            publisher: topic.publisher(),
+            batch: BatchBuilder::new(),
+            since_wake: 0,
+        }
+    }
 }
 
 impl Put for Publishing {

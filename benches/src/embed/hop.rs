@@ -7,7 +7,7 @@ use crate::load::Delivered;
 use crate::stage::time_together;
 
 /// Without a parcel for so long, what did not come is lost.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// Turns without a parcel between two looks at the clock.
 const TURNS: u32 = 1 << 12;
 
@@ -72,7 +72,8 @@ pub fn hop<P: Put, T: Take>(puts: Vec<P>, mut take: T, batch: usize, each: u64) 
     }
 }
 
-fn send(put: &mut impl Put, producer: u64, (batch, each): (usize, u64)) {
+/// Puts `each` parcels of a producer in, `batch` at a time.
+pub(super) fn send(put: &mut impl Put, producer: u64, (batch, each): (usize, u64)) {
     if batch == 1 {
         for sequence in 0..each {
             put.put(&[Parcel::new(producer, sequence)]);

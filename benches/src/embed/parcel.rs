@@ -35,7 +35,7 @@ impl Parcel {
 
 /// Producer and sequence of what is in `bytes`; `None` if it is no parcel or a bit of it changed.
 #[inline]
-fn read(bytes: &[u8]) -> Option<(u64, u64)> {
+pub(super) fn read(bytes: &[u8]) -> Option<(u64, u64)> {
     let bytes: &[u8; PARCEL_BYTES] = bytes.try_into().ok()?;
     let (places, _) = bytes.as_chunks::<8>();
     let mut words = [0; 7];

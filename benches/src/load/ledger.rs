@@ -86,21 +86,30 @@ impl Ledger {
     /// Takes a message in and gives its stamp, unless it is damaged.
     #[inline]
     pub fn take(&mut self, body: &[u8]) -> Option<Stamp> {
+        let stamp = Stamp::read(body);
+        let known = self.note(stamp.map(|stamp| (u64::from(stamp.producer), stamp.sequence)));
+        stamp.filter(|_| known)
+    }
+
+    /// Takes in a message of this producer and sequence, or one that is damaged; whether it is one of
+    /// the run's.
+    #[inline]
+    pub fn note(&mut self, message: Option<(u64, u64)>) -> bool {
         self.delivered.received += 1;
-        let stamp = Stamp::read(body).filter(|stamp| stamp.sequence < self.sequence_max);
-        let seen = stamp.and_then(|stamp| self.seen.get_mut(stamp.producer as usize));
-        let (Some(stamp), Some(seen)) = (stamp, seen) else {
+        let message = message.filter(|(_, sequence)| *sequence < self.sequence_max);
+        let seen = message.and_then(|(producer, _)| self.seen.get_mut(producer as usize));
+        let (Some((_, sequence)), Some(seen)) = (message, seen) else {
             self.delivered.damaged += 1;
-            return None;
+            return false;
         };
-        if !seen.take(stamp.sequence) {
+        if !seen.take(sequence) {
             self.delivered.doubled += 1;
-        } else if stamp.sequence < seen.next {
+        } else if sequence < seen.next {
             self.delivered.reordered += 1;
         } else {
-            seen.next = stamp.sequence + 1;
+            seen.next = sequence + 1;
         }
-        Some(stamp)
+        true
     }
 
     /// Adds what another receiver of the same run got; what both got is doubled. Between receivers

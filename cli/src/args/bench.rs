@@ -114,7 +114,7 @@ pub(crate) struct RunArgs {
     #[arg(skip)]
     pub(crate) program: Option<PathBuf>,
 
-    /// Measure this part alone, of embed: 1x1, 2x1, 1x64, 2x64, '1x64 run' or ping-pong
+    /// Measure this part alone, of embed: 1x1, 2x1, 1x64, 2x64, '1x64 run', ping-pong or queue
     #[arg(long, value_name = "PART")]
     pub(crate) part: Option<String>,
 
