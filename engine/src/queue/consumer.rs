@@ -101,7 +101,7 @@ impl Drop for Attachment {
 #[derive(Debug)]
 pub enum Worked {
     /// A record to work on.
-    Delivery(Box<Delivery>),
+    Delivery(Delivery),
     /// The pull that was begun is over; its records came before.
     ReceiveOver,
 }
@@ -123,7 +123,7 @@ pub struct Consumer {
 
 /// What [`Consumer`] finds next.
 enum Found {
-    Delivery(Box<Delivery>),
+    Delivery(Delivery),
     /// A pull is over.
     Over(Pull),
 }
@@ -239,9 +239,9 @@ impl Consumer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Delivery, ConsumeError>>> {
         loop {
-            match ready!(self.poll_work(cx)) {
-                Some(Ok(Worked::Delivery(delivery))) => return Poll::Ready(Some(Ok(*delivery))),
-                Some(Ok(Worked::ReceiveOver)) => {}
+            match ready!(self.poll_found(cx)) {
+                Some(Ok(Found::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                Some(Ok(Found::Over(_))) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -274,7 +274,7 @@ impl Consumer {
                 match fetched {
                     Ok(record) => {
                         let delivery = Delivery::new(record, &self.attachment, &part);
-                        return Poll::Ready(Some(Ok(Found::Delivery(Box::new(delivery)))));
+                        return Poll::Ready(Some(Ok(Found::Delivery(delivery))));
                     }
                     Err(Unreadable::Lost) => {
                         self.link().settle(offset, part.lease, Verb::Gone, 0);
@@ -354,7 +354,7 @@ impl Consumer {
             && let Poll::Ready(Some(Ok(found))) = self.poll_found(&mut here)
         {
             if let Found::Delivery(delivery) = found {
-                received.push(*delivery);
+                received.push(delivery);
             }
         }
         if !received.is_empty() {
@@ -364,7 +364,7 @@ impl Consumer {
         // What another pull brings beyond `max` is for the next call.
         while received.len() < max as usize || self.pulls.len() == 1 {
             match poll_fn(|cx| self.poll_found(cx)).await {
-                Some(Ok(Found::Delivery(delivery))) => received.push(*delivery),
+                Some(Ok(Found::Delivery(delivery))) => received.push(delivery),
                 Some(Ok(Found::Over(Pull::Newest))) => break,
                 Some(Ok(Found::Over(Pull::GivenUp))) if received.is_empty() => {}
                 Some(Ok(Found::Over(Pull::GivenUp))) => break,

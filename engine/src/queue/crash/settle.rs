@@ -99,7 +99,7 @@ impl Life {
             }
             match work {
                 Poll::Ready(Some(Ok(Worked::Delivery(delivery)))) => {
-                    self.delivered(at, *delivery);
+                    self.delivered(at, delivery);
                     taken += 1;
                 }
                 Poll::Ready(Some(Ok(Worked::ReceiveOver))) => {}
