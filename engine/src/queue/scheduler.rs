@@ -37,7 +37,7 @@ mod window;
 pub(crate) use durable::{Durable, PendingMove};
 pub(crate) use effect::{Effect, FarEntry, Grant, SettleRefusal, Wake};
 pub(crate) use entry::{Entry, Reason};
-pub(crate) use input::{ConsumerId, Detached, Input, LeaseNumber, Scanned, Settle, Verb};
+pub(crate) use input::{Acks, ConsumerId, Detached, Input, LeaseNumber, Scanned, Settle, Verb};
 pub(crate) use policy::{Backoff, DeadLetters, Mode, Now, OnExpiry, Policy};
 pub(crate) use report::{Counts, Totals};
 pub(crate) use window::State;
@@ -152,6 +152,7 @@ impl Scheduler {
     pub(crate) fn absorb(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::Settle { consumer, settle } => self.settle(now, consumer, settle, effects),
+            Input::Acks { consumer, acks } => self.ack_together(now, consumer, acks, effects),
             Input::Scanned(scanned) => self.scan(now, scanned, effects),
             Input::Attach { consumer, lease_us } => self.consumers.attach(consumer, lease_us),
             Input::Detach { consumer, cause } => self.detach(now, consumer, cause, effects),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::queue::scheduler::{ConsumerId, Effect, Input, Now};
+use crate::queue::scheduler::{Acks, ConsumerId, Effect, Input, Now};
 
 impl Core {
     pub(super) fn take_settles(&mut self, consumer: ConsumerId, now: Now) {
@@ -17,8 +17,24 @@ impl Core {
         };
         link.begin_settles();
         // Room is given back by all of them before any is used again: leases stay whole runs.
+        let mut together: Option<Acks> = None;
         while let Some(settle) = link.next_settle() {
-            let input = Input::Settle { consumer, settle };
+            if together.as_mut().is_some_and(|acks| acks.join(&settle)) {
+                continue;
+            }
+            self.absorb_acks(consumer, together.take(), now);
+            together = Acks::of(&settle);
+            if together.is_none() {
+                let input = Input::Settle { consumer, settle };
+                self.scheduler.absorb(now, input, &mut self.effects);
+            }
+        }
+        self.absorb_acks(consumer, together, now);
+    }
+
+    fn absorb_acks(&mut self, consumer: ConsumerId, acks: Option<Acks>, now: Now) {
+        if let Some(acks) = acks {
+            let input = Input::Acks { consumer, acks };
             self.scheduler.absorb(now, input, &mut self.effects);
         }
     }

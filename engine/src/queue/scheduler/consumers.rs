@@ -176,11 +176,16 @@ impl Consumers {
 
     /// A record came back from a consumer.
     pub(super) fn give_room(&mut self, seat: u32, bytes: u32) {
+        self.give_room_of(seat, 1, bytes);
+    }
+
+    /// So many records of `bytes_each` came back from a consumer.
+    pub(super) fn give_room_of(&mut self, seat: u32, records: u32, bytes_each: u32) {
         let Some(consumer) = self.get_mut(seat) else {
             return;
         };
-        consumer.held_messages -= 1;
-        consumer.held_bytes -= u64::from(bytes);
+        consumer.held_messages -= records;
+        consumer.held_bytes -= u64::from(bytes_each) * u64::from(records);
         if !consumer.queued {
             self.feed(seat);
         }

@@ -91,6 +91,11 @@ pub(crate) enum Input {
         consumer: ConsumerId,
         settle: Settle,
     },
+    /// A consumer acknowledges records of one lease.
+    Acks {
+        consumer: ConsumerId,
+        acks: Acks,
+    },
     /// Time went on: leases end, delays pass, pulls time out. Nothing of these happens otherwise, so
     /// a driver that stood still can hear what its consumers said before their leases end.
     Tick,
@@ -128,6 +133,63 @@ pub(crate) struct Settle {
     pub(crate) verb: Verb,
     /// Echoed by [`Effect::Settled`](super::Effect::Settled); with 0 only refusals are told.
     pub(crate) tag: u64,
+}
+
+impl Settle {
+    /// An acknowledgement that nobody is told of.
+    pub(crate) const fn ack(offset: Offset, lease: LeaseNumber) -> Self {
+        Self {
+            offset,
+            lease,
+            verb: Verb::Ack,
+            tag: 0,
+        }
+    }
+}
+
+/// Acknowledgements under one lease: as much as a [`Settle`] with tag 0 for each, in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acks {
+    pub(crate) lease: LeaseNumber,
+    pub(crate) first: Offset,
+    /// Bit n: the n-th record from `first` on.
+    pub(crate) bits: u64,
+}
+
+impl Acks {
+    /// Only `settle`, if it is an acknowledgement that nobody is told of.
+    pub(crate) const fn of(settle: &Settle) -> Option<Self> {
+        match settle {
+            Settle {
+                offset,
+                lease,
+                verb: Verb::Ack,
+                tag: 0,
+            } => Some(Self {
+                lease: *lease,
+                first: *offset,
+                bits: 1,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Takes `settle` in; false if it is something else, or under another lease, or far, or here already.
+    pub(crate) fn join(&mut self, settle: &Settle) -> bool {
+        let distance = settle.offset.since(self.first).unwrap_or(u64::MAX);
+        let alike = settle.verb == Verb::Ack && settle.tag == 0 && settle.lease == self.lease;
+        if !alike || distance >= u64::from(u64::BITS) || self.bits >> distance & 1 == 1 {
+            return false;
+        }
+        self.bits |= 1 << distance;
+        true
+    }
+
+    /// The records, rising.
+    pub(crate) fn offsets(self) -> impl Iterator<Item = Offset> {
+        let held = (0..u64::from(u64::BITS)).filter(move |at| self.bits >> at & 1 == 1);
+        held.map(move |at| self.first + at)
+    }
 }
 
 /// What is to become of a delivery.

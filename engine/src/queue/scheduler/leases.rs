@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::effect::FarEntry;
-use super::input::{ConsumerId, LeaseNumber};
+use super::input::{Acks, ConsumerId, LeaseNumber};
 
 /// Records of one lease at most: one bit each.
 pub(crate) const RUN_MAX: u32 = 64;
@@ -62,6 +62,18 @@ impl Lease {
         } else {
             LetGo::More
         }
+    }
+
+    /// The bits of the records that `acks` name, if `consumer` holds all of them under this lease and
+    /// nothing is to be done for one of them alone: no time of its own, none that waits behind it.
+    pub(super) fn bits_alike(&self, consumer: ConsumerId, acks: Acks) -> Option<u64> {
+        let plain = self.consumer == consumer && self.extended == 0 && self.first.group == 0;
+        let at = acks.first.since(self.first.offset)?;
+        if !plain || at >= u64::from(RUN_MAX) {
+            return None;
+        }
+        let bits = acks.bits << at;
+        (bits >> at == acks.bits && bits & !self.held == 0).then_some(bits)
     }
 
     /// The offsets still held, rising.

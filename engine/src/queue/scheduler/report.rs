@@ -34,11 +34,12 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn ack(&mut self, attempts: u16) {
-        self.acked += 1;
+    /// So many were acknowledged, each with its delivery of that number.
+    pub(super) fn ack(&mut self, records: u64, attempts: u16) {
+        self.acked += records;
         let place = usize::from(attempts.clamp(1, 16)) - 1;
         if let Some(count) = self.attempts.get_mut(place) {
-            *count += 1;
+            *count += records;
         }
     }
 

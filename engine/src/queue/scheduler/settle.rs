@@ -7,8 +7,8 @@ use super::policy::ATTEMPTS_MAX;
 use super::scan::push_settled;
 use super::window::State;
 use super::{
-    ConsumerId, DeadLetters, Detached, Effect, Entry, FarEntry, LeaseNumber, Now, OnExpiry, Reason,
-    Scheduler, Settle, SettleRefusal, Verb,
+    Acks, Cell, ConsumerId, DeadLetters, Detached, Effect, Entry, FarEntry, LeaseNumber, Now,
+    OnExpiry, Reason, Scheduler, Settle, SettleRefusal, Verb,
 };
 
 /// What a delivery was, once it is taken from its consumer.
@@ -65,6 +65,52 @@ impl Scheduler {
         }
     }
 
+    /// Settles records of one lease that were acknowledged: all at once where nothing is particular
+    /// about any of them.
+    pub(super) fn ack_together(
+        &mut self,
+        now: Now,
+        consumer: ConsumerId,
+        acks: Acks,
+        effects: &mut Vec<Effect>,
+    ) {
+        let number = acks.lease;
+        let lease = self.leases.get_mut(number);
+        let alike = lease.and_then(|lease| Some((lease.bits_alike(consumer, acks)?, lease)));
+        let Some((bits, lease)) = alike else {
+            for offset in acks.offsets() {
+                self.settle(now, consumer, Settle::ack(offset, number), effects);
+            }
+            return;
+        };
+        lease.held &= !bits;
+        let (seat, over, first) = (lease.seat, lease.held == 0, lease.first);
+        if over && let Some(consumer) = self.consumers.get_mut(seat) {
+            self.leases
+                .tidy(number, first.offset.0, &mut consumer.leases);
+        }
+        let records = bits.count_ones();
+        self.consumers.give_room_of(seat, records, first.bytes);
+        let attempts = first.attempts.saturating_add(1);
+        self.totals.ack(u64::from(records), attempts);
+        let mut left = bits;
+        while left != 0 {
+            let at = left.trailing_zeros();
+            let count = u64::from((left >> at).trailing_ones());
+            self.finish_run(first.offset.0 + u64::from(at), count, effects);
+            // The lowest run of ones is carried away.
+            left &= left.wrapping_add(1 << at);
+        }
+    }
+
+    /// Records that were with a consumer, and are in no group, are done with.
+    fn finish_run(&mut self, first: u64, count: u64, effects: &mut Vec<Effect>) {
+        let cell = Cell::new(State::Settled, 0);
+        self.window.fill(first, count, State::Leased, cell);
+        self.raise_floor_over(first);
+        push_settled(effects, first, count);
+    }
+
     fn settle_held(
         &mut self,
         now: Now,
@@ -76,7 +122,7 @@ impl Scheduler {
         match verb {
             Verb::Ack => {
                 if let Some(taken) = self.take(number, offset) {
-                    self.totals.ack(taken.record.attempts.saturating_add(1));
+                    self.totals.ack(1, taken.record.attempts.saturating_add(1));
                     self.finish(now, &taken.record, effects);
                 }
             }
@@ -257,7 +303,7 @@ impl Scheduler {
         (why, text): (Reason, &str),
         effects: &mut Vec<Effect>,
     ) {
-        let cell = super::Cell::new(State::Moving, record.attempts);
+        let cell = Cell::new(State::Moving, record.attempts);
         self.window.set(record.offset.0, from, cell);
         let moved = PendingMove {
             number: self.next_move,

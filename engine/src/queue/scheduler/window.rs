@@ -230,9 +230,18 @@ impl Window {
     }
 
     fn find(&self, offset: u64, fits: impl Fn(State) -> bool) -> Option<u64> {
-        self.cells_from(offset)
-            .find(|(_, cell)| fits(cell.state()))
-            .map(|(offset, _)| offset)
+        let index = offset / PAGE;
+        let at = self.pages.partition_point(|page| page.index < index);
+        self.pages.range(at..).find_map(|page| {
+            let skip = if page.index == index {
+                place(offset)
+            } else {
+                0
+            };
+            let mut cells = page.cells.get(skip..)?.iter();
+            let found = cells.position(|bits| fits(State::from_bits(*bits)))?;
+            Some(page.index * PAGE + (skip + found) as u64)
+        })
     }
 
     /// All records of pages that hold unsettled ones, from `offset` on.

@@ -650,3 +650,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_acknowledged_together_is_one_entry_and_a_stranger_among_it_is_refused_alone() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 64);
+    let grant = queue.publish(64)[0];
+    let mut acks = Acks::of(&Settle::ack(Offset(2), grant.lease)).unwrap();
+    for offset in [3, 9, 4] {
+        assert!(acks.join(&Settle::ack(Offset(offset), grant.lease)));
+    }
+    for refused in [
+        Settle::ack(Offset(3), grant.lease),
+        Settle::ack(Offset(1), grant.lease),
+        Settle::ack(Offset(66), grant.lease),
+        Settle::ack(Offset(5), LeaseNumber(grant.lease.0 + 1)),
+    ] {
+        assert!(!acks.join(&refused), "{refused:?}");
+    }
+    let consumer = ConsumerId(1);
+    let settled = |first, count| {
+        let first = Offset(first);
+        Effect::Journal(Entry::Settled { first, count })
+    };
+    let effects = queue.step(Input::Acks { consumer, acks });
+    assert_eq!(effects, [settled(2, 3), settled(9, 1)]);
+    acks.bits = 0b1_1000;
+    let effects = queue.step(Input::Acks { consumer, acks });
+    assert_eq!(effects.first(), Some(&settled(5, 2)));
+    acks.bits = 0b11_1000;
+    let effects = queue.step(Input::Acks { consumer, acks });
+    let refused = |effect: &&Effect| matches!(effect, Effect::Settled { result: Err(_), .. });
+    assert_eq!(effects.iter().filter(refused).count(), 2);
+    assert!(effects.contains(&settled(7, 1)), "{effects:?}");
+    queue.scheduler.check_everything();
+}

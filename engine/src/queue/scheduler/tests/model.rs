@@ -271,6 +271,11 @@ impl Model {
                 }
             }
             Input::Settle { consumer, settle } => self.settle(now, consumer, &settle),
+            Input::Acks { consumer, acks } => {
+                for offset in acks.offsets() {
+                    self.settle(now, consumer, &Settle::ack(offset, acks.lease));
+                }
+            }
             Input::Tick => self.tick(now),
             Input::Pause => self.paused = true,
             Input::Resume => self.paused = false,

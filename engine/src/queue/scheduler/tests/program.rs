@@ -189,17 +189,30 @@ fn verb(what: u8, pick: u16) -> Verb {
 
 fn settle(pair: &mut Pair, what: u8, a: u16, b: u16) {
     let held: Vec<_> = pair.model.held().collect();
-    let Some((at, held)) = held.get(usize::from(a) % held.len().max(1)) else {
+    let Some((at, one)) = held.get(usize::from(a) % held.len().max(1)) else {
         return;
     };
     let settle = Settle {
         offset: Offset(*at as u64),
-        lease: held.lease,
+        lease: one.lease,
         verb: verb(what, b),
         tag: u64::from(b % 2),
     };
-    let consumer = held.consumer;
-    let input = Input::Settle { consumer, settle };
+    let consumer = one.consumer;
+    let input = match Acks::of(&settle).filter(|_| b % 4 == 2) {
+        Some(mut acks) => {
+            for (other, also) in &held {
+                // Now and then one that is under another lease, or not held at all.
+                let (astray, skipped) = (b & 3 << 10 == 0, b >> (other % 8) & 1 == 0);
+                if *other > *at && !skipped && (also.lease == one.lease || astray) {
+                    let offset = Offset((*other + usize::from(astray)) as u64);
+                    acks.join(&Settle::ack(offset, one.lease));
+                }
+            }
+            Input::Acks { consumer, acks }
+        }
+        None => Input::Settle { consumer, settle },
+    };
     if b & 256 == 0 {
         pair.step(input);
     } else {
@@ -222,7 +235,11 @@ fn settle_wrongly(pair: &mut Pair, a: u16, b: u16) {
         0 => worker(pair, a).unwrap_or(grant.consumer),
         _ => grant.consumer,
     };
-    pair.step(Input::Settle { consumer, settle });
+    let acks = Acks::of(&settle).filter(|_| b & 64 > 0);
+    pair.step(match acks {
+        Some(acks) => Input::Acks { consumer, acks },
+        None => Input::Settle { consumer, settle },
+    });
 }
 
 /// What comes next in the topic can no longer be read.
