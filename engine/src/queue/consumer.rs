@@ -137,7 +137,7 @@ enum Pull {
 
 impl Consumer {
     pub(super) fn open(queue: &Arc<QueueShared>, options: &ConsumerOptions) -> Self {
-        let link = Arc::new(Link::new(queue, &options.name));
+        let link = Arc::new(Link::new(queue, &options.name, options.prefetch));
         let consumer = Self {
             attachment: Arc::new(Attachment {
                 link: Arc::clone(&link),

@@ -1,6 +1,7 @@
 //! What a consumer and its queue share: grants one way, settles the other.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -11,8 +12,9 @@ use super::error::{ConsumeError, SettleError};
 use super::scheduler::{ConsumerId, Grant, LeaseNumber, Settle, Verb};
 use super::shared::{Message, QueueShared};
 
-/// Settles of one consumer are handed over when this many are waiting, or nothing else is to do.
-const SETTLES_TOGETHER: usize = 32;
+/// Settles of one consumer are handed over when a quarter of its window is waiting, within these
+/// bounds, or nothing else is to do: fewer at a time cost a round of the queue and a wake each.
+const SETTLES_TOGETHER: RangeInclusive<u32> = 32..=1024;
 /// Tags from here on name a confirmation somebody waits for; those below are told in order.
 const CONFIRMATION: u64 = 1 << 63;
 
@@ -50,6 +52,8 @@ pub(super) struct Link {
     pub(super) mailbox: Mailbox<Event>,
     /// Bounded by what was delivered and not settled.
     settles: Lane<Settle>,
+    /// Handed over at the latest when there are so many.
+    settles_together: usize,
     /// A message about waiting settles is in the queue's ring.
     announced: Flag,
     /// Somebody takes from the mailbox.
@@ -65,16 +69,19 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(queue: &Arc<QueueShared>, name: &str) -> Self {
+    /// For a consumer that is called `name` and has a window of so many records at first.
+    pub(super) fn new(queue: &Arc<QueueShared>, name: &str, window: u32) -> Self {
         let read = Flag::new();
         // It was not set before.
         let _ = read.set();
+        let together = (window / 4).clamp(*SETTLES_TOGETHER.start(), *SETTLES_TOGETHER.end());
         Self {
             id: queue.next_consumer(),
             queue: Arc::clone(queue),
             name: name.into(),
             mailbox: Mailbox::new(),
             settles: Lane::new(),
+            settles_together: together as usize,
             announced: Flag::new(),
             read,
             lost_peer: Flag::new(),
@@ -97,7 +104,7 @@ impl Link {
             verb,
             tag,
         });
-        if self.settles.len() >= SETTLES_TOGETHER || self.mailbox.is_empty() {
+        if self.settles.len() >= self.settles_together || self.mailbox.is_empty() {
             self.flush();
         } else {
             self.queue.nudge();
