@@ -18,7 +18,7 @@ pub(super) const WORKERS: usize = 4;
 /// Parcels published together.
 pub(super) const BATCH: usize = 64;
 /// Parcels a worker may have and not have acknowledged.
-const PREFETCH: u32 = 1024;
+const PREFETCH: u32 = 4096;
 
 /// What a queue worked through came to.
 #[derive(Debug)]
