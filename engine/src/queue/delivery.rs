@@ -22,7 +22,8 @@ use crate::block_on::block_on;
 /// order. Dropped unsettled, it is released: it comes again at once, uncounted.
 pub struct Delivery {
     record: Record,
-    token: DeliveryToken,
+    attachment: Arc<Attachment>,
+    lease: LeaseNumber,
     attempts: u16,
     first_us: u64,
     until_us: u64,
@@ -51,6 +52,9 @@ pub struct DeliveryParts {
     /// What is left of the lease.
     pub left: Duration,
 }
+
+// Up to here it is moved in registers; beyond, by a call each time.
+const _: () = assert!(size_of::<Delivery>() <= 128, "cheap to move");
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,11 +119,8 @@ impl Delivery {
     pub(super) fn new(record: Record, attachment: &Arc<Attachment>, grant: &Grant) -> Self {
         Self {
             record,
-            token: DeliveryToken {
-                attachment: Arc::clone(attachment),
-                offset: grant.first,
-                lease: grant.lease,
-            },
+            attachment: Arc::clone(attachment),
+            lease: grant.lease,
             attempts: grant.attempts,
             first_us: grant.first_us,
             until_us: grant.until_boot_us,
@@ -183,7 +184,11 @@ impl Delivery {
     /// Names it apart from itself.
     #[must_use]
     pub fn token(&self) -> DeliveryToken {
-        self.token.clone()
+        DeliveryToken {
+            attachment: Arc::clone(&self.attachment),
+            offset: self.offset(),
+            lease: self.lease,
+        }
     }
 
     /// Done: it is never delivered again.
@@ -215,7 +220,8 @@ impl Delivery {
 
     /// Keeps the lease for `lease` more from now; zero for its usual time.
     pub fn extend(&self, lease: Duration) {
-        self.token.extend(lease);
+        let lease_us = micros(lease);
+        self.say(Verb::Extend { lease_us });
     }
 
     /// As [`ack`](Self::ack), and waits until that survives power loss.
@@ -225,7 +231,7 @@ impl Delivery {
     /// [`SettleError::LeaseLost`] when it came too late, and others; see there.
     pub async fn ack_confirmed(mut self) -> Result<(), SettleError> {
         self.settled = true;
-        self.token.confirmed(Verb::Ack).await
+        self.token().confirmed(Verb::Ack).await
     }
 
     /// As [`ack_confirmed`](Self::ack_confirmed), blocking.
@@ -240,7 +246,7 @@ impl Delivery {
     /// Settles it as the mover of dead letters back to their queue.
     pub(super) async fn redrive_confirmed(mut self) -> Result<(), SettleError> {
         self.settled = true;
-        self.token.confirmed(Verb::Redrive).await
+        self.token().confirmed(Verb::Redrive).await
     }
 
     /// Takes it apart; it is for the caller to settle it by number from now on.
@@ -249,7 +255,7 @@ impl Delivery {
         self.settled = true;
         let parts = DeliveryParts {
             offset: self.offset(),
-            lease: self.token.lease.0,
+            lease: self.lease.0,
             attempts: self.attempts,
             first_us: self.first_us,
             left: self.lease_left(),
@@ -259,14 +265,19 @@ impl Delivery {
 
     fn settle(&mut self, verb: Verb) {
         self.settled = true;
-        self.token.settle(verb, 0);
+        self.say(verb);
+    }
+
+    fn say(&self, verb: Verb) {
+        let link = &self.attachment.link;
+        link.settle(self.offset(), self.lease, verb, 0);
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.settled {
-            self.token.settle(Verb::Release, 0);
+            self.say(Verb::Release);
         }
     }
 }
