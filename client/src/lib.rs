@@ -81,7 +81,7 @@ pub use error::{
     Action, ConnectError, ConnectionError, ConsumeError, ProducerEnd, PublishError, QueueAction,
     QueueError, QueueErrorCause, ReadError, Refusal, SettleError, TopicError, TopicErrorCause,
 };
-pub use millstream_protocol::batch::{BatchBuilder, Message, Record};
+pub use millstream_protocol::batch::{BatchBuilder, Message, Record, RecordView};
 pub use millstream_protocol::control::{
     Backoff, CursorInfo, CursorList, DeadLetter, GapReason, LeaseInfo, OnExpiry, PeekedRecord,
     QueueInfo, QueueList, QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError,

@@ -2,9 +2,9 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use millstream_protocol::batch::{Checked, Record, RecordRun};
+use millstream_protocol::batch::{Checked, Record, RecordRun, RecordView};
 use millstream_protocol::control::{GapReason, OpenReader, ReaderOpened};
 use millstream_protocol::frame::FrameError;
 use millstream_protocol::limits::READ_CREDIT_BYTES_MAX;
@@ -79,9 +79,9 @@ pub struct Reader {
     topic: TopicName,
     opened: ReaderOpened,
     run: Option<Run>,
-    /// What was looked at and not taken.
-    ahead: Option<Result<Record, ReadError>>,
-    /// The offset that comes next, behind what was looked at.
+    /// An error that was come upon and not told yet; a record that was found stays in its run.
+    ahead: Option<ReadError>,
+    /// The offset that comes next.
     next: Offset,
     stop: Option<Offset>,
     /// Nothing more comes.
@@ -178,10 +178,7 @@ impl Reader {
     /// The offset that comes next; a later one if that was never used.
     #[must_use]
     pub const fn next_offset(&self) -> Offset {
-        match &self.ahead {
-            Some(Ok(record)) => record.offset(),
-            _ => self.next,
-        }
+        self.next
     }
 
     /// Ends the reading before `offset`: [`Reader::next`] then gives nothing more.
@@ -211,7 +208,7 @@ impl Reader {
     /// Waits until there is something, then gives all that is here, one by one without waiting.
     ///
     /// Nothing once the reader is at its stop, or after an error that is final. What is not taken
-    /// comes next.
+    /// comes next. [`Records::next_view`] gives the same records for less.
     ///
     /// ```no_run
     /// # async fn example(mut reader: millstream_client::Reader) -> Result<(), millstream_client::ReadError> {
@@ -224,24 +221,43 @@ impl Reader {
     /// # }
     /// ```
     pub async fn next_run(&mut self) -> Option<Records<'_>> {
-        self.ahead = Some(self.next().await?);
+        if let Err(error) = poll_fn(|cx| self.poll_found(cx)).await? {
+            self.ahead = Some(error);
+        }
         Some(Records { reader: self })
     }
 
     /// The polling form of [`Reader::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Record, ReadError>>> {
-        if let Some(ahead) = self.ahead.take() {
-            return Poll::Ready(Some(ahead));
+        let found = ready!(self.poll_found(cx));
+        let record = self.give(found);
+        Poll::Ready(record.map(|record| record.map(|record| record.to_record())))
+    }
+
+    /// The next record if it is here already, borrowed.
+    #[inline]
+    fn try_next_view(&mut self) -> Option<Result<RecordView<'_>, ReadError>> {
+        match self.poll_found(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(found) => self.give(found),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Ready once the run has come to a record that may be given, or with why none comes.
+    #[inline]
+    fn poll_found(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), ReadError>>> {
+        if let Some(error) = self.ahead.take() {
+            return Poll::Ready(Some(Err(error)));
         }
         loop {
             if self.over || self.stop.is_some_and(|stop| self.next >= stop) {
                 return Poll::Ready(None);
             }
             if let Some(run) = &mut self.run {
-                match run.records.next() {
-                    Some(Ok(record)) => return Poll::Ready(self.give(record)),
-                    Some(Err(error)) => return Poll::Ready(Some(Err(self.damaged(error)))),
-                    None => self.finish_run(),
+                match run.records.find_next() {
+                    Ok(Some(found)) => return Poll::Ready(self.check(found)),
+                    Err(error) => return Poll::Ready(Some(Err(self.damaged(error)))),
+                    Ok(None) => self.finish_run(),
                 }
                 continue;
             }
@@ -278,24 +294,42 @@ impl Reader {
         });
     }
 
-    /// Gives a record out, unless it is behind the stop or out of order.
-    fn give(&mut self, record: Record) -> Option<Result<Record, ReadError>> {
-        let found = record.offset();
+    /// Whether the record of offset `found` may be given: not if it is behind the stop or out of order.
+    #[inline]
+    fn check(&mut self, found: Offset) -> Option<Result<(), ReadError>> {
         let ends_at = self.run.as_ref().map_or(self.next, |run| run.next_offset);
         if found < self.next || found >= ends_at {
-            self.over = true;
-            let (topic, wanted) = (self.topic.clone(), self.next);
-            return Some(Err(ReadError::OutOfOrder {
-                topic,
-                wanted,
-                found,
-            }));
+            return Some(Err(self.out_of_order(found)));
         }
         if self.stop.is_some_and(|stop| found >= stop) {
             self.over = true;
             return None;
         }
-        self.next = found + 1;
+        self.next = found;
+        Some(Ok(()))
+    }
+
+    #[cold]
+    fn out_of_order(&mut self, found: Offset) -> ReadError {
+        self.over = true;
+        ReadError::OutOfOrder {
+            topic: self.topic.clone(),
+            wanted: self.next,
+            found,
+        }
+    }
+
+    /// Gives out the record that the run has come to, if that is what was found.
+    #[inline]
+    fn give(
+        &mut self,
+        found: Option<Result<(), ReadError>>,
+    ) -> Option<Result<RecordView<'_>, ReadError>> {
+        if let Err(error) = found? {
+            return Some(Err(error));
+        }
+        let record = self.run.as_mut()?.records.take_found()?;
+        self.next = record.offset() + 1;
         Some(Ok(record))
     }
 
@@ -365,10 +399,38 @@ impl Reader {
     }
 }
 
-/// What is at hand of a reader's records, one by one without waiting.
+/// What is at hand of a reader's records, one by one without waiting: owned by way of the iterator,
+/// borrowed by way of [`Records::next_view`]. What one gives the other does not give again.
 #[derive(Debug)]
 pub struct Records<'a> {
     reader: &'a mut Reader,
+}
+
+impl Records<'_> {
+    /// The next record, borrowed until the one after it is asked for: what the iterator would give,
+    /// without counting references. Nothing once all that is here was given.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Reader::next`].
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// # async fn example(mut reader: millstream_client::Reader) -> Result<(), millstream_client::ReadError> {
+    /// let mut body_bytes = 0;
+    /// while let Some(mut run) = reader.next_run().await {
+    ///     while let Some(record) = run.next_view() {
+    ///         body_bytes += record?.as_bytes().len();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn next_view(&mut self) -> Option<Result<RecordView<'_>, ReadError>> {
+        self.reader.try_next_view()
+    }
 }
 
 impl Iterator for Records<'_> {

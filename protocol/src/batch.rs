@@ -14,8 +14,8 @@
 //! one slice of the payload block. Every value has one encoding: the parts lie in the order above
 //! without gaps, a column is there only when some record has it, reserved bytes do not exist.
 //!
-//! [`BatchBuilder`] makes bodies, [`BatchView`] reads them, [`RecordRun`] makes owned [`Record`]s
-//! from a run of stored frames.
+//! [`BatchBuilder`] makes bodies, [`BatchView`] reads them, [`RecordRun`] gives the records of a run of
+//! stored frames, owned as [`Record`]s or borrowed as [`RecordView`]s.
 
 mod builder;
 mod columns;
@@ -34,7 +34,7 @@ pub use compression::decompress;
 pub use error::{BatchError, PushError};
 pub use layout::ColumnKind;
 pub use message::Message;
-pub use record::Record;
+pub use record::{Record, RecordView};
 pub(crate) use run::FrameRecords;
 pub use run::{Checked, RecordRun};
 pub(crate) use view::HeaderLimits;

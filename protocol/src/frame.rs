@@ -149,6 +149,7 @@ impl PublisherFields {
     }
 
     /// Reads and checks bytes 32 to 64: kind, version, flags, length, count, producer, in this order.
+    #[inline(always)] // else its result is copied twice for each frame that is walked
     fn decode(header: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, FrameError> {
         let kind_code = u8_at::<32, FRAME_HEADER_BYTES>(header);
         let kind = FrameKind::from_code(kind_code).ok_or(FrameError::Kind { found: kind_code })?;
@@ -274,7 +275,7 @@ impl FrameHeader {
     }
 
     /// As [`decode`](Self::decode), for a header whose checksum was compared before.
-    #[inline]
+    #[inline(always)] // as above
     fn read(header: &[u8; FRAME_HEADER_BYTES]) -> Result<Self, FrameError> {
         let decoded = Self {
             fields: PublisherFields::decode(header)?,

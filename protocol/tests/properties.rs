@@ -303,6 +303,44 @@ proptest! {
     }
 
     #[test]
+    fn views_are_the_records_of_the_iterator(
+        stored in stored_run(),
+        from in 990..1060_u64,
+        steps in vec((0..3_usize, 0..4_usize, 0..8_u64), 1..8),
+        checked in prop_oneof![Just(Checked::Yes), Just(Checked::No)],
+    ) {
+        let bytes = Bytes::from(stored.run);
+        let mut run = RecordRun::new(bytes.clone(), PLACE, checked, Offset(from));
+        let mut owned = RecordRun::new(bytes, PLACE, checked, Offset(from));
+        for (records, views, ahead) in steps {
+            for _ in 0..records {
+                let record = run.next().map(|record| record.unwrap().offset());
+                prop_assert_eq!(record, owned.next().map(|record| record.unwrap().offset()));
+            }
+            for _ in 0..views {
+                let view = run.next_view().map(Result::unwrap);
+                let record = owned.next().map(Result::unwrap);
+                prop_assert_eq!(view.is_some(), record.is_some());
+                let Some((view, record)) = view.zip(record) else { break };
+                prop_assert_eq!(view.offset(), record.offset());
+                prop_assert_eq!(view.append_time_us(), record.append_time_us());
+                prop_assert_eq!(view.key().map(Bytes::copy_from_slice), record.key());
+                prop_assert!(view.headers().eq(record.headers()));
+                let message = match view.options_ref() {
+                    Some(options) => back(options, view.as_bytes()),
+                    None => Message::from(view.as_bytes()),
+                };
+                prop_assert_eq!(message, back_owned(&record));
+                prop_assert_eq!(back_owned(&view.to_record()), back_owned(&record));
+            }
+            prop_assert_eq!(run.next_offset(), owned.next_offset());
+            let to = run.next_offset() + ahead;
+            run.skip_to(to);
+            owned.skip_to(to);
+        }
+    }
+
+    #[test]
     fn columns_are_those_some_record_uses(messages in messages(), compress in any::<bool>()) {
         let mut builder = builder(&messages);
         if compress {

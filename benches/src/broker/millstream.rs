@@ -293,8 +293,9 @@ impl Receive for Reading {
             let Ok(run) = tokio::time::timeout(wait, reader.next_run()).await else {
                 return Ok(0);
             };
+            let mut run = run.ok_or("the topic gives nothing more")?;
             let mut received = 0;
-            for record in run.ok_or("the topic gives nothing more")? {
+            while let Some(record) = run.next_view() {
                 take(record?.as_bytes());
                 received += 1;
             }

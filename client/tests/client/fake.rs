@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Hangup,
     /// A byte of the next delivery is not as it was stored.
     DamageDelivery,
+    /// The next delivery says that it ends before its last record.
+    ShortenDelivery,
     /// The next reader is told of a gap before its first record.
     Gap(GapReason),
     /// Requests are not answered.
@@ -651,9 +653,16 @@ impl Session {
                 let at = bytes.len() - 8;
                 bytes[at] ^= 1;
             }
+            let mut said = end;
+            if state.faults.contains(&Fault::ShortenDelivery) {
+                state
+                    .faults
+                    .retain(|fault| *fault != Fault::ShortenDelivery);
+                said -= 1;
+            }
             *credit -= bytes.len() as i64;
             self.out
-                .extend(delivery(stream, PLACE.position, *next..end, &bytes));
+                .extend(delivery(stream, PLACE.position, *next..said, &bytes));
             *next = end;
         }
     }

@@ -16,5 +16,6 @@ mod publishing;
 mod queues_over_sockets;
 mod script;
 mod splitting;
+mod viewing;
 mod without_async;
 mod working;

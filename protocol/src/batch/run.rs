@@ -1,14 +1,14 @@
-//! Owned records from a run of stored frames.
+//! Records from a run of stored frames, owned or borrowed.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::record::{Options, Record};
+use super::record::{Options, Record, RecordView};
 use super::{BatchView, decompress};
 use crate::Offset;
 use crate::frame::{
-    FrameError, FrameHeader, FrameKind, FramePlace, PublisherFields, check_stored, reopen_stored,
+    FrameError, FrameKind, FramePlace, PublisherFields, check_stored, reopen_stored,
 };
 use crate::limits::{BODY_BYTES_MAX, FRAME_HEADER_BYTES};
 
@@ -24,7 +24,8 @@ pub enum Checked {
 /// The records of a run of whole stored frames, from an offset on.
 ///
 /// Void frames, seals and records before the offset are skipped. Costs no allocation but one for
-/// each compressed batch; a record is a slice of the run and keeps it alive.
+/// each compressed batch. A record of the iterator is a slice of the run and keeps it alive; one of
+/// [`RecordRun::next_view`] borrows it. Both give of the same records, each of them once.
 ///
 /// A frame that is wrong in itself ends the run after its error. A batch that passed its checksum
 /// and does not expand is an error of its own: the frames behind it follow.
@@ -37,28 +38,25 @@ pub struct RecordRun {
     checked: Checked,
     /// The first record not given out yet.
     next: Offset,
-    open: Option<OpenFrame>,
+    open: OpenFrame,
 }
 
-/// What the next frame of a run holds.
-enum Opened {
-    /// One record without options, whose payload is the body: given out at once.
-    Single(Record),
-    Batch(OpenFrame),
-}
-
-/// A batch whose records are being given out.
+/// A frame whose records are being given out; one without any before the first.
 #[derive(Debug)]
 struct OpenFrame {
     /// The plain body of a compressed batch; any other lies in the run.
     expanded: Option<Bytes>,
     /// Where the body is, in the run or in `expanded`.
     body: Range<usize>,
-    header: FrameHeader,
+    /// Where its payload block begins: behind the ends of a batch; a single has none.
+    payload_at: usize,
+    base_offset: Offset,
+    append_time_us: u64,
+    record_count: u16,
     has_options: bool,
     /// The next record.
     index: u16,
-    /// Where its payload starts in the payload block.
+    /// Where its payload starts.
     start: usize,
 }
 
@@ -72,7 +70,7 @@ impl RecordRun {
             place,
             checked,
             next: from,
-            open: None,
+            open: OpenFrame::NONE,
         }
     }
 
@@ -89,15 +87,50 @@ impl RecordRun {
             return;
         }
         self.next = offset;
-        if let Some(open) = &mut self.open
-            && !open.skip_to(&self.frames, offset)
-        {
-            self.open = None;
+        if !self.open.skip_to(&self.frames, offset) {
+            self.open = OpenFrame::NONE;
         }
     }
 
-    /// Opens the next frame that has records to give; `None` at the end of the run.
-    fn open_frame(&mut self) -> Result<Option<Opened>, FrameError> {
+    /// Goes to the next record and tells its offset; `None` at the end of the run. The record is
+    /// not given out: [`RecordRun::take_found`] does that, and so does every other way to the next.
+    ///
+    /// # Errors
+    ///
+    /// The next frame cannot be read; each error is told once, by whatever comes upon it.
+    #[inline]
+    pub fn find_next(&mut self) -> Result<Option<Offset>, FrameError> {
+        match self.open.next_offset() {
+            Some(found) => Ok(Some(found)),
+            None => self.open_frame(),
+        }
+    }
+
+    /// Gives out the record that [`RecordRun::find_next`] went to; `None` where it went to none.
+    #[inline]
+    pub fn take_found(&mut self) -> Option<RecordView<'_>> {
+        let record = self.open.next_record(&self.frames)?;
+        self.next = record.offset + 1;
+        Some(record)
+    }
+
+    /// The next record, borrowed: what the iterator would give, without counting references.
+    ///
+    /// # Errors
+    ///
+    /// Those of the iterator: the run is over after a frame that is wrong in itself, and goes on
+    /// behind a batch that does not expand.
+    #[inline]
+    pub fn next_view(&mut self) -> Option<Result<RecordView<'_>, FrameError>> {
+        match self.find_next() {
+            Ok(_) => self.take_found().map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Opens the next frame that has records to give and tells the first; `None` at the end.
+    fn open_frame(&mut self) -> Result<Option<Offset>, FrameError> {
+        self.open.expanded = None;
         while let Some(rest) = self.frames.get(self.at..).filter(|rest| !rest.is_empty()) {
             let FramePlace {
                 seed,
@@ -115,35 +148,26 @@ impl RecordRun {
                     return Err(error);
                 }
             };
-            let header = *frame.header();
+            let header = frame.header();
             let body_at = self.at + FRAME_HEADER_BYTES;
             self.at += header.frame_bytes() as usize;
             self.place.position = position.saturating_add(header.frame_bytes());
             if header.next_offset() <= self.next {
                 continue;
             }
-            let skipped = header.base_offset.since(self.next).is_none();
-            let first = if skipped {
-                self.next
-            } else {
-                header.base_offset
-            };
+            let first = self.next.max(header.base_offset);
             self.next = header.next_offset();
             if matches!(header.fields.kind, FrameKind::Void | FrameKind::Seal) {
                 continue;
             }
             let body = body_at..body_at + header.fields.body_bytes as usize;
-            if header.fields.kind == FrameKind::Single {
-                return Ok(Some(Opened::Single(Record {
-                    offset: header.base_offset,
-                    append_time_us: header.append_time_us,
-                    body: self.frames.slice(body),
-                    options: None,
-                })));
+            self.open = OpenFrame::of_single(body, header.base_offset, header.append_time_us);
+            if header.fields.kind != FrameKind::Single {
+                self.open.read_batch(&self.frames, header.fields)?;
+                self.open.skip_to(&self.frames, first);
             }
-            let frame = OpenFrame::new(&self.frames, body, header, first)?;
             self.next = first;
-            return Ok(Some(Opened::Batch(frame)));
+            return Ok(Some(first));
         }
         Ok(None)
     }
@@ -153,98 +177,122 @@ impl Iterator for RecordRun {
     type Item = Result<Record, FrameError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(open) = &mut self.open {
-                if let Some(record) = open.next_record(&self.frames) {
-                    self.next = record.offset + 1;
-                    return Some(Ok(record));
-                }
-                self.open = None;
-            }
-            match self.open_frame() {
-                Ok(Some(Opened::Single(record))) => return Some(Ok(record)),
-                Ok(Some(Opened::Batch(frame))) => self.open = Some(frame),
-                Ok(None) => return None,
-                Err(error) => return Some(Err(error)),
-            }
+        match self.find_next() {
+            Ok(_) => self.take_found().map(|record| Ok(record.to_record())),
+            Err(error) => Some(Err(error)),
         }
     }
 }
 
 impl OpenFrame {
-    /// Expands and checks the body, and goes to the record of offset `first`.
-    fn new(
-        frames: &Bytes,
-        mut body: Range<usize>,
-        header: FrameHeader,
-        first: Offset,
-    ) -> Result<Self, FrameError> {
-        let fields = header.fields;
-        let stored = frames.get(body.clone()).unwrap_or_default();
+    const NONE: Self = Self {
+        expanded: None,
+        body: 0..0,
+        payload_at: 0,
+        base_offset: Offset(0),
+        append_time_us: 0,
+        record_count: 0,
+        has_options: false,
+        index: 0,
+        start: 0,
+    };
+
+    /// A frame of one record without options, whose payload is the body.
+    #[inline]
+    const fn of_single(body: Range<usize>, base_offset: Offset, append_time_us: u64) -> Self {
+        Self {
+            expanded: None,
+            payload_at: body.start,
+            base_offset,
+            append_time_us,
+            record_count: 1,
+            has_options: false,
+            index: 0,
+            start: body.start,
+            body,
+        }
+    }
+
+    /// Reads as a batch what was taken for a single: expands and checks its body, goes to its first
+    /// record. It has none where that fails.
+    fn read_batch(&mut self, frames: &Bytes, fields: PublisherFields) -> Result<(), FrameError> {
+        self.record_count = 0;
+        let stored = frames.get(self.body.clone()).unwrap_or_default();
         let expanded = match fields.compressed {
             true => Some(Bytes::from(decompress(stored, BODY_BYTES_MAX)?)),
             false => None,
         };
         let plain = expanded.as_deref().unwrap_or(stored);
         let view = BatchView::check(fields.kind, fields.record_count, false, plain)?;
-        let has_options = view.has_options();
-        let index = first.since(header.base_offset).unwrap_or(0);
-        let index = u16::try_from(index).unwrap_or(fields.record_count);
-        let before = index.checked_sub(1);
-        let start = before.map_or(0, |before| end_of(plain, before));
+        self.has_options = view.has_options();
         if let Some(expanded) = &expanded {
-            body = 0..expanded.len();
+            self.body = 0..expanded.len();
         }
-        Ok(Self {
-            expanded,
-            body,
-            header,
-            has_options,
-            index,
-            start,
-        })
+        self.expanded = expanded;
+        self.record_count = fields.record_count;
+        self.payload_at = self.body.start + 4 * usize::from(fields.record_count);
+        self.start = self.payload_at;
+        Ok(())
     }
 
-    /// Goes on to the record of `offset`, which lies ahead; says whether it is in this batch.
+    /// The offset of the next record.
+    #[inline]
+    fn next_offset(&self) -> Option<Offset> {
+        let left = self.index < self.record_count;
+        left.then(|| self.base_offset + u64::from(self.index))
+    }
+
+    /// Goes on to the record of `offset`, which does not lie behind; says whether it is in this
+    /// frame.
     fn skip_to(&mut self, frames: &Bytes, offset: Offset) -> bool {
-        let index = offset.since(self.header.base_offset).unwrap_or(0);
+        let index = offset.since(self.base_offset).unwrap_or(0);
         let Some(index) = u16::try_from(index)
             .ok()
-            .filter(|index| *index < self.header.fields.record_count)
+            .filter(|index| *index < self.record_count)
         else {
             return false;
         };
-        let bytes = self.expanded.as_ref().unwrap_or(frames);
-        let body = bytes.get(self.body.clone()).unwrap_or_default();
-        let before = index.checked_sub(1);
-        self.start = before.map_or(0, |before| end_of(body, before));
+        if let Some(before) = index.checked_sub(1) {
+            let bytes = self.expanded.as_ref().unwrap_or(frames);
+            self.start = self.end_of(bytes, before);
+        }
         self.index = index;
         true
     }
 
-    fn next_record(&mut self, frames: &Bytes) -> Option<Record> {
-        let record_count = self.header.fields.record_count;
-        if self.index >= record_count {
-            return None;
-        }
+    /// The next record; its payload and its options are slices of `frames`, or of what was expanded.
+    #[inline]
+    fn next_record<'a>(&'a mut self, frames: &'a Bytes) -> Option<RecordView<'a>> {
+        let offset = self.next_offset()?;
         let bytes = self.expanded.as_ref().unwrap_or(frames);
-        let end = end_of(bytes.get(self.body.clone())?, self.index);
-        // The ends come first in a body, the payload block behind them.
-        let payload_at = self.body.start + 4 * usize::from(record_count);
-        let body = bytes.slice(payload_at + self.start..payload_at + end);
+        let end = self.end_of(bytes, self.index);
+        let body = self.start..end;
         let options = self.has_options.then(|| Options {
-            batch: bytes.slice(self.body.clone()),
+            batch: self.body.clone(),
             index: self.index,
-            record_count,
+            record_count: self.record_count,
         });
-        let offset = self.header.base_offset + u64::from(self.index);
         self.start = end;
         self.index += 1;
-        Some(Record {
+        Some(RecordView {
             offset,
-            append_time_us: self.header.append_time_us,
+            append_time_us: self.append_time_us,
+            bytes,
             body,
             options,
+        })
+    }
+
+    /// Where the payload of a record ends, which was checked: its end is there, or it is a single.
+    #[inline]
+    fn end_of(&self, bytes: &[u8], index: u16) -> usize {
+        let end_at = self.body.start + 4 * usize::from(index);
+        if end_at >= self.payload_at {
+            return self.body.end;
+        }
+        let end = bytes.get(end_at..).and_then(<[u8]>::first_chunk::<4>);
+        end.map_or(self.body.end, |end| {
+            self.payload_at + u32::from_le_bytes(*end) as usize
         })
     }
 }
@@ -253,55 +301,24 @@ impl OpenFrame {
 #[derive(Debug)]
 pub(crate) struct FrameRecords {
     body: Bytes,
-    /// `None` for a single, whose payload is the body, and once that was given out.
-    open: Option<OpenFrame>,
-    single: bool,
+    open: OpenFrame,
 }
 
 impl FrameRecords {
     /// The records of a frame that was checked, whose body is `body`.
     pub(crate) fn new(body: Bytes, fields: &PublisherFields) -> Result<Self, FrameError> {
-        let single = fields.kind == FrameKind::Single;
-        let open = match single {
-            true => None,
-            false => {
-                let header = FrameHeader {
-                    fields: *fields,
-                    body_crc: 0,
-                    base_offset: Offset(0),
-                    append_time_us: 0,
-                };
-                Some(OpenFrame::new(&body, 0..body.len(), header, Offset(0))?)
-            }
-        };
-        Ok(Self { body, open, single })
+        let mut open = OpenFrame::of_single(0..body.len(), Offset(0), 0);
+        if fields.kind != FrameKind::Single {
+            open.read_batch(&body, *fields)?;
+        }
+        Ok(Self { body, open })
     }
 
     /// The next record, as that of `offset`.
     pub(crate) fn next_at(&mut self, offset: Offset, append_time_us: u64) -> Option<Record> {
-        let mut record = match &mut self.open {
-            Some(open) => open.next_record(&self.body)?,
-            None if self.single => {
-                self.single = false;
-                Record {
-                    offset,
-                    append_time_us,
-                    body: self.body.clone(),
-                    options: None,
-                }
-            }
-            None => return None,
-        };
+        let mut record = self.open.next_record(&self.body)?;
         record.offset = offset;
         record.append_time_us = append_time_us;
-        Some(record)
+        Some(record.to_record())
     }
-}
-
-/// Where the payload of a record ends in the payload block of a checked batch.
-fn end_of(body: &[u8], index: u16) -> usize {
-    let end = body
-        .get(4 * usize::from(index)..)
-        .and_then(<[u8]>::first_chunk::<4>);
-    end.map_or(0, |end| u32::from_le_bytes(*end) as usize)
 }
