@@ -91,7 +91,7 @@ const EXCEPTIONS: &[(&str, &str, usize)] = &[
     (
         "engine/src/queue/scheduler/tests/model.rs",
         "fn Model::input",
-        98,
+        87,
     ),
     (
         "engine/src/queue/scheduler/tests/table.rs",

@@ -271,11 +271,7 @@ impl Model {
                 }
             }
             Input::Settle { consumer, settle } => self.settle(now, consumer, &settle),
-            Input::Acks { consumer, acks } => {
-                for offset in acks.offsets() {
-                    self.settle(now, consumer, &Settle::ack(offset, acks.lease));
-                }
-            }
+            Input::Acks { consumer, acks } => self.acks(now, consumer, acks),
             Input::Tick => self.tick(now),
             Input::Pause => self.paused = true,
             Input::Resume => self.paused = false,
@@ -291,19 +287,7 @@ impl Model {
                     self.bury(at, (cause, ""));
                 }
             }
-            Input::Applied { through } => {
-                let arrived =
-                    |record: &Record| matches!(record.at, At::Moving(number) if number <= through);
-                if self.records.iter().any(arrived) {
-                    self.expected
-                        .push(Expected::Entry(Entry::Applied { through }));
-                }
-                for record in &mut self.records {
-                    if arrived(record) {
-                        record.at = At::Done(End::Moved);
-                    }
-                }
-            }
+            Input::Applied { through } => self.applied(through),
             Input::Near { entries, .. } => {
                 for entry in entries {
                     let record = &mut self.records[entry.offset.0 as usize];
@@ -397,6 +381,26 @@ impl Model {
             }
         }
         self.scanned = self.scanned.max(to.0 as usize);
+    }
+
+    fn applied(&mut self, through: u64) {
+        let arrived =
+            |record: &Record| matches!(record.at, At::Moving(number) if number <= through);
+        if self.records.iter().any(arrived) {
+            self.expected
+                .push(Expected::Entry(Entry::Applied { through }));
+        }
+        for record in &mut self.records {
+            if arrived(record) {
+                record.at = At::Done(End::Moved);
+            }
+        }
+    }
+
+    fn acks(&mut self, now: Now, consumer: ConsumerId, acks: Acks) {
+        for offset in acks.offsets() {
+            self.settle(now, consumer, &Settle::ack(offset, acks.lease));
+        }
     }
 
     fn settle(&mut self, now: Now, consumer: ConsumerId, settle: &Settle) {
