@@ -23,7 +23,8 @@ use crate::sync::{Extend, Gate, Region, lock};
 use crate::walker::Glance;
 use crate::work::Fetch;
 
-/// Bytes brought in and checked for a reader at a time.
+/// Bytes brought in and checked for a reader at a time: few enough to be in a processor's cache still when
+/// they are sent.
 const FETCH_BYTES: u32 = 4 << 20;
 
 /// A gap found where frames should be.
@@ -41,7 +42,8 @@ pub(crate) struct Damage {
 #[derive(Debug, Clone)]
 pub(crate) enum Fetched {
     /// Frames from `position`, the first at `offset`, are in memory up to `resident_to` and good up to
-    /// `checked_to`, which is no bound where the segment is trusted; then comes `damage`, if any.
+    /// `checked_to`, which is no bound where the segment is trusted; then comes `damage`, if any, or the
+    /// frame of `next`.
     Frames {
         segment: Arc<Segment>,
         position: u32,
@@ -49,6 +51,8 @@ pub(crate) enum Fetched {
         checked_to: u32,
         resident_to: u32,
         damage: Option<Damage>,
+        /// Unknown where the segment is trusted.
+        next: Option<Offset>,
     },
     /// The segment can't be read at all: its records up to `next` are lost, unless that may pass.
     Unreadable { next: Offset, passing: bool },
@@ -385,6 +389,7 @@ fn check(log: &Log, segment: Arc<Segment>, position: u32, offset: Offset) -> Fet
                     checked_to: u32::MAX,
                     resident_to: until,
                     damage: None,
+                    next: None,
                 };
             }
         }
@@ -435,6 +440,7 @@ fn check_frames(
         checked_to: at,
         resident_to: at,
         damage,
+        next: Some(next),
     }
 }
 

@@ -67,6 +67,11 @@ pub struct LogReader {
     from: Offset,
     at: Option<At>,
     fetch: Option<FetchTicket>,
+    /// What comes behind the frames that were fetched last, from this record on: of a reader that goes
+    /// through them in order it is fetched while they are read.
+    ahead: Option<(Offset, FetchTicket)>,
+    /// The fetch under way begins where the one before ended.
+    in_order: bool,
     /// What the last gap stands for may be there at another time.
     gap_may_pass: bool,
     level: Level,
@@ -94,6 +99,8 @@ impl LogReader {
             from,
             at: None,
             fetch: None,
+            ahead: None,
+            in_order: false,
             gap_may_pass: false,
             level,
         }
@@ -221,6 +228,11 @@ impl LogReader {
 
     /// Takes up the place of `from`. False if it is to be fetched or does not exist yet.
     fn find_place(&mut self) -> bool {
+        if let Some((_, ticket)) = self.ahead.take_if(|(first, _)| *first == self.from) {
+            self.fetch = Some(ticket);
+            self.in_order = true;
+            return false;
+        }
         match place_of(&self.log, self.from) {
             Ok(Some(segment)) => {
                 let (position, offset) = locate(&segment, self.from);
@@ -247,6 +259,23 @@ impl LogReader {
         }
     }
 
+    /// Has what comes behind the frames just fetched brought in, the first of which is that of `next`.
+    fn fetch_ahead(&mut self, segment: &Arc<Segment>, position: u32, next: Offset) {
+        let ticket = if segment
+            .earlier_end()
+            .is_some_and(|end| position >= end.position)
+        {
+            match place_of(&self.log, next) {
+                Err(ticket) => ticket,
+                Ok(_) => return,
+            }
+        } else {
+            let wanted = Wanted::More(Arc::clone(segment), position, next);
+            FetchTicket::start(&self.log, wanted)
+        };
+        self.ahead = Some((next, ticket));
+    }
+
     /// The void range an unclean stop left at the end of the log, before anything is behind it.
     fn jump_ahead(&mut self) -> Option<Gap> {
         let next = self.log.chain().next_base()?;
@@ -266,7 +295,14 @@ impl LogReader {
                 checked_to,
                 resident_to,
                 damage,
+                next,
             } => {
+                let in_order = std::mem::take(&mut self.in_order);
+                if let Some(next) = next.filter(|_| in_order && damage.is_none())
+                    && checked_to > position
+                {
+                    self.fetch_ahead(&segment, checked_to, next);
+                }
                 self.at = Some(At {
                     run: segment.run_at(position),
                     segment,
@@ -444,6 +480,11 @@ impl LogReader {
             };
         }
         let (mut position, mut offset) = (at.run.end(), at.offset);
+        self.in_order = self.from == offset;
+        if let Some((_, ticket)) = self.ahead.take_if(|(first, _)| *first == self.from) {
+            self.fetch = Some(ticket);
+            return Advance::Again;
+        }
         if self.from > offset {
             // The reader skipped past what was fetched. What the index finds may be damaged and lead back.
             let (found, found_offset) = locate(&at.segment, self.from);

@@ -1,4 +1,6 @@
-//! A reader that is told to go on further ahead.
+//! What readers fetch: those that are told to go on further ahead, and those that go through in order.
+
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::crash::Dice;
@@ -7,6 +9,9 @@ use crate::crash::Dice;
 const RECORDS: u64 = 500;
 const SEGMENT_RECORDS: u64 = (1 << 20) / 3064;
 const BODY_BYTES: usize = 3000;
+
+const MANY: u64 = 6000;
+const MANY_BYTES: usize = 2000;
 
 fn body(offset: u64) -> Vec<u8> {
     let mut body = vec![7; BODY_BYTES];
@@ -101,44 +106,82 @@ fn pages_may_have_left_memory_once_publishers_went_on_to_another_segment() {
     assert_eq!(asked(), 1);
 }
 
-/// The index finds no frame, so the reader goes there from the start, more than it fetches at once.
-#[test]
-fn a_reader_gets_far_into_a_segment_whose_index_is_damaged() {
+/// A store whose earlier run wrote 6,000 records, three pieces of what is fetched at once, and their file.
+fn many_records() -> (HeapFolder, impl Fn() -> Store, String) {
     let folder = HeapFolder::new();
-    let options = StoreOptions {
-        sync_workers: 1,
-        segment_bytes_first: 16 << 20,
-        segment_bytes_max: 16 << 20,
+    let opened = folder.clone();
+    let open = move || {
+        let options = StoreOptions {
+            sync_workers: 1,
+            segment_bytes_first: 16 << 20,
+            segment_bytes_max: 16 << 20,
+        };
+        Store::open_folder(Arc::new(opened.clone()), &options).unwrap()
     };
-    let open = || Store::open_folder(Arc::new(folder.clone()), &options).unwrap();
     let store = open();
     let log = log_of(&store, Durability::Synced);
     let mut appender = Appender::new(&log);
-    let large = vec![5; 100_000];
-    for _ in 0..120 {
-        append(&mut appender, &large).unwrap();
+    for _ in 0..MANY {
+        append(&mut appender, &[5; MANY_BYTES]).unwrap();
     }
-    reach(&log, Level::Synced, Offset(120)).unwrap();
+    reach(&log, Level::Synced, Offset(MANY)).unwrap();
     let name = file(&log, FIRST);
     drop(appender);
     drop(log);
     store.close().unwrap();
-    drop(store);
+    (folder, open, name)
+}
+
+fn take_one(reader: &mut LogReader, offset: u64) {
+    let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
+    let Chunk::Frames(slice) = chunk else {
+        panic!("{chunk:?}");
+    };
+    assert_eq!(slice.first_offset(), Offset(offset));
+}
+
+/// The index finds no frame, so the reader goes there from the start, more than it fetches at once.
+#[test]
+fn a_reader_gets_far_into_a_segment_whose_index_is_damaged() {
+    let (folder, open, name) = many_records();
     // The footer's first page.
-    let end = 120 * (64 + large.len());
+    let end = MANY as usize * (64 + MANY_BYTES);
     let footer = (FRAMES_START as usize + end + 64).next_multiple_of(4096);
     folder.edit(&name, |bytes| bytes[footer + 9] ^= 1).unwrap();
     let store = open();
     let log = store.log(&topic()).unwrap();
-    for from in [100, 1] {
+    for from in [5000, 1] {
         let mut reader = LogReader::new(&log, Start::Offset(Offset(from)));
-        for offset in [from, from + 1, 119] {
+        for offset in [from, from + 1, MANY - 1] {
             reader.skip_to(Offset(offset));
-            let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
-            let Chunk::Frames(slice) = chunk else {
-                panic!("{chunk:?}");
-            };
-            assert_eq!(slice.first_offset(), Offset(offset));
+            take_one(&mut reader, offset);
         }
     }
+}
+
+#[test]
+fn what_a_reader_reads_in_order_is_fetched_ahead_and_once() {
+    let (folder, open, _name) = many_records();
+    let store = open();
+    let log = store.log(&topic()).unwrap();
+    let fetches = || folder.count(Operation::Populate, ".seg");
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    take_one(&mut reader, 0);
+    // The index, and the first piece; nobody knows yet that the reader goes on.
+    let first = fetches();
+    let mut all = first;
+    for offset in 1..MANY {
+        take_one(&mut reader, offset);
+        if fetches() > first && all == first {
+            // In the second piece the third is fetched though nobody asks for it.
+            let give_up = Instant::now() + Duration::from_secs(20);
+            while fetches() == first + 1 && Instant::now() < give_up {
+                std::thread::yield_now();
+            }
+            all = fetches();
+            assert_eq!(all, first + 2, "at {offset}");
+        }
+    }
+    let pieces = (MANY * MANY_BYTES as u64).div_ceil(4 << 20);
+    assert_eq!(fetches(), first + pieces - 1, "each piece once");
 }
