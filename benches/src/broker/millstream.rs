@@ -179,16 +179,22 @@ impl Broker for Millstream {
 
     fn receiver(&self, topic: &str, kind: Kind) -> Result<Box<dyn Receive>, Failure> {
         let (runtime, client) = self.connect()?;
+        let alarm = runtime.block_on(async { Alarm::new() })?;
         Ok(match kind {
             Kind::Stream => {
                 let reader = runtime.block_on(client.reader(topic, Start::Earliest))?;
-                Box::new(Reading { runtime, reader })
+                Box::new(Reading {
+                    alarm,
+                    runtime,
+                    reader,
+                })
             }
             Kind::Queue => {
                 let options = ConsumerOptions::new().prefetch(PREFETCH);
                 let opened = client.consumer_with(queue_of(topic), options);
                 let consumer = runtime.block_on(opened)?;
                 Box::new(Working {
+                    alarm,
                     runtime,
                     consumer: Some(consumer),
                     client: Some(client),
@@ -282,15 +288,21 @@ impl Publish for Publishing {
 }
 
 struct Reading {
+    /// Goes before the runtime it is in.
+    alarm: Alarm,
     runtime: Runtime,
     reader: Reader,
 }
 
 impl Receive for Reading {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
-        let Self { runtime, reader } = self;
+        let Self {
+            alarm,
+            runtime,
+            reader,
+        } = self;
         runtime.block_on(async {
-            let Ok(run) = tokio::time::timeout(wait, reader.next_run()).await else {
+            let Some(run) = alarm.within(wait, reader.next_run()).await? else {
                 return Ok(0);
             };
             let mut run = run.ok_or("the topic gives nothing more")?;
@@ -305,6 +317,8 @@ impl Receive for Reading {
 }
 
 struct Working {
+    /// Goes before the runtime it is in.
+    alarm: Alarm,
     runtime: Runtime,
     /// Until it has finished.
     consumer: Option<Consumer>,
@@ -314,11 +328,14 @@ struct Working {
 impl Receive for Working {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let Self {
-            runtime, consumer, ..
+            alarm,
+            runtime,
+            consumer,
+            ..
         } = self;
         let consumer = consumer.as_mut().ok_or("the worker has finished")?;
         runtime.block_on(async {
-            let Ok(first) = tokio::time::timeout(wait, consumer.next()).await else {
+            let Some(first) = alarm.within(wait, consumer.next()).await? else {
                 return Ok(0);
             };
             let mut next = first;
