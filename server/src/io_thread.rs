@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::mpsc as std_mpsc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use millstream::Broker;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 
 use crate::accept::Accepted;
 use crate::awake::Awake;
@@ -58,9 +59,9 @@ pub(crate) fn start(index: usize, way: Way, post: Post) -> io::Result<JoinHandle
             let ready = tell.clone();
             let served = match way {
                 Way::Uring(flags) => {
-                    uring::run(flags, serve::<UringSocket>(post, ready)).map(|_ended| ())
+                    uring::run(flags, apart(serve::<UringSocket>(post, ready))).map(|_ended| ())
                 }
-                Way::Epoll => run_epoll(serve::<EpollSocket>(post, ready)),
+                Way::Epoll => run_epoll(apart(serve::<EpollSocket>(post, ready))),
             };
             if let Err(error) = served {
                 // Nobody listens only when the thread was told to have started.
@@ -82,6 +83,15 @@ fn run_epoll(work: impl Future<Output = Ended>) -> io::Result<()> {
     Ok(())
 }
 
+/// Does `work` as a task, which is polled when it was woken; what a runtime blocks on is polled whenever
+/// anything was.
+async fn apart(work: impl Future<Output = Ended> + 'static) -> Ended {
+    match spawn_local(work).await {
+        Ok(ended) => ended,
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}
+
 /// Serves what is accepted until the server stops and the last connection is over.
 async fn serve<S: Socket>(post: Post, ready: std_mpsc::SyncSender<io::Result<()>>) -> Ended {
     // The channel holds one, and this is the first.
@@ -91,7 +101,7 @@ async fn serve<S: Socket>(post: Post, ready: std_mpsc::SyncSender<io::Result<()>
     let awake = post.poll.map(|time| Rc::new(Awake::new(time)));
     let keeper = awake
         .clone()
-        .map(|awake| tokio::task::spawn_local(async move { awake.keep().await }));
+        .map(|awake| spawn_local(async move { awake.keep().await }));
     let around = Rc::new(Surroundings {
         awake,
         pools: post.pools,
