@@ -398,10 +398,11 @@ impl Publisher {
         Ok(self.appender.try_append_with(&fields, fill)?.into())
     }
 
-    /// Wakes whoever waits for what was appended since the last call, and lets it be synced.
+    /// Wakes whoever waits for what was appended since the last call, and lets it be synced. Returns
+    /// whether anybody waited.
     #[inline]
-    pub fn flush_wakes(&mut self) {
-        self.appender.announce();
+    pub fn flush_wakes(&mut self) -> bool {
+        self.appender.announce()
     }
 
     /// Ready once an append that answered [`PublishError::Rotating`] is worth another try.
@@ -649,7 +650,9 @@ impl Publisher {
     fn settle_blocking(&mut self, appended: Appended) -> Result<Receipt, PublishError> {
         match self.level {
             Level::Synced => self.appender.announce_and_lead(),
-            Level::Stored => self.appender.announce(),
+            Level::Stored => {
+                self.appender.announce();
+            }
         }
         block_on(self.settled(appended))
     }

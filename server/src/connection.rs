@@ -26,7 +26,8 @@ use crate::buffers::{BufferPools, InputBuffer, Want};
 use crate::control::{Roster, Stage};
 use crate::jobs::JobQueue;
 use crate::limits::{
-    FLUSH_TIME, GO_BYTES_MAX, INPUT_IDLE_BYTES, LINGER_TIME, TURNS_MAX, WRITE_STALL_TIME,
+    ALONE_BYTES_MAX, FLUSH_TIME, GO_BYTES_MAX, INPUT_IDLE_BYTES, LINGER_TIME, TURNS_MAX,
+    WRITE_STALL_TIME,
 };
 use crate::output::OutputBatch;
 use crate::session::{JobDone, Session};
@@ -73,6 +74,7 @@ pub(crate) async fn serve<S: Socket>(socket: S, session: Session, around: Rc<Sur
         go_bytes: 0,
         gives_way: false,
         clock: clock.as_mut(),
+        asks_clock: true,
     };
     let place = poll_fn(|cx| Poll::Ready(around.roster.join(cx.waker()))).await;
     poll_fn(|cx| connection.poll(cx)).await;
@@ -157,10 +159,13 @@ struct Connection<'a, R, W, StartRead, StartWrite, ShutDown> {
     due: bool,
     /// Bytes taken in and given out in this go.
     go_bytes: usize,
-    /// Whether something was taken in in this go. It may have woken others of this thread, and who waits
-    /// for a message goes before who waits for its acknowledgement.
+    /// Whether something was taken in in this go that may have woken others of this thread, since who
+    /// waits for a message goes before who waits for its acknowledgement; or so much that more may follow,
+    /// to be acknowledged with it.
     gives_way: bool,
     clock: Pin<&'a mut Sleep>,
+    /// Whether the clock is to be looked at: once a go, and when it was set anew.
+    asks_clock: bool,
 }
 
 impl<R, W, StartRead, StartWrite, ShutDown> Connection<'_, R, W, StartRead, StartWrite, ShutDown>
@@ -177,6 +182,7 @@ where
         self.due = true;
         self.go_bytes = 0;
         self.gives_way = false;
+        self.asks_clock = true;
         self.obey();
         // What the last go held back, before there may be a reason to do so again.
         self.begin_write();
@@ -215,21 +221,25 @@ where
     }
 
     /// One round of everything; whether any of it made another round worth while.
+    ///
+    /// What is finished comes first and what is begun last, and is looked at once more at its place, so
+    /// that a message and its answer take one round.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         self.look_at_clock(cx);
-        let mut moved = self.finish_read(cx);
+        self.finish_read(cx);
+        self.finish_write(cx);
+        let mut moved = false;
         if self.phase == Phase::Serving {
-            moved |= self.feed();
+            self.feed();
             moved |= self.carry_job(cx);
             if std::mem::take(&mut self.due) && self.session.poll(cx) {
                 self.due = true;
                 moved = true;
             }
         }
-        moved |= self.finish_write(cx);
-        moved |= self.begin_write();
+        moved |= self.begin_write() && self.finish_write(cx);
         moved |= self.settle();
-        moved |= self.begin_read();
+        moved |= self.begin_read() && self.finish_read(cx);
         moved
     }
 
@@ -264,21 +274,21 @@ where
     }
 
     /// Lets the session take what was received.
-    fn feed(&mut self) -> bool {
+    fn feed(&mut self) {
         let Some(buffer) = &mut self.input else {
-            return false;
+            return;
         };
         if !self.news || self.session.is_held() {
-            return false;
+            return;
         }
         let drained = buffer.has_room();
         let Ok(received) = self.session.receive(buffer.unread()) else {
             self.news = false;
-            return true;
+            return;
         };
         buffer.consume(received.consumed);
         self.go_bytes += received.consumed;
-        self.gives_way |= received.consumed > 0;
+        self.gives_way |= received.may_wake || received.consumed > ALONE_BYTES_MAX;
         self.news = self.session.is_held();
         self.want = match received.need {
             ..=INPUT_IDLE_BYTES if drained => Want::Idle,
@@ -286,7 +296,6 @@ where
             bytes => Want::Message(bytes),
         };
         self.due = true;
-        true
     }
 
     fn begin_read(&mut self) -> bool {
@@ -410,6 +419,7 @@ where
     fn enter(&mut self, phase: Phase, until: Instant) {
         self.phase = phase;
         self.clock.as_mut().reset(until.into());
+        self.asks_clock = true;
     }
 
     /// Ends the connection without more ado; what is under way in the kernel ends by it.
@@ -422,6 +432,9 @@ where
     }
 
     fn look_at_clock(&mut self, cx: &mut Context<'_>) {
+        if !std::mem::take(&mut self.asks_clock) {
+            return;
+        }
         while self.phase != Phase::Cut && self.clock.as_mut().poll(cx).is_ready() {
             let next = self.tick(now());
             self.clock.as_mut().reset(next.into());

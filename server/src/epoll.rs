@@ -65,14 +65,8 @@ impl Socket for EpollSocket {
     async fn write(&self, batch: OutputBatch) -> (io::Result<usize>, OutputBatch) {
         let count = poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); WRITE_PIECES_MAX];
-            let mut used = 0;
-            for (slice, piece) in slices.iter_mut().zip(batch.pieces()) {
-                *slice = IoSlice::new(piece.unsent());
-                used += 1;
-            }
             let mut writer = self.writer.borrow_mut();
-            let slices = slices.get(..used).unwrap_or_default();
-            Pin::new(&mut *writer).poll_write_vectored(cx, slices)
+            Pin::new(&mut *writer).poll_write_vectored(cx, batch.slices(&mut slices))
         })
         .await;
         (count, batch)

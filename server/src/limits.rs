@@ -39,6 +39,9 @@ pub(crate) const WRITE_PIECES_MAX: usize = 64;
 /// See [`WRITE_PIECES_MAX`].
 pub(crate) const WRITE_BYTES_MAX: usize = 1 << 20;
 
+/// Most bytes that a thread with a ring sends by a call of their own.
+pub(crate) const WRITE_NOW_BYTES_MAX: usize = 16 << 10;
+
 /// Most bytes of deliveries a session keeps waiting for its socket, one delivery aside.
 pub(crate) const DELIVERIES_OUT_BYTES_MAX: usize = SESSION_OUT_BYTES_MAX - CONTROL_OUT_BYTES_MAX;
 /// Control output from which on a session takes no more input that could add to it.
@@ -92,6 +95,9 @@ pub(crate) const CLOCK_TIME: Duration = Duration::from_millis(HEARTBEAT_MS / 2);
 pub(crate) const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Bytes taken in and sent after which a connection lets the others of its thread have their turn.
 pub(crate) const GO_BYTES_MAX: usize = 64 << 10;
+/// Bytes taken in up to which they are answered at once where nobody else was woken, as somebody waits for
+/// it; of more, more may follow.
+pub(crate) const ALONE_BYTES_MAX: usize = 4 << 10;
 /// Turns after which it does, however little they moved.
 pub(crate) const TURNS_MAX: usize = 4;
 /// Pause after the listening socket failed in a way that accepting at once would repeat.

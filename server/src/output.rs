@@ -1,6 +1,7 @@
 //! What a session has to send, and the batches in which a socket takes it.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use millstream::FrameSlice;
 
@@ -189,8 +190,22 @@ pub(crate) struct OutputBatch {
 
 impl OutputBatch {
     /// The pieces that still have bytes to send.
+    #[cfg(test)]
     pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// What is still to be sent, as a vectored write takes it.
+    pub(crate) fn slices<'s, 'b: 's>(
+        &'b self,
+        slices: &'s mut [IoSlice<'b>; WRITE_PIECES_MAX],
+    ) -> &'s [IoSlice<'b>] {
+        let mut used = 0;
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(piece.unsent());
+            used += 1;
+        }
+        slices.get(..used).unwrap_or_default()
     }
 
     /// Bytes that are still to be sent.

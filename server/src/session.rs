@@ -69,6 +69,8 @@ pub struct Received {
     /// Bytes in one run, from the first that is not done with, that the next message takes. Means
     /// nothing while the session is held.
     pub need: usize,
+    /// Whether other sessions may have been woken by it.
+    pub may_wake: bool,
 }
 
 /// The session takes no more input: what it has queued is to be sent, then the connection ends.
@@ -172,6 +174,7 @@ impl Session {
     pub fn receive(&mut self, input: &[u8]) -> Result<Received, Closed> {
         let mut rest = input;
         let mut need = 0;
+        let mut may_wake = false;
         while self.stage != Stage::Closed && !self.ended && !self.is_held() {
             let phase = match self.stage {
                 Stage::Greeting => Phase::ServerBeforeHello,
@@ -186,14 +189,18 @@ impl Session {
                     header,
                     body,
                     consumed,
-                }) => match self.take(&header, body) {
-                    Taken::Done => rest = rest.get(consumed..).unwrap_or_default(),
-                    Taken::Held(hold) => self.hold = Some(hold),
-                },
+                }) => {
+                    // What is published is announced below, which tells.
+                    may_wake |= header.kind != MessageKind::Publish;
+                    match self.take(&header, body) {
+                        Taken::Done => rest = rest.get(consumed..).unwrap_or_default(),
+                        Taken::Held(hold) => self.hold = Some(hold),
+                    }
+                }
                 Err(error) => self.close_with(&refused(error.code(), error.to_string())),
             }
         }
-        self.flush_wakes();
+        may_wake |= self.flush_wakes();
         if self.ended {
             rest = &[];
         }
@@ -203,16 +210,23 @@ impl Session {
         if self.stage == Stage::Closed {
             Err(Closed)
         } else {
-            Ok(Received { consumed, need })
+            Ok(Received {
+                consumed,
+                need,
+                may_wake,
+            })
         }
     }
 
-    fn flush_wakes(&mut self) {
+    /// Wakes whoever waits for what was published; whether anybody did.
+    fn flush_wakes(&mut self) -> bool {
+        let mut waited = false;
         for (_, stream) in self.streams.iter_mut() {
             if let Stream::Publisher(publisher) = stream {
-                publisher.flush_wakes();
+                waited |= publisher.flush_wakes();
             }
         }
+        waited
     }
 
     /// Does what does not come from input: acknowledges, delivers, lets held input go on. `cx` is

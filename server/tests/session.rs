@@ -723,3 +723,32 @@ fn a_client_that_leaves_is_acknowledged_first() {
     wire.until_acked(1, 1);
     assert!(wire.session.is_closed() && !wire.session.has_output());
 }
+
+#[test]
+fn input_says_whether_others_may_have_been_woken_by_it() {
+    let (_folder, broker) = broker();
+    let mut writer = open(&broker);
+    writer.feed(
+        &Script::default()
+            .create(1, "t", Durability::Stored)
+            .publisher(1, "t", AckLevel::Stored)
+            .0,
+    );
+    // The first waits for a segment.
+    writer.feed(&Script::default().publish(1, 1, b"x").0);
+    writer.until_acked(1, 1);
+    let may_wake =
+        |wire: &mut Wire, script: Script| wire.session.receive(&script.0).unwrap().may_wake;
+    let publish = |number| Script::default().publish(1, number, b"x");
+    assert!(!may_wake(&mut writer, publish(2)), "nobody waits");
+
+    let mut reader = open(&broker);
+    reader.feed(&Script::default().reader(1, "t", Start::Latest, 1 << 20).0);
+    reader.until_any(|said| matches!(said, Said::ReaderOpened { .. }));
+    assert!(may_wake(&mut writer, publish(3)), "a reader waits");
+    assert!(!may_wake(&mut writer, publish(4)), "it was woken before");
+    assert!(
+        may_wake(&mut writer, Script::default().ping(1)),
+        "as all else may"
+    );
+}

@@ -20,6 +20,8 @@ use millstream_protocol::limits::READ_CREDIT_BYTES_MAX;
 use millstream_protocol::{AckLevel, Durability, Start};
 use millstream_server::{Backend, BindError, IoChoice, Listen, Server, ServerOptions, Shutdown};
 
+use socket2::SockRef;
+
 use peer::{Ear, Said, Script, Worked};
 
 /// A client on a socket; it blocks.
@@ -393,6 +395,43 @@ fn a_reader_that_does_not_read_holds_up_nobody_and_loses_nothing() {
         for (offset, body) in records {
             assert!(body.len() == 1 << 20 && body.iter().all(|byte| *byte == offset as u8 + 1));
         }
+    });
+}
+
+/// Each delivery is small and goes out by itself until the socket takes no more.
+#[test]
+fn small_deliveries_to_a_full_socket_wait_and_keep_their_order() {
+    const MESSAGES: u64 = 3000;
+    const BYTES: usize = 2 << 10;
+    on_each_backend(|options| {
+        let site = site(&options.threads(1));
+        let mut caller = site.call();
+        caller.say(&Script::default().publisher(1, "t", AckLevel::Stored));
+        let mut slow = site.call();
+        SockRef::from(&slow.socket)
+            .set_recv_buffer_size(64 << 10)
+            .unwrap();
+        slow.say(&Script::default().reader(1, "t", Start::Earliest, READ_CREDIT_BYTES_MAX));
+        slow.until_any(|said| matches!(said, Said::ReaderOpened { .. }));
+        for number in 1..=MESSAGES {
+            let body = vec![number as u8; BYTES];
+            caller.say(&Script::default().publish(1, number, &body));
+            caller.until_acked(1, number);
+        }
+        let said = slow.until(|said| {
+            matches!(said.last(), Some(Said::Record { offset, .. }) if *offset == MESSAGES - 1)
+        });
+        let records = said.iter().filter_map(|said| match said {
+            Said::Record { offset, body, .. } => Some((*offset, body)),
+            _ => None,
+        });
+        let mut next = 0;
+        for (offset, body) in records {
+            assert_eq!(offset, next);
+            assert!(body.len() == BYTES && body.iter().all(|byte| *byte == (offset + 1) as u8));
+            next += 1;
+        }
+        assert_eq!(next, MESSAGES);
     });
 }
 

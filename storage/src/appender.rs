@@ -347,14 +347,16 @@ impl Appender {
         }
     }
 
-    /// Tells whoever waits for what was appended; once after a run of appends.
+    /// Tells whoever waits for what was appended; once after a run of appends. Returns whether anybody
+    /// waited.
     #[inline]
-    pub fn announce(&mut self) {
+    pub fn announce(&mut self) -> bool {
         self.unannounced = false;
-        self.log.announce();
+        let waited = self.log.announce();
         if let Some(segment) = &self.segment {
             self.log.keep_bound(segment);
         }
+        waited
     }
 
     /// As [`announce`](Self::announce), and syncs in this thread unless a worker is at it: for a

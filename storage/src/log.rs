@@ -261,8 +261,8 @@ impl Log {
     /// Tells whoever must know that something was committed, voided or sealed (L6).
     ///
     /// Once per publish call or loop turn, not per record: a fence and three loads when nobody waits
-    /// and the log is marked already.
-    pub(crate) fn announce(self: &Arc<Self>) {
+    /// and the log is marked already. Returns whether anybody waited.
+    pub(crate) fn announce(self: &Arc<Self>) -> bool {
         publish_fence();
         if self.dirty.set() {
             self.dirty_since_us.raise(run_us());
@@ -271,10 +271,12 @@ impl Log {
                 Durability::Stored => self.shared.work.sync_later(self, STORED_SYNC, Later::Bound),
             }
         }
-        if self.stored_waiters.any() {
+        let waited = self.stored_waiters.any();
+        if waited {
             let committed = self.walk_prefix();
             self.stored_waiters.wake(committed);
         }
+        waited
     }
 
     /// As `announce`, for a publisher that is about to block until its records are synced: it leads

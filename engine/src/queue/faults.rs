@@ -109,7 +109,9 @@ impl Setup {
         let fields = PublisherFields::single(u32::try_from(body.len()).unwrap());
         loop {
             match appender.try_append_with(&fields, |room| room.put(&body)) {
-                Ok(_) => appender.announce(),
+                Ok(_) => {
+                    appender.announce();
+                }
                 Err(AppendError::Rotating) => park_until(|cx| appender.poll_room(cx)),
                 Err(AppendError::Full { .. }) => return,
                 Err(error) => panic!("{error}"),

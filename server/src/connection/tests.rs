@@ -3,13 +3,16 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::task::{Waker, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker, ready};
 
 use millstream::Broker;
-use millstream_protocol::control::{ErrorMessage, Hello, Magic};
+use millstream_protocol::control::{ErrorMessage, Hello, Magic, OpenPublisher};
 use millstream_protocol::error::ErrorCode;
-use millstream_protocol::limits::{HEARTBEAT_MS, PRE_HELLO_MS, WIRE_VERSION};
+use millstream_protocol::frame::{PublisherFields, publish_header};
+use millstream_protocol::limits::{FRAME_HEADER_BYTES, HEARTBEAT_MS, PRE_HELLO_MS, WIRE_VERSION};
 use millstream_protocol::wire::{MessageKind, Next, Phase as Side, StreamId, WireHeader};
+use millstream_protocol::{AckLevel, TopicName};
 use tokio::runtime::Runtime;
 
 use super::*;
@@ -207,6 +210,51 @@ impl Bench {
         }));
     }
 
+    /// One go; how often it had itself woken.
+    fn poll_waking(&mut self) -> u32 {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let connection = &mut self.connection;
+        self.runtime.block_on(poll_fn(|_| {
+            let polled = connection.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            Poll::Ready(())
+        }));
+        *woken.0.lock().unwrap()
+    }
+
+    fn written(&self) -> usize {
+        self.socket.0.borrow().written.len()
+    }
+
+    /// With a stream open that publishes to a topic whose records need no sync, and has published once: the
+    /// first waits for a segment.
+    fn publishing() -> Self {
+        let mut bench = Self::greeted();
+        let open = OpenPublisher {
+            topic: TopicName::parse("t").unwrap(),
+            ack: AckLevel::Stored,
+            create: true,
+        };
+        let mut bytes = Vec::new();
+        open.encode(StreamId(1), 1, &mut bytes);
+        bytes.extend(publish(1, 100));
+        bench.socket.say(&bytes);
+        while bench.socket.said().last() != Some(&(MessageKind::PublishAck, None)) {
+            bench.poll();
+            std::thread::yield_now();
+        }
+        bench
+    }
+
+    fn acks(&self) -> usize {
+        let said = self.socket.said();
+        let acks = said
+            .iter()
+            .filter(|(kind, _)| *kind == MessageKind::PublishAck);
+        acks.count()
+    }
+
     fn goes(&mut self, count: usize) {
         for _ in 0..count {
             self.poll();
@@ -242,6 +290,28 @@ fn hello() -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     hello.encode(StreamId::CONNECTION, 0, &mut bytes);
+    bytes
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(Mutex<u32>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        *self.0.lock().unwrap() += 1;
+    }
+}
+
+fn publish(number: u64, len_bytes: usize) -> Vec<u8> {
+    let body = vec![7; len_bytes];
+    let frame_bytes = (FRAME_HEADER_BYTES + len_bytes) as u32;
+    let mut bytes = WireHeader::publish(StreamId(1), number, frame_bytes)
+        .encode()
+        .to_vec();
+    let fields = PublisherFields::single(len_bytes as u32);
+    bytes.extend_from_slice(&publish_header(&fields, &body));
+    bytes.extend_from_slice(&body);
     bytes
 }
 
@@ -354,29 +424,34 @@ fn a_buffer_the_kernel_holds_comes_back_by_its_completion_alone() {
 /// Whoever waits for the message that was just published is of the same thread, and goes first.
 #[test]
 fn an_answer_gives_way_once() {
-    #[derive(Default)]
-    struct Woken(std::sync::Mutex<u32>);
-    impl std::task::Wake for Woken {
-        fn wake(self: std::sync::Arc<Self>) {
-            *self.0.lock().unwrap() += 1;
-        }
-    }
     let mut bench = Bench::greeted();
-    let written = |bench: &Bench| bench.socket.0.borrow().written.len();
-    let before = written(&bench);
+    let before = bench.written();
     bench.socket.say(&ping());
-    let woken = std::sync::Arc::new(Woken::default());
-    let waker = Waker::from(std::sync::Arc::clone(&woken));
-    let connection = &mut bench.connection;
-    bench.runtime.block_on(poll_fn(|_| {
-        let polled = connection.as_mut().poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        Poll::Ready(())
-    }));
-    assert_eq!(written(&bench), before, "others have their turn");
-    assert_eq!(*woken.0.lock().unwrap(), 1, "and then it goes on");
+    assert_eq!(bench.poll_waking(), 1, "it goes on");
+    assert_eq!(bench.written(), before, "when others had their turn");
     bench.poll();
-    assert_eq!(written(&bench), before + ping().len());
+    assert_eq!(bench.written(), before + ping().len());
+}
+
+#[test]
+fn a_message_that_woke_nobody_else_is_answered_in_its_go() {
+    let mut bench = Bench::publishing();
+    let before = bench.acks();
+    bench.socket.say(&publish(2, 100));
+    bench.poll_waking();
+    assert_eq!(bench.acks(), before + 1);
+    assert_eq!(bench.poll_waking(), 0, "there is nothing left to do");
+}
+
+#[test]
+fn a_run_gives_way_to_what_may_follow_it() {
+    let mut bench = Bench::publishing();
+    let before = bench.acks();
+    bench.socket.say(&publish(2, ALONE_BYTES_MAX));
+    assert_eq!(bench.poll_waking(), 1);
+    assert_eq!(bench.acks(), before);
+    bench.poll();
+    assert_eq!(bench.acks(), before + 1);
 }
 
 #[test]

@@ -172,11 +172,9 @@ impl PublisherStream {
         }
     }
 
-    /// Has the log look for sleepers, once for all that was published since.
-    pub(crate) fn flush_wakes(&mut self) {
-        if std::mem::take(&mut self.unflushed) {
-            self.publisher.flush_wakes();
-        }
+    /// Has the log look for sleepers, once for all that was published since; whether there were any.
+    pub(crate) fn flush_wakes(&mut self) -> bool {
+        std::mem::take(&mut self.unflushed) && self.publisher.flush_wakes()
     }
 
     /// The client closed the stream with a request of this correlation.

@@ -9,7 +9,7 @@ use millstream_protocol::{Durability, Offset};
 use super::Piece;
 use super::life::{Life, There, read_all};
 use super::model::Message;
-use crate::appender::{AppendError, Appended, Appender};
+use crate::appender::{AppendError, Appended};
 use crate::chain::Following;
 use crate::hand;
 use crate::log::Log;
@@ -247,7 +247,9 @@ impl Life {
     /// Some time passes, in which no thread gets to work.
     fn pass_time(&mut self) {
         for topic in &mut self.topics {
-            topic.appenders.iter_mut().for_each(Appender::announce);
+            for appender in &mut topic.appenders {
+                appender.announce();
+            }
         }
         self.look();
         self.now_us += self.dice.below(700_000);
@@ -257,7 +259,9 @@ impl Life {
     /// Nobody publishes for a while: then everything is synced, whoever waits (S4).
     fn rest(&mut self) {
         for topic in &mut self.topics {
-            topic.appenders.iter_mut().for_each(Appender::announce);
+            for appender in &mut topic.appenders {
+                appender.announce();
+            }
         }
         let Some(store) = &self.store else { return };
         let mut again = true;
