@@ -20,7 +20,7 @@ use crate::limits::{
 /// What the next read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// The first bytes after a silence: whatever comes, in the smallest buffer.
+    /// The first bytes after a silence: whatever comes. Waiting for it takes a small buffer or none.
     Idle,
     /// More of a stream that is flowing.
     Run,

@@ -192,7 +192,7 @@ where
                 return Poll::Ready(());
             }
             if !moved {
-                if self.gives_way && self.session.has_output() {
+                if self.gives_way && self.has_unsent() && !self.write.is_busy() {
                     cx.waker().wake_by_ref();
                 }
                 return Poll::Pending;
@@ -261,6 +261,11 @@ where
                 if self.phase == Phase::Serving {
                     self.news = true;
                 } else {
+                    self.want = if buffer.has_room() {
+                        Want::Idle
+                    } else {
+                        Want::Run
+                    };
                     buffer.clear();
                 }
             }
@@ -380,6 +385,12 @@ where
         true
     }
 
+    /// Whether anything waits to be sent, be it the rest of what a write took a part of.
+    fn has_unsent(&self) -> bool {
+        let rest = self.batch.as_ref().is_none_or(|batch| !batch.is_empty());
+        rest || self.session.has_output()
+    }
+
     /// Moves on to the next phase where this one is done.
     fn settle(&mut self) -> bool {
         match self.phase {
@@ -391,7 +402,7 @@ where
                 self.enter(Phase::Flushing { until }, until);
             }
             Phase::Flushing { .. } => {
-                if self.write.is_busy() || self.session.has_output() {
+                if self.has_unsent() {
                     return false;
                 }
                 if self.ended || (self.shutdown)(Shutdown::Write).is_err() {

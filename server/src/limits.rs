@@ -8,7 +8,7 @@ use millstream_protocol::limits::{
     WORK_BYTES_MAX,
 };
 
-/// Bytes of the buffer an idle connection may hold, and of the only one before its hello.
+/// Bytes of the buffer an idle connection may hold.
 pub(crate) const INPUT_IDLE_BYTES: usize = 2 << 10;
 /// Bytes of the pooled buffers for a run of small messages.
 pub(crate) const INPUT_RUN_BYTES: usize = 64 << 10;

@@ -8,8 +8,8 @@ use super::shared::{Load, Progress, Shared, Tell};
 use super::{Delivered, Ledger};
 use crate::broker::{Broker, Failure, Kind, Receive};
 
-/// How long a receiver waits before it looks whether all is done.
-const WAIT: Duration = Duration::from_millis(50);
+/// How long a receiver waits, at most, before it looks whether all is done; at least half of it.
+const WAIT: Duration = Duration::from_millis(100);
 /// Most messages of one publisher that a run's ledger has room for: 256 MiB of bits.
 const MESSAGES_MAX: u64 = 1 << 31;
 

@@ -30,7 +30,11 @@ struct Kernel {
     keeps: bool,
     /// Whether the peer takes what is written.
     takes: bool,
+    /// Most bytes it takes at once, where that is bounded.
+    takes_bytes: Option<usize>,
     shut: bool,
+    /// Whether nothing more can be sent.
+    half_shut: bool,
     written: Vec<u8>,
     reads: usize,
     wakers: Vec<Waker>,
@@ -83,9 +87,15 @@ impl Fake {
             kernel.wakers.push(cx.waker().clone());
             return Poll::Pending;
         }
+        if kernel.half_shut {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let before = kernel.written.len();
         for piece in batch.pieces() {
             kernel.written.extend_from_slice(piece.unsent());
+        }
+        if let Some(bytes) = kernel.takes_bytes {
+            kernel.written.truncate(before + bytes);
         }
         Poll::Ready(Ok(kernel.written.len() - before))
     }
@@ -137,8 +147,10 @@ impl Socket for Fake {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        if how == Shutdown::Both {
-            self.change(|kernel| kernel.shut = true);
+        match how {
+            Shutdown::Both => self.change(|kernel| kernel.shut = true),
+            Shutdown::Write => self.change(|kernel| kernel.half_shut = true),
+            Shutdown::Read => {}
         }
         Ok(())
     }
@@ -452,6 +464,44 @@ fn a_run_gives_way_to_what_may_follow_it() {
     assert_eq!(bench.acks(), before);
     bench.poll();
     assert_eq!(bench.acks(), before + 1);
+}
+
+#[test]
+fn a_connection_that_ends_sends_all_it_has_a_little_at_a_time() {
+    let mut bench = Bench::greeted();
+    bench.socket.change(|kernel| kernel.takes_bytes = Some(7));
+    let before = bench.socket.said().len();
+    let header = WireHeader {
+        body_bytes: 1,
+        ..WireHeader::bare(MessageKind::ListTopics, StreamId(9), 1)
+    };
+    bench.socket.say(&header.encode());
+    bench.socket.say(&[0]);
+    for _ in 0..50 {
+        bench.poll();
+    }
+    assert!(
+        matches!(bench.socket.said()[before..], [(MessageKind::Error, _)]),
+        "{:?}",
+        &bench.socket.said()[before..]
+    );
+}
+
+#[test]
+fn what_a_write_left_goes_on_when_answers_give_way() {
+    let mut bench = Bench::greeted();
+    let before = bench.written();
+    bench.socket.change(|kernel| kernel.takes = false);
+    bench.say(&ping());
+    bench.socket.change(|kernel| {
+        kernel.takes = true;
+        kernel.takes_bytes = Some(7);
+        kernel
+            .input
+            .extend(WireHeader::bare(MessageKind::Pong, StreamId::CONNECTION, 1).encode());
+    });
+    while bench.poll_waking() > 0 {}
+    assert_eq!(bench.written(), before + ping().len());
 }
 
 #[test]
