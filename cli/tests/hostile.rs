@@ -252,13 +252,20 @@ impl Hostile {
     }
 }
 
-/// Keeps all hostile clients at it, anew where the server hung up; how often it did.
+/// Keeps all hostile clients at it, anew where the server hung up; how often it did. Told to stop they go on
+/// until it did so a second time, where it does.
 fn be_hostile(address: &str, stop: &Receiver<()>, started: &mpsc::Sender<()>) -> usize {
     let mut clients: Vec<_> = (0..HOSTILE)
         .map(|kind| Hostile::new(address, kind))
         .collect();
-    let mut hung_up = 0;
-    while stop.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+    let (mut hung_up, mut told) = (0, None);
+    loop {
+        if stop.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+            let told = told.get_or_insert_with(Instant::now);
+            if hung_up > HOSTILE / KINDS || told.elapsed() > PATIENCE {
+                return hung_up;
+            }
+        }
         for client in &mut clients {
             if !client.go_on() {
                 *client = Hostile::new(address, client.kind);
@@ -268,7 +275,6 @@ fn be_hostile(address: &str, stop: &Receiver<()>, started: &mpsc::Sender<()>) ->
         // Who does not listen any more has heard it before.
         let _ = started.send(());
     }
-    hung_up
 }
 
 /// A memory group of its own for one process; removed when dropped.
