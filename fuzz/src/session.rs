@@ -183,7 +183,7 @@ impl<'a> Client<'a> {
             return false;
         }
         match self.session.receive(&self.input) {
-            Ok(Received { consumed, need }) => {
+            Ok(Received { consumed, need, .. }) => {
                 self.input.drain(..consumed);
                 let held = self.session.is_held() || self.session.is_closed();
                 let most = if self.heard.welcomed || consumed > 0 {
