@@ -51,6 +51,9 @@ fn reading(criterion: &mut Criterion, topic: &Topic, shape: &str) {
     group.bench_function("records", |b| {
         b.iter_batched_ref(|| topic.reader(), read_records, BatchSize::PerIteration);
     });
+    group.bench_function("views", |b| {
+        b.iter_batched_ref(|| topic.reader(), read_views, BatchSize::PerIteration);
+    });
     group.bench_function("frames", |b| {
         b.iter_batched_ref(|| topic.reader(), read_frames, BatchSize::PerIteration);
     });
@@ -60,6 +63,14 @@ fn reading(criterion: &mut Criterion, topic: &Topic, shape: &str) {
 fn read_records(reader: &mut Reader) -> usize {
     let mut bytes = 0;
     while let Some(record) = reader.try_next() {
+        bytes += black_box(record.expect("nothing is damaged").as_bytes()).len();
+    }
+    bytes
+}
+
+fn read_views(reader: &mut Reader) -> usize {
+    let mut bytes = 0;
+    while let Some(record) = reader.try_next_view() {
         bytes += black_box(record.expect("nothing is damaged").as_bytes()).len();
     }
     bytes

@@ -294,7 +294,7 @@ fn send(publisher: &mut Publisher, parcel: &Parcel) {
 
 fn next(reader: &mut Reader, take: impl FnOnce(&[u8])) {
     loop {
-        match reader.try_next() {
+        match reader.try_next_view() {
             Some(record) => return take(record.expect("nothing is damaged").as_bytes()),
             None => spin_loop(),
         }

@@ -35,7 +35,9 @@ mod worker;
 
 pub use broker::{Broker, BrokerOptions, TopicOptions};
 pub use error::{PublishError, ReadError, TopicError};
-pub use millstream_protocol::batch::{BatchBuilder, Message, PushError, Record, RecordRef};
+pub use millstream_protocol::batch::{
+    BatchBuilder, Message, PushError, Record, RecordRef, RecordView,
+};
 pub use millstream_protocol::control::{
     Backoff, CursorInfo, DeadLetter, Gap, GapReason, LeaseInfo, OnExpiry, PeekedRecord, QueueInfo,
     QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError, TopicInfo, WhenFull,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use millstream_protocol::Offset;
-use millstream_protocol::batch::{Checked, Record, RecordRun};
+use millstream_protocol::batch::{Checked, Record, RecordRun, RecordView};
 use millstream_protocol::control::GapReason;
 use millstream_protocol::limits::DELIVERY_BYTES_MAX;
 use millstream_storage::{Chunk, LogReader};
@@ -57,8 +57,8 @@ impl Reader {
 
     /// As [`next`](Self::next), blocking.
     pub fn next_blocking(&mut self) -> Option<Result<Record, ReadError>> {
-        if let Some(record) = self.next_of_run() {
-            return Some(record);
+        if let Some(found) = self.find_in_run() {
+            return owned(self.give(found));
         }
         block_on(self.next())
     }
@@ -66,15 +66,38 @@ impl Reader {
     /// The next record if one is there now; never blocks. While segments of an earlier run are
     /// brought in from disk there is none for a moment: compare [`next_offset`](Self::next_offset)
     /// and [`high_watermark`](Self::high_watermark) to tell.
+    ///
+    /// [`try_next_view`](Self::try_next_view) gives the same for less.
+    #[inline]
     pub fn try_next(&mut self) -> Option<Result<Record, ReadError>> {
+        owned(self.try_next_view())
+    }
+
+    /// As [`try_next`](Self::try_next), borrowed until the next call: counts no references. What is to
+    /// be kept is made a record of its own by [`RecordView::to_record`].
+    ///
+    /// ```
+    /// # use millstream::{Broker, Start, TopicOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let broker = Broker::open(folder.path())?;
+    /// # broker.create_topic("orders", TopicOptions::new())?;
+    /// let mut reader = broker.reader("orders", Start::Earliest)?;
+    /// let mut body_bytes = 0;
+    /// while let Some(record) = reader.try_next_view() {
+    ///     body_bytes += record?.as_bytes().len();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn try_next_view(&mut self) -> Option<Result<RecordView<'_>, ReadError>> {
         loop {
-            if let Some(record) = self.next_of_run() {
-                return Some(record);
+            if let Some(found) = self.find_in_run() {
+                return self.give(found);
             }
             let from = self.log.next_offset();
             let chunk = self.log.try_next(DELIVERY_BYTES)?;
-            if let ControlFlow::Break(record) = self.take(from, chunk.map_err(ReadError::from)) {
-                return record;
+            if let ControlFlow::Break(end) = self.take(from, chunk.map_err(ReadError::from)) {
+                return end.map(Err);
             }
         }
     }
@@ -82,13 +105,13 @@ impl Reader {
     /// Polling form of [`next`](Self::next).
     pub fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Record, ReadError>>> {
         loop {
-            if let Some(record) = self.next_of_run() {
-                return Poll::Ready(Some(record));
+            if let Some(found) = self.find_in_run() {
+                return Poll::Ready(owned(self.give(found)));
             }
             let from = self.log.next_offset();
             let chunk = ready!(self.poll_frames(DELIVERY_BYTES, cx));
-            if let ControlFlow::Break(record) = self.take(from, chunk) {
-                return Poll::Ready(record);
+            if let ControlFlow::Break(end) = self.take(from, chunk) {
+                return Poll::Ready(end.map(Err));
             }
         }
     }
@@ -98,7 +121,7 @@ impl Reader {
         &mut self,
         from: Offset,
         chunk: Result<Chunk, ReadError>,
-    ) -> ControlFlow<Option<Result<Record, ReadError>>> {
+    ) -> ControlFlow<Option<ReadError>> {
         match chunk {
             Ok(Chunk::Frames(slice)) => {
                 let from = from.max(slice.first_offset());
@@ -108,18 +131,32 @@ impl Reader {
                 ControlFlow::Continue(())
             }
             Ok(Chunk::Gap(gap)) if gap.reason == GapReason::Void => ControlFlow::Continue(()),
-            Ok(Chunk::Gap(gap)) => ControlFlow::Break(Some(Err(ReadError::Gap(gap)))),
+            Ok(Chunk::Gap(gap)) => ControlFlow::Break(Some(ReadError::Gap(gap))),
             Err(ReadError::Closed) => ControlFlow::Break(None),
-            Err(error) => ControlFlow::Break(Some(Err(error))),
+            Err(error) => ControlFlow::Break(Some(error)),
         }
     }
 
-    fn next_of_run(&mut self) -> Option<Result<Record, ReadError>> {
-        let next = self.run.as_mut()?.next();
-        if next.is_none() {
-            self.run = None;
+    /// Goes to the next record of what was taken up; `None` at its end.
+    #[inline]
+    fn find_in_run(&mut self) -> Option<Result<(), ReadError>> {
+        match self.run.as_mut()?.find_next() {
+            Ok(Some(_)) => Some(Ok(())),
+            Ok(None) => {
+                self.run = None;
+                None
+            }
+            Err(error) => Some(Err(ReadError::Damaged(error))),
         }
-        next.map(|record| record.map_err(ReadError::Damaged))
+    }
+
+    /// Gives out what [`find_in_run`](Self::find_in_run) came to.
+    #[inline]
+    fn give(&mut self, found: Result<(), ReadError>) -> Option<Result<RecordView<'_>, ReadError>> {
+        if let Err(error) = found {
+            return Some(Err(error));
+        }
+        self.run.as_mut()?.take_found().map(Ok)
     }
 
     /// Whole frames, up to `max_bytes` of them but at least one: what a server sends on as it is.
@@ -141,3 +178,11 @@ impl Reader {
 
 /// Frames taken at a time for [`Reader::next`].
 const DELIVERY_BYTES: u32 = DELIVERY_BYTES_MAX as u32;
+
+/// A record that holds on to its bytes itself.
+#[inline]
+fn owned(
+    record: Option<Result<RecordView<'_>, ReadError>>,
+) -> Option<Result<Record, ReadError>> {
+    record.map(|record| record.map(|record| record.to_record()))
+}
