@@ -181,8 +181,6 @@ const DELIVERY_BYTES: u32 = DELIVERY_BYTES_MAX as u32;
 
 /// A record that holds on to its bytes itself.
 #[inline]
-fn owned(
-    record: Option<Result<RecordView<'_>, ReadError>>,
-) -> Option<Result<Record, ReadError>> {
+fn owned(record: Option<Result<RecordView<'_>, ReadError>>) -> Option<Result<Record, ReadError>> {
     record.map(|record| record.map(|record| record.to_record()))
 }

@@ -199,6 +199,7 @@ impl InSegment {
             attempted,
         };
         let segment = self.walker.segment();
+        segment.note_sync(self.sequence);
         let turn = usize::from(self.sequence % 2 == 1);
         self.slots.write(turn, &slot.encode(segment.nonce()));
         segment.region().memory().sync().map_err(SyncFailed)?;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 
 use millstream_protocol::Offset;
 
+use crate::blocks::Past;
 use crate::clock::run_us;
 use crate::folder::Blocks;
 use crate::layout::FRAMES_START;
@@ -59,10 +60,6 @@ enum Mapped {
     Shared(Weak<Segment>),
 }
 
-/// A segment that fills faster than this has one behind it whose blocks are only reserved: every
-/// byte of a written one goes to the disk twice, and its zeros must be there first.
-const WRITTEN_AHEAD_BYTES_PER_S: u64 = 256 << 20;
-
 /// What a publisher finds behind a segment that ended.
 #[derive(Debug)]
 pub(crate) enum Following {
@@ -89,6 +86,10 @@ pub(crate) struct ChainState {
     kept: BTreeMap<SegmentNumber, Kept>,
     active: Option<Arc<Segment>>,
     active_since_us: u64,
+    /// Publishers waited for the active one to be made.
+    active_is_late: bool,
+    /// What the last segment of this run that ended had gone through.
+    ended: Option<Past>,
     standby: Option<Standby>,
     /// Where the next segment starts while none is active.
     next_base: Offset,
@@ -128,6 +129,8 @@ impl Chain {
                 kept,
                 active: None,
                 active_since_us: 0,
+                active_is_late: false,
+                ended: None,
                 standby: None,
                 next_base,
                 ended_bytes: 0,
@@ -163,7 +166,7 @@ impl Chain {
         if let Some(kept) = state.kept.get_mut(&number) {
             kept.end = Some(end);
         }
-        state.active = None;
+        state.ended = state.active.take().map(|active| state.past_of(&active));
         state.next_base = end.offset;
         state.ended_bytes += u64::from(end.position - FRAMES_START);
         state.need_bytes = need_bytes;
@@ -171,6 +174,7 @@ impl Chain {
         match state.standby.take() {
             Some(standby) if !state.closed => {
                 state.activate(standby);
+                state.active_is_late = false;
                 Sealed::Continued
             }
             kept => {
@@ -191,29 +195,27 @@ impl Chain {
         state.failure = None;
         if state.active.is_none() {
             state.activate(standby);
+            state.active_is_late = state.ended_bytes > 0;
         } else {
             state.standby = Some(standby);
         }
         Ok(())
     }
 
-    /// Number, size floor and offset ceiling base for the next segment to prepare; `None` if no
-    /// more is needed.
-    pub(crate) fn to_prepare(&self) -> Option<Wanted> {
+    /// Number, size floor, offset ceiling base and blocks for the next segment to prepare, those of a run's
+    /// first as `first` says; `None` if no more is needed.
+    pub(crate) fn to_prepare(&self, first: Blocks) -> Option<Wanted> {
         let mut state = self.lock();
         if state.closed || state.standby.is_some() {
             return None;
         }
         let number = SegmentNumber(state.next_number);
         state.next_number += 1;
-        let (base_floor, last_bytes, hurried) = match &state.active {
+        let (base_floor, last_bytes, blocks) = match &state.active {
             Some(active) => (
                 Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
                 active.len_bytes(),
-                fills_fast(
-                    active.claimed_bytes(),
-                    run_us().saturating_sub(state.active_since_us),
-                ),
+                state.past_now(active).blocks(),
             ),
             None => (
                 state.next_base,
@@ -222,7 +224,11 @@ impl Chain {
                     .values()
                     .next_back()
                     .map_or(0, |kept| kept.len_bytes),
-                state.ended_bytes > 0,
+                match state.ended_bytes {
+                    0 => first,
+                    // Publishers wait for it.
+                    _ => Blocks::Reserved,
+                },
             ),
         };
         Some(Wanted {
@@ -230,11 +236,7 @@ impl Chain {
             base_floor,
             last_bytes,
             need_bytes: state.need_bytes,
-            blocks: if hurried {
-                Blocks::Reserved
-            } else {
-                Blocks::Written
-            },
+            blocks,
         })
     }
 
@@ -472,11 +474,6 @@ pub(crate) struct Wanted {
     pub(crate) blocks: Blocks,
 }
 
-/// Whether a segment that took `claimed_bytes` in `us` fills faster than zeros are written ahead.
-fn fills_fast(claimed_bytes: u32, us: u64) -> bool {
-    u64::from(claimed_bytes) > WRITTEN_AHEAD_BYTES_PER_S.saturating_mul(us) / 1_000_000
-}
-
 /// A segment that ended and whose end the manifest knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finished {
@@ -503,6 +500,27 @@ impl Kept {
 }
 
 impl ChainState {
+    /// What is known when a segment is wanted behind `active`: if that has only begun, of the one before.
+    fn past_now(&self, active: &Segment) -> Past {
+        match self.ended {
+            Some(ended) if active.claimed_bytes() < active.len_bytes() / 4 => Past {
+                is_late: self.active_is_late,
+                ..ended
+            },
+            _ => self.past_of(active),
+        }
+    }
+
+    fn past_of(&self, active: &Segment) -> Past {
+        Past {
+            claimed_bytes: active.claimed_bytes(),
+            us: run_us().saturating_sub(self.active_since_us),
+            syncs: active.syncs(),
+            is_written_to: active.is_written_to(),
+            is_late: self.active_is_late,
+        }
+    }
+
     fn activate(&mut self, standby: Standby) {
         let segment = Arc::new(standby.activate(self.next_base, self.ended_bytes));
         self.kept.insert(
@@ -519,19 +537,5 @@ impl ChainState {
         );
         self.active = Some(segment);
         self.active_since_us = run_us();
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_fills_a_segment_fast_gets_reserved_blocks_behind_it() {
-        let quarter = 16 << 20;
-        assert!(fills_fast(quarter, 0), "within a tick of the clock");
-        assert!(fills_fast(quarter, 60_000));
-        assert!(!fills_fast(quarter, 65_000));
-        assert!(!fills_fast(quarter, u64::MAX));
     }
 }

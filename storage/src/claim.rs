@@ -86,7 +86,11 @@ impl<'a> Claim<'a> {
 
     fn write_body(&mut self, body: &[u8]) -> bool {
         let space = self.space.as_mut();
-        space.is_some_and(|space| space.write(FRAME_HEADER_BYTES as u32, body))
+        let written = space.is_some_and(|space| space.write(FRAME_HEADER_BYTES as u32, body));
+        if written {
+            self.segment.note_written_to();
+        }
+        written
     }
 
     /// Writes the header and publishes the frame. The body must have been written; `body_crc`

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::blocks::{PIECE_BYTES_MAX, PIECE_BYTES_MIN};
 use crate::folder::{
     Access, AppendFile, Blocks, FileError, Folder, check_dir_name, check_file_name,
 };
@@ -28,10 +29,9 @@ use map::DiskSegment;
 
 /// Bytes of one piece of a copy; larger ones gain nothing.
 const PIECE_BYTES: usize = 1 << 20;
-/// Bytes of one write of zeros. It decides how many pages the kernel keeps as one (a folio), and a store
-/// into any of these makes all of them dirty: a sync of one message writes this much, twice (decision
-/// 0014).
-const ZEROS_BYTES: usize = 16 << 10;
+/// Bytes of one write of zeros at the start of a segment, where its watermarks lie: each sync writes what
+/// the kernel keeps as one with them (decision 0014).
+const HEAD_PIECE_BYTES: usize = PIECE_BYTES_MIN as usize;
 /// Bytes of zeros that may wait for the disk at once: a message's sync waits behind no more than these.
 const ZEROS_UNSYNCED_BYTES: usize = 1 << 20;
 /// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
@@ -44,7 +44,7 @@ const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 
 /// What a new segment is filled with. Lies in the zero pages of the program.
-static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
+static ZEROS: [u8; PIECE_BYTES_MAX as usize] = [0; PIECE_BYTES_MAX as usize];
 
 /// A data folder on disk. Clones share the open directory.
 #[derive(Clone)]
@@ -173,8 +173,12 @@ impl Folder for DiskFolder {
         let path = self.path.join(name).display().to_string();
         let segment = self.create_with(name, |file| {
             let reserved = allocate(&file, len_bytes as u64)?;
-            if blocks == Blocks::Written || !reserved {
-                write_zeros(&file, len_bytes)?;
+            match blocks {
+                Blocks::Written { piece_bytes } => {
+                    write_zeros(&file, len_bytes, piece_bytes as usize)?;
+                }
+                Blocks::Reserved if reserved => {}
+                Blocks::Reserved => write_zeros(&file, len_bytes, ZEROS.len())?,
             }
             file.sync_data()?;
             DiskSegment::map(file, len_bytes, Access::ReadWrite, path)
@@ -383,10 +387,16 @@ fn reserve_behind(file: &File, end: u64, len_bytes: u64) -> Result<(), Errno> {
     }
 }
 
-fn write_zeros(file: &File, len_bytes: usize) -> io::Result<()> {
+/// Writes zeros, `piece_bytes` at a time; the first such piece in small ones.
+fn write_zeros(file: &File, len_bytes: usize, piece_bytes: usize) -> io::Result<()> {
+    let piece_bytes = piece_bytes.clamp(HEAD_PIECE_BYTES, ZEROS.len());
     let mut position = 0;
     while position < len_bytes {
-        let (piece, _) = ZEROS.split_at((len_bytes - position).min(ZEROS_BYTES));
+        let at_once = match position < piece_bytes {
+            true => HEAD_PIECE_BYTES,
+            false => piece_bytes,
+        };
+        let (piece, _) = ZEROS.split_at(at_once.min(len_bytes - position));
         file.write_all_at(piece, position as u64)?;
         position += piece.len();
         if position.is_multiple_of(ZEROS_UNSYNCED_BYTES) {

@@ -43,7 +43,11 @@ pub enum Access {
 pub enum Blocks {
     /// Written with zeros: stores into them, and syncs of little, cost a fraction of what they cost in
     /// reserved ones; but every byte goes to the disk twice.
-    Written,
+    Written {
+        /// Bytes of one write, a power of two. The kernel may keep what one write made as one: a first
+        /// store into it brings in all of it, and a sync of a byte of it writes all of it.
+        piece_bytes: u32,
+    },
     /// Reserved: for publishers that fill segments faster than zeros can be written ahead of them.
     Reserved,
 }

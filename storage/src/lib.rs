@@ -11,6 +11,7 @@
 
 mod appender;
 mod baton;
+mod blocks;
 mod chain;
 mod checkpoints;
 mod claim;

@@ -66,7 +66,7 @@ fn small_log(durability: Durability) -> Arc<Log> {
             .create_segment(
                 &format!("{number}.seg"),
                 SEGMENT_BYTES as usize,
-                Blocks::Written,
+                Blocks::Reserved,
             )
             .unwrap();
         let identity = Identity {

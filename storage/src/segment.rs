@@ -16,7 +16,7 @@ use crate::layout::{FRAMES_START, Identity, limit_bytes};
 use crate::manifest::SegmentNumber;
 use crate::memory::SegmentMemory;
 use crate::sync::{
-    ClaimOutcome, CommittedRun, FooterSpace, Mark, Mutex, Region, RegionParts, SealSpace,
+    ClaimOutcome, CommittedRun, FooterSpace, Frontier, Mark, Mutex, Region, RegionParts, SealSpace,
     SlotSpace, lock,
 };
 
@@ -62,6 +62,8 @@ impl Standby {
             rights: Mutex::new(Some((self.parts.slots, self.parts.footer))),
             standby_asked: Mark::clean(),
             sealed: Mark::clean(),
+            syncs: Frontier::new(0),
+            written_to: Mark::clean(),
         }
     }
 }
@@ -87,6 +89,10 @@ pub(crate) struct Segment {
     standby_asked: Mark,
     /// Set once this run sealed it.
     sealed: Mark,
+    /// How often it was synced.
+    syncs: Frontier,
+    /// Set once a body was written to the file and not stored through the map.
+    written_to: Mark,
 }
 
 /// What [`Segment::try_claim`] found.
@@ -117,6 +123,8 @@ impl Segment {
             rights: Mutex::new(None),
             standby_asked: Mark::clean(),
             sealed: Mark::clean(),
+            syncs: Frontier::new(0),
+            written_to: Mark::clean(),
         }
     }
 
@@ -171,6 +179,26 @@ impl Segment {
     #[inline]
     pub(crate) fn is_left_behind(&self) -> bool {
         self.earlier_end.is_some() || self.sealed.is_set()
+    }
+
+    /// It is synced for the `nth` time.
+    pub(crate) fn note_sync(&self, nth: u64) {
+        self.syncs.raise(nth);
+    }
+
+    /// How often it was synced.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.get()
+    }
+
+    /// A body was written to the file.
+    pub(crate) fn note_written_to(&self) {
+        self.written_to.set();
+    }
+
+    /// Whether bodies were written to the file.
+    pub(crate) fn is_written_to(&self) -> bool {
+        self.written_to.is_set()
     }
 
     pub(crate) fn index(&self) -> &Mutex<PageIndex> {

@@ -34,6 +34,10 @@ fn store(memory: &dyn SegmentMemory, position: usize, bytes: &[u8]) {
     unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
 }
 
+const WRITTEN: Blocks = Blocks::Written {
+    piece_bytes: 16 << 10,
+};
+
 fn kind<T: std::fmt::Debug>(result: std::io::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
@@ -43,7 +47,14 @@ fn a_new_segment_is_zeros_at_a_page_boundary() {
     on_each(|folder| {
         // Neither a whole number of pages nor of pieces.
         let len_bytes = (2 << 20) + 4096 + 100;
-        for (name, blocks) in [("a.seg", Blocks::Written), ("b.seg", Blocks::Reserved)] {
+        let coarse = Blocks::Written {
+            piece_bytes: 256 << 10,
+        };
+        for (name, blocks) in [
+            ("a.seg", WRITTEN),
+            ("b.seg", coarse),
+            ("c.seg", Blocks::Reserved),
+        ] {
             let memory = folder.create_segment(name, len_bytes, blocks).unwrap();
             assert_eq!(memory.len_bytes(), len_bytes);
             assert_eq!(memory.base().as_ptr() as usize % 4096, 0);
@@ -58,7 +69,7 @@ fn a_segment_takes_its_room_when_it_is_made() {
     use std::os::unix::fs::MetadataExt;
     let root = tempfile::tempdir().unwrap();
     let folder = DiskFolder::open_or_create(root.path()).unwrap();
-    for (name, blocks) in [("a.seg", Blocks::Written), ("b.seg", Blocks::Reserved)] {
+    for (name, blocks) in [("a.seg", WRITTEN), ("b.seg", Blocks::Reserved)] {
         folder.create_segment(name, 1 << 20, blocks).unwrap();
         let allocated_bytes = root.path().join(name).metadata().unwrap().blocks() * 512;
         assert!(allocated_bytes >= 1 << 20, "{name}: {allocated_bytes} B");
@@ -68,9 +79,7 @@ fn a_segment_takes_its_room_when_it_is_made() {
 #[test]
 fn opening_a_segment_twice_gives_the_same_memory() {
     on_each(|folder| {
-        let first = folder
-            .create_segment("a.seg", 8192, Blocks::Written)
-            .unwrap();
+        let first = folder.create_segment("a.seg", 8192, WRITTEN).unwrap();
         let second = folder.open_segment("a.seg", Access::ReadWrite).unwrap();
         let third = folder.open_segment("a.seg", Access::Read).unwrap();
         store(&*first, 4096, b"hello");
@@ -88,12 +97,10 @@ fn opening_a_segment_twice_gives_the_same_memory() {
 #[test]
 fn a_segment_that_exists_is_never_made_anew() {
     on_each(|folder| {
-        let first = folder
-            .create_segment("a.seg", 4096, Blocks::Written)
-            .unwrap();
+        let first = folder.create_segment("a.seg", 4096, WRITTEN).unwrap();
         store(&*first, 0, b"kept");
         assert_eq!(
-            kind(folder.create_segment("a.seg", 4096, Blocks::Written)),
+            kind(folder.create_segment("a.seg", 4096, WRITTEN)),
             ErrorKind::AlreadyExists
         );
         assert_eq!(
@@ -109,7 +116,7 @@ fn a_segment_that_exists_is_never_made_anew() {
 fn a_segment_of_no_bytes_is_refused_and_leaves_nothing() {
     on_each(|folder| {
         assert_eq!(
-            kind(folder.create_segment("a.seg", 0, Blocks::Written)),
+            kind(folder.create_segment("a.seg", 0, WRITTEN)),
             ErrorKind::InvalidInput
         );
         assert!(folder.list("").unwrap().is_empty());
@@ -138,9 +145,7 @@ fn a_segment_is_as_long_as_its_file() {
 #[test]
 fn a_shrunk_segment_keeps_its_map_and_loses_its_end() {
     on_each(|folder| {
-        let memory = folder
-            .create_segment("a.seg", 4 * 4096, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 4 * 4096, WRITTEN).unwrap();
         store(&*memory, 0, b"front");
         memory.shrink(4096 + 10).unwrap();
         memory.sync().unwrap();
@@ -161,9 +166,7 @@ fn a_shrunk_segment_keeps_its_map_and_loses_its_end() {
 #[test]
 fn populated_pages_are_resident_and_ranges_past_the_end_are_not() {
     on_each(|folder| {
-        let memory = folder
-            .create_segment("a.seg", 3 << 20, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 3 << 20, WRITTEN).unwrap();
         memory.populate(0..3 << 20).unwrap();
         assert!(memory.is_resident(0..3 << 20));
         assert!(memory.is_resident(4095..4097));
@@ -180,9 +183,7 @@ fn populated_pages_are_resident_and_ranges_past_the_end_are_not() {
 #[test]
 fn memory_outlives_its_file() {
     on_each(|folder| {
-        let memory = folder
-            .create_segment("a.seg", 4096, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 4096, WRITTEN).unwrap();
         store(&*memory, 0, b"still here");
         folder.remove("a.seg").unwrap();
         assert_eq!(load(&*memory, 0, 10), b"still here");
@@ -232,9 +233,7 @@ fn directories_hold_files_and_go_when_empty() {
     on_each(|folder| {
         folder.make_dir("log-1").unwrap();
         assert_eq!(kind(folder.make_dir("log-1")), ErrorKind::AlreadyExists);
-        folder
-            .create_segment("log-1/2.seg", 4096, Blocks::Written)
-            .unwrap();
+        folder.create_segment("log-1/2.seg", 4096, WRITTEN).unwrap();
         folder.create_file("log-1/1.seg", b"x").unwrap();
         folder.create_file("log-10", b"").unwrap();
         folder.sync_dir("log-1").unwrap();
@@ -292,9 +291,7 @@ fn a_range_is_copied_whole_or_not_at_all() {
 #[test]
 fn a_segment_can_be_copied_from_while_it_is_open() {
     on_each(|folder| {
-        let memory = folder
-            .create_segment("a.seg", 8192, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 8192, WRITTEN).unwrap();
         store(&*memory, 4096, b"cut off");
         folder.copy_range("a.seg", 4096..4103, "tail").unwrap();
         assert_eq!(folder.read_file("tail").unwrap(), b"cut off");
@@ -326,7 +323,7 @@ fn names_that_lead_out_of_the_folder_are_refused() {
                 "{name:?}"
             );
             assert_eq!(
-                kind(folder.create_segment(name, 1, Blocks::Written)),
+                kind(folder.create_segment(name, 1, WRITTEN)),
                 ErrorKind::InvalidInput,
                 "{name:?}"
             );
@@ -439,9 +436,7 @@ mod disk {
         use std::os::unix::fs::MetadataExt;
         let root = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open(root.path()).unwrap();
-        folder
-            .create_segment("a.seg", 1 << 20, Blocks::Written)
-            .unwrap();
+        folder.create_segment("a.seg", 1 << 20, WRITTEN).unwrap();
         let blocks = std::fs::metadata(root.path().join("a.seg"))
             .unwrap()
             .blocks();
@@ -453,7 +448,7 @@ mod disk {
         let root = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open(root.path()).unwrap();
         folder
-            .create_segment("a.seg", usize::MAX >> 1, Blocks::Written)
+            .create_segment("a.seg", usize::MAX >> 1, WRITTEN)
             .unwrap_err();
         assert!(folder.list("").unwrap().is_empty());
     }
@@ -466,17 +461,13 @@ mod heap {
     fn the_planned_operation_fails_once() {
         let folder = HeapFolder::new();
         folder.fail(Operation::CreateSegment, ".seg", 2, Failure::Full);
-        folder
-            .create_segment("1.seg", 4096, Blocks::Written)
-            .unwrap();
+        folder.create_segment("1.seg", 4096, WRITTEN).unwrap();
         assert_eq!(
-            kind(folder.create_segment("2.seg", 4096, Blocks::Written)),
+            kind(folder.create_segment("2.seg", 4096, WRITTEN)),
             ErrorKind::StorageFull
         );
         assert_eq!(folder.list("").unwrap(), ["1.seg"]);
-        folder
-            .create_segment("2.seg", 4096, Blocks::Written)
-            .unwrap();
+        folder.create_segment("2.seg", 4096, WRITTEN).unwrap();
         assert_eq!(folder.count(Operation::CreateSegment, "2.seg"), 2);
     }
 
@@ -484,8 +475,8 @@ mod heap {
     fn the_nth_sync_of_matching_names_fails() {
         let folder = HeapFolder::new();
         let (a, b) = (
-            folder.create_segment("a", 1, Blocks::Written).unwrap(),
-            folder.create_segment("b", 1, Blocks::Written).unwrap(),
+            folder.create_segment("a", 1, WRITTEN).unwrap(),
+            folder.create_segment("b", 1, WRITTEN).unwrap(),
         );
         folder.fail(Operation::Sync, "b", 2, Failure::Device);
         for _ in 0..3 {
@@ -505,7 +496,7 @@ mod heap {
         let mut file = folder.append_file("log").unwrap();
         folder.set_full(true);
         assert_eq!(
-            kind(folder.create_segment("s", 1, Blocks::Written)),
+            kind(folder.create_segment("s", 1, WRITTEN)),
             ErrorKind::StorageFull
         );
         assert_eq!(kind(folder.create_file("f", b"")), ErrorKind::StorageFull);
@@ -513,15 +504,13 @@ mod heap {
         assert_eq!(folder.read_file("log").unwrap(), b"1");
         folder.remove("log").unwrap();
         folder.set_full(false);
-        folder.create_segment("s", 1, Blocks::Written).unwrap();
+        folder.create_segment("s", 1, WRITTEN).unwrap();
     }
 
     #[test]
     fn a_sync_is_open_until_its_hook_returns() {
         let folder = HeapFolder::new();
-        let memory = folder
-            .create_segment("a.seg", 4096, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 4096, WRITTEN).unwrap();
         let (entered, enters) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Mutex::new(released);
@@ -602,9 +591,7 @@ mod heap {
     #[test]
     fn an_edit_shows_to_those_who_open_later() {
         let folder = HeapFolder::new();
-        let memory = folder
-            .create_segment("a.seg", 4096, Blocks::Written)
-            .unwrap();
+        let memory = folder.create_segment("a.seg", 4096, WRITTEN).unwrap();
         store(&*memory, 0, b"good");
         folder.edit("a.seg", |bytes| bytes[0] ^= 1).unwrap();
         assert_eq!(load(&*memory, 0, 4), b"good");

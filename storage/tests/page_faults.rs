@@ -266,7 +266,7 @@ fn s6_threads_that_meet_one_lost_page_keep_each_others_stores() {
     for round in 0..50 {
         let name = format!("{round}.seg");
         let memory = folder
-            .create_segment(&name, 2 << 20, Blocks::Written)
+            .create_segment(&name, 2 << 20, Blocks::Reserved)
             .unwrap();
         cut_off(&place.path().join(&name), 0);
         let begin = Barrier::new(THREADS);

@@ -1,0 +1,143 @@
+//! How the blocks of the next segment are made (decisions 0012, 0014 and 0017): by what its predecessor
+//! went through.
+
+use millstream_protocol::Durability;
+
+use crate::folder::Blocks;
+
+/// A segment that fills faster than this may have one behind it whose blocks are only reserved: every
+/// byte of a written one goes to the disk twice, and its zeros must be there first.
+const WRITTEN_AHEAD_BYTES_PER_S: u64 = 256 << 20;
+/// A sync writes at most one part in so many more than was published, for the pages that the kernel
+/// keeps as one with the last; but for [`PIECE_BYTES_MIN`].
+const PIECES_A_SYNC: u64 = 4;
+/// The first segment of a run is not known to fill: one part in so many of what it is to have.
+const PIECES_OF_FIRST: u32 = 256;
+/// Least and most bytes of zeros at once; larger ones gain nothing.
+pub(crate) const PIECE_BYTES_MIN: u32 = 16 << 10;
+pub(crate) const PIECE_BYTES_MAX: u32 = 256 << 10;
+
+/// What the segment under way has gone through when the next one is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Past {
+    /// Bytes of frames claimed, in so many microseconds.
+    pub(crate) claimed_bytes: u32,
+    pub(crate) us: u64,
+    /// Its syncs so far.
+    pub(crate) syncs: u64,
+    /// Bodies of it were written to the file, and not stored through its map.
+    pub(crate) is_written_to: bool,
+    /// Publishers waited for it to be made.
+    pub(crate) is_late: bool,
+}
+
+impl Past {
+    /// How the segment behind it is made. Zeros are left out where they would be there too late, or
+    /// written over as they are made.
+    pub(crate) fn blocks(&self) -> Blocks {
+        if self.fills_fast() && (self.is_written_to || self.is_late) {
+            return Blocks::Reserved;
+        }
+        // And the sync to come.
+        let bytes_a_sync = u64::from(self.claimed_bytes) / (self.syncs + 1);
+        let piece_bytes = u32::try_from(bytes_a_sync / PIECES_A_SYNC);
+        written(piece_bytes.unwrap_or(u32::MAX))
+    }
+
+    /// Whether it fills faster than zeros are written ahead.
+    fn fills_fast(&self) -> bool {
+        u64::from(self.claimed_bytes)
+            > WRITTEN_AHEAD_BYTES_PER_S.saturating_mul(self.us) / 1_000_000
+    }
+}
+
+/// How the first segment of a run is made, where a log's first segment is to have `first_bytes`.
+pub(crate) fn first(durability: Durability, first_bytes: u32) -> Blocks {
+    match durability {
+        Durability::Stored => written(first_bytes / PIECES_OF_FIRST),
+        Durability::Synced => written(PIECE_BYTES_MIN),
+    }
+}
+
+/// Written with zeros, at once at most `bytes` where that is within bounds.
+fn written(bytes: u32) -> Blocks {
+    let bytes = bytes.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+    Blocks::Written {
+        piece_bytes: 1 << bytes.ilog2(),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const QUARTER: Past = Past {
+        claimed_bytes: 16 << 20,
+        us: 65_000,
+        syncs: 0,
+        is_written_to: false,
+        is_late: false,
+    };
+
+    #[test]
+    fn zeros_are_left_out_behind_what_fills_fast_and_has_no_use_for_them() {
+        let fast = Past {
+            us: 60_000,
+            ..QUARTER
+        };
+        let within_a_tick = Past { us: 0, ..fast };
+        for fast in [fast, within_a_tick] {
+            assert_ne!(fast.blocks(), Blocks::Reserved);
+            let written_to = Past {
+                is_written_to: true,
+                ..fast
+            };
+            let late = Past {
+                is_late: true,
+                ..fast
+            };
+            assert_eq!(written_to.blocks(), Blocks::Reserved);
+            assert_eq!(late.blocks(), Blocks::Reserved);
+        }
+        for us in [65_000, u64::MAX] {
+            let slow = Past {
+                us,
+                is_written_to: true,
+                is_late: true,
+                ..QUARTER
+            };
+            assert_ne!(slow.blocks(), Blocks::Reserved);
+        }
+    }
+
+    #[test]
+    fn pieces_follow_what_a_sync_covers() {
+        let piece_behind = |claimed_bytes, syncs| {
+            let past = Past {
+                claimed_bytes,
+                syncs,
+                ..QUARTER
+            };
+            match past.blocks() {
+                Blocks::Written { piece_bytes } => piece_bytes,
+                Blocks::Reserved => 0,
+            }
+        };
+        assert_eq!(piece_behind(16 << 20, 0), PIECE_BYTES_MAX);
+        assert_eq!(piece_behind(16 << 20, 15), PIECE_BYTES_MAX);
+        assert_eq!(piece_behind(16 << 20, 31), 128 << 10);
+        assert_eq!(piece_behind(16 << 20, 32), 64 << 10, "a power of two");
+        assert_eq!(piece_behind(16 << 20, 400), PIECE_BYTES_MIN);
+        assert_eq!(piece_behind(0, 0), PIECE_BYTES_MIN);
+        assert_eq!(piece_behind(u32::MAX, 0), PIECE_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_first_segment_follows_what_it_was_said_to_need() {
+        let piece = |piece_bytes| Blocks::Written { piece_bytes };
+        assert_eq!(first(Durability::Stored, 4 << 20), piece(PIECE_BYTES_MIN));
+        assert_eq!(first(Durability::Stored, 32 << 20), piece(128 << 10));
+        assert_eq!(first(Durability::Stored, 1 << 30), piece(PIECE_BYTES_MAX));
+        assert_eq!(first(Durability::Synced, 1 << 30), piece(PIECE_BYTES_MIN));
+    }
+}
