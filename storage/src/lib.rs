@@ -28,6 +28,7 @@ mod footer;
 #[doc(hidden)]
 pub mod hand;
 mod heap;
+mod hint;
 mod inspect;
 mod layout;
 mod lock;

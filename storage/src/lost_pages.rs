@@ -59,6 +59,7 @@ impl Segment {
 
     /// Whether its bytes may be taken as they are: of this run, and no page of it is lost. All others
     /// are checked (L7).
+    #[inline]
     pub(crate) fn is_trusted(&self) -> bool {
         self.earlier_end().is_none() && !(any_page_lost() && self.lost_pages().is_some())
     }

@@ -8,6 +8,7 @@ use millstream_protocol::control::{Gap, GapReason};
 use millstream_protocol::{Offset, Start};
 
 use crate::cold::{Damage, FetchTicket, Fetched, Wanted, locate, place_of};
+use crate::hint;
 use crate::log::{Level, Log, Poisoned};
 use crate::segment::Segment;
 use crate::slice::FrameSlice;
@@ -138,18 +139,25 @@ impl LogReader {
     }
 
     /// Ready with the first offset once a start by time is resolved; at once for the others.
+    #[inline]
     pub fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Offset> {
-        if let Some(time_us) = self.start_time_us {
-            let log = &self.log;
-            let ticket = self
-                .fetch
-                .get_or_insert_with(|| FetchTicket::start(log, Wanted::Time(time_us)));
-            let fetched = ready!(ticket.poll(cx));
-            self.fetch = None;
-            self.start_time_us = None;
-            if let Fetched::At(offset) = fetched {
-                self.from = offset;
-            }
+        match self.start_time_us {
+            Some(time_us) => self.poll_start_at(time_us, cx),
+            None => Poll::Ready(self.from),
+        }
+    }
+
+    #[cold]
+    fn poll_start_at(&mut self, time_us: u64, cx: &mut Context<'_>) -> Poll<Offset> {
+        let log = &self.log;
+        let ticket = self
+            .fetch
+            .get_or_insert_with(|| FetchTicket::start(log, Wanted::Time(time_us)));
+        let fetched = ready!(ticket.poll(cx));
+        self.fetch = None;
+        self.start_time_us = None;
+        if let Fetched::At(offset) = fetched {
+            self.from = offset;
         }
         Poll::Ready(self.from)
     }
@@ -560,6 +568,7 @@ impl At {
             let taken = self.run.end() - self.run.start();
             let mut glance = None;
             let found = self.run.extend_if(|frame| {
+                hint::read_soon(frame);
                 let seen = Glance::of(frame);
                 glance = Some(seen);
                 let fits = taken == 0 || taken as usize + frame.len() <= max_bytes as usize;
