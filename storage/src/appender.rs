@@ -19,10 +19,14 @@ use crate::clock::run_us;
 use crate::log::{Level, Log, Poisoned};
 use crate::segment::{Segment, TryClaim};
 use crate::sync::{Gate, WaitKey};
-use crate::walker::{Step, Walker};
+use crate::walker::{OwnFrame, Step, Walker};
 
 /// A failed preparation is tried again after this pause, when somebody publishes.
 const RETRY_PAUSE_US: u64 = 100_000;
+
+/// Frames of others that an appender walks over by itself before it asks how far all have come: what many
+/// publish, each of them would walk over.
+const FRAMES_ALONE_MAX: u32 = if cfg!(loom) { 1 } else { 64 };
 
 thread_local! {
     /// This thread runs a caller's closure inside a claim.
@@ -280,7 +284,12 @@ impl Appender {
                     self.unannounced = true;
                     let end = Offset(base.0 + u64::from(fields.record_count));
                     if let Some(walker) = &mut self.walker {
-                        walker.skip_own(position, frame_bytes, end);
+                        let frame = OwnFrame {
+                            segment,
+                            position,
+                            bytes: frame_bytes,
+                        };
+                        walker.skip_own(&frame, end);
                     }
                     return Ok(Appended { base, end });
                 }
@@ -402,7 +411,10 @@ impl Appender {
             return self.log.has_reached(Level::Stored, end);
         };
         loop {
-            let step = walker.advance(end);
+            let step = walker.advance(end, FRAMES_ALONE_MAX);
+            if matches!(step, Step::Frame { .. }) && walker.offset() < end {
+                self.log.catch_up(walker);
+            }
             if walker.offset() >= end {
                 // Behind the walk (FAULT-1).
                 return !self.log.has_lost_pages() || self.log.has_reached(Level::Stored, end);

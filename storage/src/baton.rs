@@ -193,13 +193,13 @@ impl InSegment {
     ) -> Result<(), SyncFailed> {
         self.unmap_to(attempted);
         self.sequence += 1;
+        self.walker.segment().note_sync(self.sequence);
         let slot = Slot {
             sequence: self.sequence,
             proven: self.proven,
             attempted,
         };
         let segment = self.walker.segment();
-        segment.note_sync(self.sequence);
         let turn = usize::from(self.sequence % 2 == 1);
         self.slots.write(turn, &slot.encode(segment.nonce()));
         segment.region().memory().sync().map_err(SyncFailed)?;

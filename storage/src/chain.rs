@@ -539,3 +539,72 @@ impl ChainState {
         self.active_since_us = run_us();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::folder::Folder;
+    use crate::heap::HeapFolder;
+    use crate::layout::Identity;
+    use crate::manifest::LogId;
+    use crate::segment::TryClaim;
+
+    const LEN_BYTES: u32 = 16 << 20;
+    const SMALL: Blocks = Blocks::Written {
+        piece_bytes: 16 << 10,
+    };
+
+    fn standby(folder: &HeapFolder, wanted: &Wanted) -> Standby {
+        let name = format!("{}.seg", wanted.number.0);
+        let memory = folder
+            .create_segment(&name, LEN_BYTES as usize, wanted.blocks)
+            .expect("the heap has room");
+        let identity = Identity {
+            folder_id: [1; 16],
+            incarnation: [2; 16],
+            log: LogId(1),
+            segment: wanted.number,
+            nonce: 0x1234_5678_9ABC_DEF0,
+            len_bytes: LEN_BYTES,
+        };
+        Standby::new(memory, identity)
+    }
+
+    #[test]
+    fn a_segment_that_has_only_begun_is_judged_by_the_one_before() {
+        let folder = HeapFolder::new();
+        let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
+        let first = chain.to_prepare(SMALL).unwrap();
+        assert_eq!(first.blocks, SMALL);
+        chain.install(standby(&folder, &first)).unwrap();
+        let Following::Segment(active) = chain.following(None) else {
+            panic!("it was installed");
+        };
+        let end = loop {
+            match active.try_claim(1 << 20, 1, 1) {
+                TryClaim::Claim(_) => {}
+                TryClaim::Crossed(seal) => {
+                    break SegmentEnd {
+                        position: seal.position(),
+                        offset: Offset(u64::from(seal.records())),
+                    };
+                }
+                TryClaim::Tripped => panic!("it was not sealed"),
+            }
+        };
+        assert_eq!(chain.sealed(active.number(), end, 0), Sealed::Starved);
+        // Publishers wait for the second one, which has nothing in it when the third is asked for.
+        let second = chain.to_prepare(SMALL).unwrap();
+        assert_eq!(second.blocks, Blocks::Reserved);
+        chain.install(standby(&folder, &second)).unwrap();
+        let third = chain.to_prepare(SMALL).unwrap();
+        // Which of the two it is depends on how fast the first one was filled.
+        let large = Blocks::Written {
+            piece_bytes: 256 << 10,
+        };
+        assert!(
+            [large, Blocks::Reserved].contains(&third.blocks),
+            "{third:?}"
+        );
+    }
+}

@@ -332,7 +332,10 @@ impl Log {
 
     /// Walks from where the last walk ended to the end of the committed prefix.
     fn walk_prefix(&self) -> u64 {
-        let mut prefix = lock(&self.prefix);
+        self.walk_from(&mut lock(&self.prefix))
+    }
+
+    fn walk_from(&self, prefix: &mut Option<Walker>) -> u64 {
         loop {
             let Some(walker) = prefix.as_mut() else {
                 match self.chain.live_behind(None) {
@@ -341,7 +344,7 @@ impl Log {
                 }
                 continue;
             };
-            let step = walker.advance(Offset(u64::MAX));
+            let step = walker.advance(Offset(u64::MAX), u32::MAX);
             self.committed.raise(walker.offset().0);
             if !matches!(step, Step::Sealed) {
                 return self.committed.get();
@@ -356,8 +359,19 @@ impl Log {
 
     /// A walker at the end of what is known to be committed, for an appender of its own.
     pub(crate) fn prefix_walker(&self) -> Option<Walker> {
-        self.walk_prefix();
-        lock(&self.prefix).clone()
+        let mut prefix = lock(&self.prefix);
+        self.walk_from(&mut prefix);
+        prefix.clone()
+    }
+
+    /// Brings an appender's walker to the end of what is committed. All who come this way walk over each
+    /// frame once together, and wait for one another.
+    pub(crate) fn catch_up(&self, walker: &mut Walker) {
+        let mut prefix = lock(&self.prefix);
+        self.walk_from(&mut prefix);
+        if let Some(prefix) = &*prefix {
+            walker.catch_up(prefix);
+        }
     }
 
     /// How far `level` reaches now.

@@ -235,6 +235,36 @@ fn mutant_a_tripped_tail_is_added_to() {
     mutant::with(Mutant::AddToTripped, || rotation(2));
 }
 
+/// L1: what an appender takes for stored has nothing uncommitted before it, whoever walked there.
+fn stored_by_many(preemptions: usize) {
+    explore(preemptions, || {
+        let log = small_log(Durability::Stored);
+        let producers: Vec<_> = [1_u8, 2]
+            .into_iter()
+            .map(|who| {
+                let log = Arc::clone(&log);
+                thread::spawn(move || {
+                    let mut appender = Appender::new(&log);
+                    append(&mut appender, who, 1);
+                    let end = append(&mut appender, who, 1).end;
+                    if appender.is_stored(end) {
+                        assert!(Follower::new(&log).follow() >= end, "all before it");
+                    }
+                })
+            })
+            .collect();
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        assert_eq!(log.committed(), Offset(4));
+    });
+}
+
+#[test]
+fn who_is_far_behind_asks_how_far_all_have_come() {
+    stored_by_many(1);
+}
+
 /// L5: an aborted claim becomes a void frame, and what lies behind it is reached.
 fn aborted_claim() {
     explore(3, || {
@@ -396,7 +426,7 @@ fn synced_waiters() {
         if log.synced() == Offset(2) {
             let first = log.chain().live_behind(None).unwrap();
             let mut walker = Walker::new(first);
-            walker.advance(Offset(2));
+            walker.advance(Offset(2), u32::MAX);
             assert_eq!(walker.offset(), Offset(2), "synced, and not to be seen");
         }
         publisher.join().unwrap();

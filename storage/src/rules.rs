@@ -153,6 +153,62 @@ fn l1_a_record_behind_a_hole_is_neither_acknowledged_nor_kept() {
 }
 
 #[test]
+fn l1_a_hole_is_seen_from_the_same_place_of_the_next_segment() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Stored);
+    let mut appender = Appender::new(&log);
+    log.ask_first();
+    park_until(|cx| appender.poll_room(cx));
+    let first = log.chain().live_behind(None).unwrap();
+    let TryClaim::Claim(hole) = first.try_claim(128, 1, 1) else {
+        panic!("there is room");
+    };
+    // The first frame of the next segment lies where the hole lies in this one.
+    let end = loop {
+        let end = append(&mut appender, &[7; 1000]).unwrap().end;
+        assert!(!appender.is_stored(end), "{end} is behind the hole");
+        if log.chain().live_behind(Some(first.number())).is_some() {
+            break end;
+        }
+    };
+    drop(hole);
+    assert!(appender.is_stored(end), "a void frame closes the hole");
+}
+
+#[test]
+fn l1_an_appender_learns_what_many_others_committed_and_of_the_hole_among_it() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Stored);
+    let (mut mine, mut others) = (Appender::new(&log), Appender::new(&log));
+    // More of it than an appender walks over by itself, and segments of it.
+    let many = |others: &mut Appender| {
+        for _ in 0..5_000 {
+            append(others, &[7; 100]).unwrap();
+        }
+    };
+    append(&mut mine, b"first").unwrap();
+    many(&mut others);
+    let end = append(&mut mine, b"behind many").unwrap().end;
+    assert!(mine.is_stored(end));
+    assert!(log.committed() >= end);
+
+    many(&mut others);
+    let segment = log.chain().held().pop().unwrap();
+    let TryClaim::Claim(claim) = segment.try_claim(128, 1, 1) else {
+        panic!("there is room");
+    };
+    let hole = claim.base_offset();
+    many(&mut others);
+    let end = append(&mut mine, b"behind the hole").unwrap().end;
+    assert!(!mine.is_stored(end));
+    assert_eq!(log.committed(), hole);
+    drop(claim);
+    assert!(mine.is_stored(end), "a void frame closes the hole");
+}
+
+#[test]
 fn l2_synced_does_not_pass_a_seal_that_is_not_on_disk() {
     let folder = HeapFolder::new();
     let store = open(&folder);

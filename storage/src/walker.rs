@@ -66,6 +66,14 @@ pub(crate) enum Step {
     End,
 }
 
+/// A frame that a walker's owner committed.
+#[derive(Debug)]
+pub(crate) struct OwnFrame<'a> {
+    pub(crate) segment: &'a Arc<Segment>,
+    pub(crate) position: u32,
+    pub(crate) bytes: u32,
+}
+
 /// A place in the committed prefix of one segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Walker {
@@ -136,25 +144,40 @@ impl Walker {
         }
     }
 
-    /// Walks on within the segment as far as frames are committed, at most to `until`.
+    /// Walks on within the segment as far as frames are committed, at most to `until` and over
+    /// `frames_max` frames; the last of these is what it gives where there were so many.
     #[inline]
-    pub(crate) fn advance(&mut self, until: Offset) -> Step {
-        loop {
+    pub(crate) fn advance(&mut self, until: Offset, frames_max: u32) -> Step {
+        let mut last = Step::End;
+        for _ in 0..frames_max {
             if self.offset >= until {
                 return Step::End;
             }
-            match self.step() {
-                Step::Frame { .. } => {}
-                stop => return stop,
+            last = self.step();
+            if !matches!(last, Step::Frame { .. }) {
+                return last;
             }
         }
+        last
     }
 
-    /// Stands behind a frame that this walker's owner committed at its very place.
+    /// Goes to where `other` stands, who follows the same log.
+    pub(crate) fn catch_up(&mut self, other: &Self) {
+        if self.segment.number() != other.segment.number() {
+            *self = other.clone();
+            return;
+        }
+        self.run.skip_to_end_of(&other.run);
+        self.offset = other.offset;
+        self.sealed = other.sealed;
+    }
+
+    /// Stands behind a frame that this walker's owner committed at its very place, in this segment.
     #[inline]
-    pub(crate) fn skip_own(&mut self, position: u32, frame_bytes: u32, end: Offset) {
-        if self.run.end() == position && !self.sealed {
-            self.run.skip_own(frame_bytes);
+    pub(crate) fn skip_own(&mut self, frame: &OwnFrame<'_>, end: Offset) {
+        let is_here = Arc::ptr_eq(&self.segment, frame.segment);
+        if is_here && self.run.end() == frame.position && !self.sealed {
+            self.run.skip_own(frame.bytes);
             self.offset = end;
         }
     }

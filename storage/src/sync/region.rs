@@ -473,6 +473,13 @@ impl CommittedRun {
         self.start = self.end;
     }
 
+    /// Stands, empty, behind `other`, a run of the same segment.
+    pub(crate) fn skip_to_end_of(&mut self, other: &Self) {
+        debug_assert!(Arc::ptr_eq(&self.region, &other.region), "one segment");
+        self.end = other.end;
+        self.start = self.end;
+    }
+
     /// Forgets the frames walked so far; the run is empty at its end.
     pub(crate) fn restart(&mut self) {
         self.start = self.end;
