@@ -13,9 +13,35 @@ const WRITTEN_AHEAD_BYTES_PER_S: u64 = 256 << 20;
 const PIECES_A_SYNC: u64 = 4;
 /// The first segment of a run is not known to fill: one part in so many of what it is to have.
 const PIECES_OF_FIRST: u32 = 256;
-/// Least and most bytes of zeros at once; larger ones gain nothing.
+/// Least bytes of zeros at once.
 pub(crate) const PIECE_BYTES_MIN: u32 = 16 << 10;
+/// Most of them; larger pieces gain nothing.
 pub(crate) const PIECE_BYTES_MAX: u32 = 256 << 10;
+/// Most of them where acknowledgements wait for syncs, should what was fast be followed by single messages: one
+/// of those takes a seventh longer (decision 0014).
+const PIECE_BYTES_MAX_SYNCED: u32 = 64 << 10;
+
+/// What a log's durability and sizes say of its segments' blocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// How the first segment of a run is made.
+    pub(crate) first: Blocks,
+    piece_bytes_max: u32,
+}
+
+impl Plan {
+    /// For a log whose first segment is to have `first_bytes`.
+    pub(crate) fn new(durability: Durability, first_bytes: u32) -> Self {
+        let (first_piece_bytes, piece_bytes_max) = match durability {
+            Durability::Stored => (first_bytes / PIECES_OF_FIRST, PIECE_BYTES_MAX),
+            Durability::Synced => (PIECE_BYTES_MIN, PIECE_BYTES_MAX_SYNCED),
+        };
+        Self {
+            first: written(first_piece_bytes, piece_bytes_max),
+            piece_bytes_max,
+        }
+    }
+}
 
 /// What the segment under way has gone through when the next one is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -34,14 +60,14 @@ pub(crate) struct Past {
 impl Past {
     /// How the segment behind it is made. Zeros are left out where they would be there too late, or
     /// written over as they are made.
-    pub(crate) fn blocks(&self) -> Blocks {
+    pub(crate) fn blocks(&self, plan: &Plan) -> Blocks {
         if self.fills_fast() && (self.is_written_to || self.is_late) {
             return Blocks::Reserved;
         }
         // And the sync to come.
         let bytes_a_sync = u64::from(self.claimed_bytes) / (self.syncs + 1);
         let piece_bytes = u32::try_from(bytes_a_sync / PIECES_A_SYNC);
-        written(piece_bytes.unwrap_or(u32::MAX))
+        written(piece_bytes.unwrap_or(u32::MAX), plan.piece_bytes_max)
     }
 
     /// Whether it fills faster than zeros are written ahead.
@@ -51,17 +77,9 @@ impl Past {
     }
 }
 
-/// How the first segment of a run is made, where a log's first segment is to have `first_bytes`.
-pub(crate) fn first(durability: Durability, first_bytes: u32) -> Blocks {
-    match durability {
-        Durability::Stored => written(first_bytes / PIECES_OF_FIRST),
-        Durability::Synced => written(PIECE_BYTES_MIN),
-    }
-}
-
 /// Written with zeros, at once at most `bytes` where that is within bounds.
-fn written(bytes: u32) -> Blocks {
-    let bytes = bytes.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+fn written(bytes: u32, bytes_max: u32) -> Blocks {
+    let bytes = bytes.clamp(PIECE_BYTES_MIN, bytes_max);
     Blocks::Written {
         piece_bytes: 1 << bytes.ilog2(),
     }
@@ -70,6 +88,10 @@ fn written(bytes: u32) -> Blocks {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    fn stored() -> Plan {
+        Plan::new(Durability::Stored, 4 << 20)
+    }
 
     const QUARTER: Past = Past {
         claimed_bytes: 16 << 20,
@@ -87,7 +109,7 @@ mod tests {
         };
         let within_a_tick = Past { us: 0, ..fast };
         for fast in [fast, within_a_tick] {
-            assert_ne!(fast.blocks(), Blocks::Reserved);
+            assert_ne!(fast.blocks(&stored()), Blocks::Reserved);
             let written_to = Past {
                 is_written_to: true,
                 ..fast
@@ -96,8 +118,8 @@ mod tests {
                 is_late: true,
                 ..fast
             };
-            assert_eq!(written_to.blocks(), Blocks::Reserved);
-            assert_eq!(late.blocks(), Blocks::Reserved);
+            assert_eq!(written_to.blocks(&stored()), Blocks::Reserved);
+            assert_eq!(late.blocks(&stored()), Blocks::Reserved);
         }
         for us in [65_000, u64::MAX] {
             let slow = Past {
@@ -106,7 +128,7 @@ mod tests {
                 is_late: true,
                 ..QUARTER
             };
-            assert_ne!(slow.blocks(), Blocks::Reserved);
+            assert_ne!(slow.blocks(&stored()), Blocks::Reserved);
         }
     }
 
@@ -118,7 +140,7 @@ mod tests {
                 syncs,
                 ..QUARTER
             };
-            match past.blocks() {
+            match past.blocks(&stored()) {
                 Blocks::Written { piece_bytes } => piece_bytes,
                 Blocks::Reserved => 0,
             }
@@ -135,9 +157,17 @@ mod tests {
     #[test]
     fn a_first_segment_follows_what_it_was_said_to_need() {
         let piece = |piece_bytes| Blocks::Written { piece_bytes };
+        let first = |durability, bytes| Plan::new(durability, bytes).first;
         assert_eq!(first(Durability::Stored, 4 << 20), piece(PIECE_BYTES_MIN));
         assert_eq!(first(Durability::Stored, 32 << 20), piece(128 << 10));
         assert_eq!(first(Durability::Stored, 1 << 30), piece(PIECE_BYTES_MAX));
         assert_eq!(first(Durability::Synced, 1 << 30), piece(PIECE_BYTES_MIN));
+    }
+
+    #[test]
+    fn pieces_stay_small_where_acknowledgements_wait_for_syncs() {
+        let synced = Plan::new(Durability::Synced, 4 << 20);
+        let piece_bytes = 64 << 10;
+        assert_eq!(QUARTER.blocks(&synced), Blocks::Written { piece_bytes });
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 use millstream_protocol::Offset;
 
-use crate::blocks::Past;
+use crate::blocks::{Past, Plan};
 use crate::clock::run_us;
 use crate::folder::Blocks;
 use crate::layout::FRAMES_START;
@@ -202,9 +202,9 @@ impl Chain {
         Ok(())
     }
 
-    /// Number, size floor, offset ceiling base and blocks for the next segment to prepare, those of a run's
-    /// first as `first` says; `None` if no more is needed.
-    pub(crate) fn to_prepare(&self, first: Blocks) -> Option<Wanted> {
+    /// Number, size floor, offset ceiling base and blocks for the next segment to prepare; `None` if no more
+    /// is needed.
+    pub(crate) fn to_prepare(&self, plan: &Plan) -> Option<Wanted> {
         let mut state = self.lock();
         if state.closed || state.standby.is_some() {
             return None;
@@ -215,7 +215,7 @@ impl Chain {
             Some(active) => (
                 Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
                 active.len_bytes(),
-                state.past_now(active).blocks(),
+                state.past_now(active).blocks(plan),
             ),
             None => (
                 state.next_base,
@@ -225,7 +225,7 @@ impl Chain {
                     .next_back()
                     .map_or(0, |kept| kept.len_bytes),
                 match state.ended_bytes {
-                    0 => first,
+                    0 => plan.first,
                     // Publishers wait for it.
                     _ => Blocks::Reserved,
                 },
@@ -542,6 +542,8 @@ impl ChainState {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use millstream_protocol::Durability;
+
     use super::*;
     use crate::folder::Folder;
     use crate::heap::HeapFolder;
@@ -550,9 +552,6 @@ mod tests {
     use crate::segment::TryClaim;
 
     const LEN_BYTES: u32 = 16 << 20;
-    const SMALL: Blocks = Blocks::Written {
-        piece_bytes: 16 << 10,
-    };
 
     fn standby(folder: &HeapFolder, wanted: &Wanted) -> Standby {
         let name = format!("{}.seg", wanted.number.0);
@@ -574,8 +573,9 @@ mod tests {
     fn a_segment_that_has_only_begun_is_judged_by_the_one_before() {
         let folder = HeapFolder::new();
         let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
-        let first = chain.to_prepare(SMALL).unwrap();
-        assert_eq!(first.blocks, SMALL);
+        let plan = Plan::new(Durability::Stored, 4 << 20);
+        let first = chain.to_prepare(&plan).unwrap();
+        assert_eq!(first.blocks, plan.first);
         chain.install(standby(&folder, &first)).unwrap();
         let Following::Segment(active) = chain.following(None) else {
             panic!("it was installed");
@@ -594,10 +594,10 @@ mod tests {
         };
         assert_eq!(chain.sealed(active.number(), end, 0), Sealed::Starved);
         // Publishers wait for the second one, which has nothing in it when the third is asked for.
-        let second = chain.to_prepare(SMALL).unwrap();
+        let second = chain.to_prepare(&plan).unwrap();
         assert_eq!(second.blocks, Blocks::Reserved);
         chain.install(standby(&folder, &second)).unwrap();
-        let third = chain.to_prepare(SMALL).unwrap();
+        let third = chain.to_prepare(&plan).unwrap();
         // Which of the two it is depends on how fast the first one was filled.
         let large = Blocks::Written {
             piece_bytes: 256 << 10,

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::baton::SealedSegment;
-use crate::blocks;
+use crate::blocks::Plan;
 use crate::chain::{PrepareFailure, Wanted};
 use crate::clock::run_us;
 use crate::footer;
@@ -26,9 +26,9 @@ impl Log {
     /// Makes the next segment ready: file, identity, folder entry and manifest line are on disk
     /// before any publisher hears of it.
     pub(crate) fn prepare_standby(self: &Arc<Self>) {
-        let first = blocks::first(self.identity().durability, self.sizes().first_bytes);
+        let plan = Plan::new(self.identity().durability, self.sizes().first_bytes);
         let standby = loop {
-            let Some(wanted) = self.chain().to_prepare(first) else {
+            let Some(wanted) = self.chain().to_prepare(&plan) else {
                 return;
             };
             match self.make_standby(&wanted) {
