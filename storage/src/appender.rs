@@ -24,8 +24,8 @@ use crate::walker::{OwnFrame, Step, Walker};
 /// A failed preparation is tried again after this pause, when somebody publishes.
 const RETRY_PAUSE_US: u64 = 100_000;
 
-/// Frames of others that an appender walks over by itself before it asks how far all have come: what many
-/// publish, each of them would walk over.
+/// Frames that an appender walks over by itself, in one segment, before it asks how far all have come: what
+/// many publish, each of them would walk over.
 const FRAMES_ALONE_MAX: u32 = if cfg!(loom) { 1 } else { 64 };
 
 thread_local! {
@@ -414,6 +414,8 @@ impl Appender {
             let step = walker.advance(end, FRAMES_ALONE_MAX);
             if matches!(step, Step::Frame { .. }) && walker.offset() < end {
                 self.log.catch_up(walker);
+                // Its segment may be the last that is kept, with all behind it finished.
+                return self.log.has_reached(Level::Stored, end);
             }
             if walker.offset() >= end {
                 // Behind the walk (FAULT-1).

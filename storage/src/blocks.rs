@@ -11,7 +11,7 @@ const WRITTEN_AHEAD_BYTES_PER_S: u64 = 256 << 20;
 /// A sync writes at most one part in so many more than was published, for the pages that the kernel
 /// keeps as one with the last; but for [`PIECE_BYTES_MIN`].
 const PIECES_A_SYNC: u64 = 4;
-/// The first segment of a run is not known to fill: one part in so many of what it is to have.
+/// How the first segment of a run fills is not known: one part in so many of what a log's first is to have.
 const PIECES_OF_FIRST: u32 = 256;
 /// Least bytes of zeros at once.
 pub(crate) const PIECE_BYTES_MIN: u32 = 16 << 10;

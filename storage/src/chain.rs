@@ -60,6 +60,10 @@ enum Mapped {
     Shared(Weak<Segment>),
 }
 
+/// A segment with less than one part in so many claimed tells nothing of how it fills. The next one is asked
+/// for at a quarter.
+const JUDGED_FROM: u32 = 8;
+
 /// What a publisher finds behind a segment that ended.
 #[derive(Debug)]
 pub(crate) enum Following {
@@ -166,7 +170,10 @@ impl Chain {
         if let Some(kept) = state.kept.get_mut(&number) {
             kept.end = Some(end);
         }
-        state.ended = state.active.take().map(|active| state.past_of(&active));
+        state.ended = state.active.take().map(|active| Past {
+            claimed_bytes: end.position - FRAMES_START,
+            ..state.past_of(&active)
+        });
         state.next_base = end.offset;
         state.ended_bytes += u64::from(end.position - FRAMES_START);
         state.need_bytes = need_bytes;
@@ -503,7 +510,7 @@ impl ChainState {
     /// What is known when a segment is wanted behind `active`: if that has only begun, of the one before.
     fn past_now(&self, active: &Segment) -> Past {
         match self.ended {
-            Some(ended) if active.claimed_bytes() < active.len_bytes() / 4 => Past {
+            Some(ended) if active.claimed_bytes() < active.len_bytes() / JUDGED_FROM => Past {
                 is_late: self.active_is_late,
                 ..ended
             },
@@ -569,6 +576,47 @@ mod tests {
         Standby::new(memory, identity)
     }
 
+    fn claim(active: &Segment, bytes: u32) -> Option<SegmentEnd> {
+        match active.try_claim(bytes, 1, 1) {
+            TryClaim::Claim(_) => None,
+            TryClaim::Crossed(seal) => Some(SegmentEnd {
+                position: seal.position(),
+                offset: Offset(u64::from(seal.records())),
+            }),
+            TryClaim::Tripped => panic!("it was not sealed"),
+        }
+    }
+
+    fn active(chain: &Chain, left: Option<SegmentNumber>) -> Arc<Segment> {
+        match chain.following(left) {
+            Following::Segment(segment) => segment,
+            _ => panic!("it was installed"),
+        }
+    }
+
+    #[test]
+    fn a_segment_is_judged_by_itself_where_the_next_one_is_asked_for() {
+        let folder = HeapFolder::new();
+        let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
+        let plan = Plan::new(Durability::Stored, 4 << 20);
+        for _ in 0..2 {
+            let wanted = chain.to_prepare(&plan).unwrap();
+            chain.install(standby(&folder, &wanted)).unwrap();
+        }
+        let first = active(&chain, None);
+        let end = (0..).find_map(|_| claim(&first, 1 << 20)).unwrap();
+        assert_eq!(chain.sealed(first.number(), end, 0), Sealed::Continued);
+        // Each of its messages is synced, unlike those before, and a claim now reaches a quarter.
+        let second = active(&chain, Some(first.number()));
+        claim(&second, LEN_BYTES / 4 - FRAMES_START);
+        assert!(second.wants_standby(LEN_BYTES / 4));
+        second.note_sync(10_000);
+        let small = Blocks::Written {
+            piece_bytes: 16 << 10,
+        };
+        assert_eq!(chain.to_prepare(&plan).unwrap().blocks, small);
+    }
+
     #[test]
     fn a_segment_that_has_only_begun_is_judged_by_the_one_before() {
         let folder = HeapFolder::new();
@@ -577,21 +625,8 @@ mod tests {
         let first = chain.to_prepare(&plan).unwrap();
         assert_eq!(first.blocks, plan.first);
         chain.install(standby(&folder, &first)).unwrap();
-        let Following::Segment(active) = chain.following(None) else {
-            panic!("it was installed");
-        };
-        let end = loop {
-            match active.try_claim(1 << 20, 1, 1) {
-                TryClaim::Claim(_) => {}
-                TryClaim::Crossed(seal) => {
-                    break SegmentEnd {
-                        position: seal.position(),
-                        offset: Offset(u64::from(seal.records())),
-                    };
-                }
-                TryClaim::Tripped => panic!("it was not sealed"),
-            }
-        };
+        let active = active(&chain, None);
+        let end = (0..).find_map(|_| claim(&active, 1 << 20)).unwrap();
         assert_eq!(chain.sealed(active.number(), end, 0), Sealed::Starved);
         // Publishers wait for the second one, which has nothing in it when the third is asked for.
         let second = chain.to_prepare(&plan).unwrap();

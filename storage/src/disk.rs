@@ -178,7 +178,7 @@ impl Folder for DiskFolder {
                     write_zeros(&file, len_bytes, piece_bytes as usize)?;
                 }
                 Blocks::Reserved if reserved => {}
-                Blocks::Reserved => write_zeros(&file, len_bytes, ZEROS.len())?,
+                Blocks::Reserved => write_zeros(&file, len_bytes, HEAD_PIECE_BYTES)?,
             }
             file.sync_data()?;
             DiskSegment::map(file, len_bytes, Access::ReadWrite, path)
@@ -387,16 +387,23 @@ fn reserve_behind(file: &File, end: u64, len_bytes: u64) -> Result<(), Errno> {
     }
 }
 
-/// Writes zeros, `piece_bytes` at a time; the first such piece in small ones.
-fn write_zeros(file: &File, len_bytes: usize, piece_bytes: usize) -> io::Result<()> {
+/// Bytes of zeros to write at `position`: pieces of `piece_bytes`, or the power of two below, as far as there
+/// are zeros; the first such piece in small ones.
+fn piece_at(position: usize, len_bytes: usize, piece_bytes: usize) -> usize {
     let piece_bytes = piece_bytes.clamp(HEAD_PIECE_BYTES, ZEROS.len());
+    let piece_bytes = 1 << piece_bytes.ilog2();
+    let at_once = match position < piece_bytes {
+        true => HEAD_PIECE_BYTES,
+        false => piece_bytes,
+    };
+    at_once.min(len_bytes - position)
+}
+
+/// Writes zeros in the pieces of [`piece_at`], and syncs each mebibyte of them.
+fn write_zeros(file: &File, len_bytes: usize, piece_bytes: usize) -> io::Result<()> {
     let mut position = 0;
     while position < len_bytes {
-        let at_once = match position < piece_bytes {
-            true => HEAD_PIECE_BYTES,
-            false => piece_bytes,
-        };
-        let (piece, _) = ZEROS.split_at(at_once.min(len_bytes - position));
+        let (piece, _) = ZEROS.split_at(piece_at(position, len_bytes, piece_bytes));
         file.write_all_at(piece, position as u64)?;
         position += piece.len();
         if position.is_multiple_of(ZEROS_UNSYNCED_BYTES) {
@@ -448,6 +455,31 @@ mod tests {
             assert_eq!(&bytes, b"world");
             assert!(file.read_at(&mut bytes, 7).is_err());
             assert_eq!(folder.list("").unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn pieces_of_zeros_are_small_at_the_start_and_meet_each_mebibyte() {
+        for (asked_bytes, piece_bytes) in [
+            (1, 16 << 10),
+            (16 << 10, 16 << 10),
+            (40_000, 32 << 10),
+            (256 << 10, 256 << 10),
+            (1 << 30, 256 << 10),
+        ] {
+            let len_bytes = (3 << 20) + 5000;
+            let (mut position, mut met, mut largest) = (0, 0, 0);
+            while position < len_bytes {
+                let at_once = piece_at(position, len_bytes, asked_bytes);
+                if position < piece_bytes {
+                    assert_eq!(at_once, HEAD_PIECE_BYTES, "{asked_bytes} at {position}");
+                }
+                largest = largest.max(at_once);
+                position += at_once;
+                met += usize::from(position.is_multiple_of(ZEROS_UNSYNCED_BYTES));
+            }
+            let found = (position, met, largest);
+            assert_eq!(found, (len_bytes, 3, piece_bytes), "{asked_bytes}");
         }
     }
 }

@@ -369,9 +369,10 @@ impl Log {
     pub(crate) fn catch_up(&self, walker: &mut Walker) {
         let mut prefix = lock(&self.prefix);
         self.walk_from(&mut prefix);
-        if let Some(prefix) = &*prefix {
-            walker.catch_up(prefix);
-        }
+        let left = prefix.as_ref().and_then(|prefix| walker.catch_up(prefix));
+        drop(prefix);
+        // Outside of the lock: it may be the last that keeps a segment mapped.
+        drop(left);
     }
 
     /// How far `level` reaches now.

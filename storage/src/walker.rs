@@ -161,15 +161,16 @@ impl Walker {
         last
     }
 
-    /// Goes to where `other` stands, who follows the same log.
-    pub(crate) fn catch_up(&mut self, other: &Self) {
+    /// Goes to where `other` stands, who follows the same log. Gives what it held of a segment it left, which
+    /// may be unmapped with it.
+    pub(crate) fn catch_up(&mut self, other: &Self) -> Option<Self> {
         if self.segment.number() != other.segment.number() {
-            *self = other.clone();
-            return;
+            return Some(std::mem::replace(self, other.clone()));
         }
         self.run.skip_to_end_of(&other.run);
         self.offset = other.offset;
         self.sealed = other.sealed;
+        None
     }
 
     /// Stands behind a frame that this walker's owner committed at its very place, in this segment.
