@@ -327,7 +327,7 @@ impl Appender {
         match self.log.chain().following(left) {
             Following::Segment(segment) => {
                 if self.walker.is_none() {
-                    self.walker = self.log.prefix_walker();
+                    self.log.catch_up(&mut self.walker);
                 }
                 self.segment = Some(segment);
                 Ok(())
@@ -413,7 +413,7 @@ impl Appender {
         loop {
             let step = walker.advance(end, FRAMES_ALONE_MAX);
             if matches!(step, Step::Frame { .. }) && walker.offset() < end {
-                self.log.catch_up(walker);
+                self.log.catch_up(&mut self.walker);
                 // Its segment may be the last that is kept, with all behind it finished.
                 return self.log.has_reached(Level::Stored, end);
             }

@@ -28,7 +28,6 @@ mod footer;
 #[doc(hidden)]
 pub mod hand;
 mod heap;
-mod hint;
 mod inspect;
 mod layout;
 mod lock;
@@ -39,6 +38,7 @@ mod memory;
 #[cfg(all(test, loom))]
 mod models;
 mod park;
+mod prefix;
 mod prepare;
 mod quarantine;
 mod reader;

@@ -14,12 +14,13 @@ use crate::chain::{Chain, Sealed};
 use crate::claim::commit_seal;
 use crate::clock::{run_us, wall_us};
 use crate::manifest::{Entry, LogId, ManifestError, SegmentNumber};
+use crate::prefix::Prefix;
 use crate::segment::{Segment, SegmentEnd};
 use crate::shared::{SegmentSizes, Shared};
 use crate::sync::{
     Frontier, Gate, Mark, Mutex, SealSpace, WaitKey, Waiters, lock, mutated, publish_fence,
 };
-use crate::walker::{Step, Walker};
+use crate::walker::Walker;
 use crate::work::{IDLE_PROOF, Later, OPEN_CLAIM, Preparation, STORED_SYNC};
 
 /// A stored topic holds its publishers where this much of it is not synced (S4).
@@ -104,7 +105,7 @@ pub struct Log {
     stored_waiters: Waiters,
     synced_waiters: Waiters,
     rotation_waiters: Waiters,
-    prefix: Mutex<Option<Walker>>,
+    prefix: Prefix,
     baton: Mutex<Baton>,
     /// Ends of finished segments that the manifest did not take yet.
     unnoted: Mutex<Vec<Entry>>,
@@ -133,7 +134,7 @@ impl Log {
             stored_waiters: Waiters::new(),
             synced_waiters: Waiters::new(),
             rotation_waiters: Waiters::new(),
-            prefix: Mutex::new(None),
+            prefix: Prefix::new(),
             baton: Mutex::new(Baton::default()),
             unnoted: Mutex::new(Vec::new()),
             own_sizes: OnceLock::new(),
@@ -332,47 +333,13 @@ impl Log {
 
     /// Walks from where the last walk ended to the end of the committed prefix.
     fn walk_prefix(&self) -> u64 {
-        self.walk_from(&mut lock(&self.prefix))
-    }
-
-    fn walk_from(&self, prefix: &mut Option<Walker>) -> u64 {
-        loop {
-            let Some(walker) = prefix.as_mut() else {
-                match self.chain.live_behind(None) {
-                    Some(first) => *prefix = Some(Walker::new(first)),
-                    None => return self.committed.get(),
-                }
-                continue;
-            };
-            let step = walker.advance(Offset(u64::MAX), u32::MAX);
-            self.committed.raise(walker.offset().0);
-            if !matches!(step, Step::Sealed) {
-                return self.committed.get();
-            }
-            // Segments between that are finished were synced, and so raised `committed` already.
-            match self.chain.live_behind(Some(walker.segment().number())) {
-                Some(next) => *walker = Walker::new(next),
-                None => return self.committed.get(),
-            }
-        }
-    }
-
-    /// A walker at the end of what is known to be committed, for an appender of its own.
-    pub(crate) fn prefix_walker(&self) -> Option<Walker> {
-        let mut prefix = lock(&self.prefix);
-        self.walk_from(&mut prefix);
-        prefix.clone()
+        self.prefix.walk(&self.chain, &self.committed)
     }
 
     /// Brings an appender's walker to the end of what is committed. All who come this way walk over each
     /// frame once together, and wait for one another.
-    pub(crate) fn catch_up(&self, walker: &mut Walker) {
-        let mut prefix = lock(&self.prefix);
-        self.walk_from(&mut prefix);
-        let left = prefix.as_ref().and_then(|prefix| walker.catch_up(prefix));
-        drop(prefix);
-        // Outside of the lock: it may be the last that keeps a segment mapped.
-        drop(left);
+    pub(crate) fn catch_up(&self, walker: &mut Option<Walker>) {
+        self.prefix.catch_up(walker, (&self.chain, &self.committed));
     }
 
     /// How far `level` reaches now.

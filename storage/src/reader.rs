@@ -8,11 +8,10 @@ use millstream_protocol::control::{Gap, GapReason};
 use millstream_protocol::{Offset, Start};
 
 use crate::cold::{Damage, FetchTicket, Fetched, Wanted, locate, place_of};
-use crate::hint;
 use crate::log::{Level, Log, Poisoned};
 use crate::segment::Segment;
 use crate::slice::FrameSlice;
-use crate::sync::{CommittedRun, Extend, Gate, WaitKey};
+use crate::sync::{CommittedRun, Extend, Gate, WaitKey, hint};
 use crate::walker::Glance;
 
 /// What a reader is given.

@@ -28,6 +28,7 @@
 
 mod cells;
 mod exchange;
+pub(crate) mod hint;
 mod mappings;
 mod region;
 mod tail;
