@@ -421,16 +421,21 @@ fn check_frames(
                 at += bytes;
                 next = end_offset;
             }
-            // A frame longer than what was brought in: bring in all of it.
-            None if readable.to < end && needs_more(&segment, at, readable.to) => {
-                let more = readable_to(memory.as_ref(), at, end);
-                if more.to <= readable.to {
-                    let passing = more.passing;
-                    break Some(resume_behind(&segment, (at, next), (ends, passing)));
+            None => {
+                let mut passing = false;
+                // A frame longer than what was brought in: bring in all of it, and no more than that.
+                if let Some(to) =
+                    end_beyond(&segment, at, readable.to).filter(|_| readable.to < end)
+                {
+                    let more = readable_to(memory.as_ref(), at, to.min(end));
+                    if more.to > readable.to {
+                        readable = more;
+                        continue;
+                    }
+                    passing = more.passing;
                 }
-                readable = more;
+                break Some(resume_behind(&segment, (at, next), (ends, passing)));
             }
-            None => break Some(resume_behind(&segment, (at, next), (ends, false))),
         }
     };
     Fetched::Frames {
@@ -474,17 +479,22 @@ fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> Readable {
     all
 }
 
-/// True if the frame at `at` has a plausible commit word that reaches behind `readable`.
-fn needs_more(segment: &Arc<Segment>, at: u32, readable: u32) -> bool {
-    if at + 64 > readable {
-        return true;
+/// Where the frame at `at` ends by its commit word, or its header where that is not there yet, if that
+/// is behind `readable` and plausible.
+fn end_beyond(segment: &Arc<Segment>, at: u32, readable: u32) -> Option<u32> {
+    let header_end = at.checked_add(64)?;
+    if header_end > readable {
+        return Some(header_end);
     }
-    let mut reaches = false;
+    let mut beyond = None;
     segment.run_at(at).extend_if(|frame| {
-        reaches = at as usize + frame.len() > readable as usize;
+        let end = u32::try_from(frame.len())
+            .ok()
+            .and_then(|bytes| at.checked_add(bytes));
+        beyond = end.filter(|end| *end > readable);
         false
     });
-    reaches
+    beyond
 }
 
 /// Bytes and end offset of the frame at `at` if it is whole, good and starts at record `expected`.

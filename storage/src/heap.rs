@@ -143,6 +143,13 @@ impl HeapFolder {
         lock(&self.faults).repeated_syncs()
     }
 
+    /// How many bytes of segments readers asked to have brought into memory, those asked for again
+    /// counted again.
+    #[must_use]
+    pub fn populated_bytes(&self) -> u64 {
+        lock(&self.faults).populated_bytes()
+    }
+
     /// Has `hook` called, with the segment's name, inside every sync of a segment from now on. The
     /// sync returns when the hook does, so a test can hold one open.
     pub fn on_sync(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
@@ -559,6 +566,8 @@ unsafe impl SegmentMemory for HeapSegment {
         if range.start > range.end || range.end > self.block.len_bytes() {
             return Err(failed("read", &self.name, ErrorKind::InvalidInput));
         }
+        let bytes = (range.end - range.start) as u64;
+        lock(&self.folder.faults).note_populated(bytes);
         Ok(())
     }
 

@@ -141,6 +141,7 @@ pub(super) struct Faults {
     counts: BTreeMap<(Operation, String), u64>,
     met: Vec<(Operation, String)>,
     repeated_syncs: u64,
+    populated_bytes: u64,
 }
 
 impl Faults {
@@ -217,6 +218,15 @@ impl Faults {
 
     pub(super) fn repeated_syncs(&self) -> u64 {
         self.repeated_syncs
+    }
+
+    /// Pages of a segment were asked for.
+    pub(super) fn note_populated(&mut self, bytes: u64) {
+        self.populated_bytes += bytes;
+    }
+
+    pub(super) fn populated_bytes(&self) -> u64 {
+        self.populated_bytes
     }
 
     pub(super) fn count(&self, operation: Operation, suffix: &str) -> u64 {

@@ -108,6 +108,13 @@ fn pages_may_have_left_memory_once_publishers_went_on_to_another_segment() {
 
 /// A store whose earlier run wrote 6,000 records, three pieces of what is fetched at once, and their file.
 fn many_records() -> (HeapFolder, impl Fn() -> Store, String) {
+    records_of_an_earlier_run(MANY, MANY_BYTES)
+}
+
+fn records_of_an_earlier_run(
+    count: u64,
+    body_bytes: usize,
+) -> (HeapFolder, impl Fn() -> Store, String) {
     let folder = HeapFolder::new();
     let opened = folder.clone();
     let open = move || {
@@ -121,10 +128,10 @@ fn many_records() -> (HeapFolder, impl Fn() -> Store, String) {
     let store = open();
     let log = log_of(&store, Durability::Synced);
     let mut appender = Appender::new(&log);
-    for _ in 0..MANY {
-        append(&mut appender, &[5; MANY_BYTES]).unwrap();
+    for _ in 0..count {
+        append(&mut appender, &vec![5; body_bytes]).unwrap();
     }
-    reach(&log, Level::Synced, Offset(MANY)).unwrap();
+    reach(&log, Level::Synced, Offset(count)).unwrap();
     let name = file(&log, FIRST);
     drop(appender);
     drop(log);
@@ -184,4 +191,28 @@ fn what_a_reader_reads_in_order_is_fetched_ahead_and_once() {
     }
     let pieces = (MANY * MANY_BYTES as u64).div_ceil(4 << 20);
     assert_eq!(fetches(), first + pieces - 1, "each piece once");
+}
+
+/// A frame begins in one piece and ends in the next.
+#[test]
+fn pages_are_brought_in_once_though_frames_lie_across_pieces() {
+    const COUNT: u64 = 120;
+    const BYTES: usize = 100_000;
+    let (folder, open, _name) = records_of_an_earlier_run(COUNT, BYTES);
+    let store = open();
+    let log = store.log(&topic()).unwrap();
+    let before = folder.populated_bytes();
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    for offset in 0..COUNT {
+        take_one(&mut reader, offset);
+    }
+    let brought_in = folder.populated_bytes() - before;
+    let all = COUNT * BYTES as u64;
+    let pieces = all.div_ceil(4 << 20);
+    // Each piece's last frame is asked for as a whole, and there are headers and an index.
+    assert!(brought_in >= all, "{brought_in} bytes of {all}");
+    assert!(
+        brought_in < all + (pieces + 1) * 2 * BYTES as u64,
+        "{brought_in} bytes for {all}"
+    );
 }
