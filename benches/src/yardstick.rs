@@ -43,20 +43,28 @@ pub(crate) fn beside(
     Ok(figures)
 }
 
-/// The same publishers into a sink that acknowledges and discards.
+/// The same publishers into a sink that acknowledges and discards, and into one that writes to files.
 fn beside_publish(
     broker: &dyn Broker,
     measured: &Measured<'_>,
     tell: Tell<'_>,
     figures: &mut Vec<Figure>,
 ) -> Result<(), Failure> {
-    let durability = broker.target().durability.parse::<Level>();
-    let sink = sink::Sink::start()?;
-    let discarding = Millstream::at(sink.address()?, durability?.0);
-    let run = time_again(&discarding, measured, tell)?;
-    figures.push(Figure::new("sink_messages_per_s", run.messages_per_s));
-    let ratio = measured.run.messages_per_s / run.messages_per_s.max(1.0);
-    figures.push(Figure::new("ratio_to_sink", ratio));
+    let durability = broker.target().durability.parse::<Level>()?.0;
+    let mut sinks = vec![(None, "sink_messages_per_s", "ratio_to_sink")];
+    // The disk of a server that was not started here is not known.
+    if let Some(folder) = broker.folder() {
+        let folder = Some(folder.to_owned());
+        sinks.push((folder, "file_sink_messages_per_s", "ratio_to_file_sink"));
+    }
+    for (folder, rate_name, ratio_name) in sinks {
+        let sink = sink::Sink::start(folder)?;
+        let sink = Millstream::at(sink.address()?, durability);
+        let run = time_again(&sink, measured, tell)?;
+        figures.push(Figure::new(rate_name, run.messages_per_s));
+        let ratio = measured.run.messages_per_s / run.messages_per_s.max(1.0);
+        figures.push(Figure::new(ratio_name, ratio));
+    }
     Ok(())
 }
 

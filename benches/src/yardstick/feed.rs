@@ -177,7 +177,7 @@ impl Recording {
                 }
                 socket.write_all(&self.bytes[start..sent])?;
             }
-            if !splitter.fill(&mut socket)? {
+            if splitter.fill(&mut socket)?.is_empty() {
                 return Ok(());
             }
             while let Some(head) = splitter.next() {
@@ -186,7 +186,9 @@ impl Recording {
                 }
                 if head.is(MessageKind::OpenReader) || head.is(MessageKind::Credit) {
                     // Both end in the bytes that may be sent.
-                    while splitter.last_word().is_none() && splitter.fill(&mut socket)? {}
+                    while splitter.last_word().is_none() && !splitter.fill(&mut socket)?.is_empty()
+                    {
+                    }
                     credit += i64::from(splitter.last_word().unwrap_or(0));
                 } else if !answer(&head, &mut out) {
                     return Ok(());

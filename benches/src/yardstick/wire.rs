@@ -62,15 +62,15 @@ impl Splitter {
         }
     }
 
-    /// Reads once; false at the end of the connection.
-    pub(super) fn fill(&mut self, socket: &mut TcpStream) -> io::Result<bool> {
+    /// Reads once; gives what came, nothing at the end of the connection.
+    pub(super) fn fill(&mut self, socket: &mut TcpStream) -> io::Result<&[u8]> {
         if self.input.len() - self.filled < READ_BYTES {
             self.input.copy_within(self.taken..self.filled, 0);
             (self.taken, self.filled) = (0, self.filled - self.taken);
         }
         let read = socket.read(&mut self.input[self.filled..])?;
         self.filled += read;
-        Ok(read > 0)
+        Ok(&self.input[self.filled - read..self.filled])
     }
 
     /// The next message whose header is there; its body is passed over when it comes.
