@@ -146,15 +146,28 @@ fn heading(target: &Target) -> String {
         return target.name.clone();
     };
     let it = &outcome.target;
-    let setup = match it.setup.is_empty() || it.name == "millstream" {
-        true => String::new(),
-        false => format!("; {}", it.setup),
+    // How many threads it has is told with the rows that limit them.
+    let is_told = it.name != "millstream" || it.setup.contains("poll");
+    let setup = match is_told && !it.setup.is_empty() {
+        true => format!("; {}", it.setup),
+        false => String::new(),
     };
     format!("{} {} | {}{setup}", it.name, it.version, it.durability)
 }
 
-fn measured(targets: &[Target]) -> impl Iterator<Item = &Target> {
-    targets.iter().filter(|target| target.skipped.is_none())
+/// Those that were measured in one of `rows` at least.
+fn measured<'a>(
+    targets: &'a [Target],
+    rows: &'a [(&str, &str)],
+) -> impl Iterator<Item = &'a Target> {
+    let was_run = |target: &Target| {
+        rows.iter().any(|(row, _)| {
+            target.rows.contains_key(*row) || target.failed.iter().any(|failed| failed == row)
+        })
+    };
+    targets
+        .iter()
+        .filter(move |target| target.skipped.is_none() && was_run(target))
 }
 
 fn rates(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>> {
@@ -170,7 +183,7 @@ fn rates(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>> {
         " … CPU-s per million | ready after, ms | RSS then, anonymous + file, MB |\n|{}",
         " --- |".repeat(RATES.len() + 5)
     )?;
-    for target in measured(targets) {
+    for target in measured(targets, &RATES) {
         write!(text, "| {} |", heading(target))?;
         for (row, _) in RATES {
             let cell = cell(target, row, |outcome| {
@@ -202,7 +215,7 @@ fn latencies(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>
         write!(text, " {column} |")?;
     }
     writeln!(text, "\n|{}", " --- |".repeat(LATENCIES.len() + 2))?;
-    for target in measured(targets) {
+    for target in measured(targets, &LATENCIES) {
         write!(text, "| {} |", heading(target))?;
         for (row, _) in LATENCIES {
             let cell = cell(target, row, |outcome| {
@@ -272,8 +285,9 @@ fn ratios(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>> {
         write!(text, " {column} |")?;
     }
     writeln!(text, "\n|{}", " --- |".repeat(RATES.len() + 2))?;
-    for ours in measured(targets).filter(|target| target.name.starts_with("millstream")) {
-        for theirs in measured(targets).filter(|target| !target.name.starts_with("millstream")) {
+    let is_ours = |target: &&Target| target.name.starts_with("millstream");
+    for ours in measured(targets, &RATES).filter(is_ours) {
+        for theirs in measured(targets, &RATES).filter(|target| !is_ours(target)) {
             write!(text, "| {} | {} |", ours.name, theirs.name)?;
             for (row, _) in RATES {
                 match median(ours, row).zip(median(theirs, row)) {
