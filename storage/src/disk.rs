@@ -5,6 +5,7 @@
 
 mod fault;
 mod map;
+mod unmap;
 
 use std::fmt;
 use std::fs::File;
@@ -26,6 +27,7 @@ use crate::memory::SegmentMemory;
 use crate::scratch::{DiskScratch, ScratchFile};
 pub use fault::catch_page_faults;
 use map::DiskSegment;
+use unmap::Unmapper;
 
 /// Bytes of one piece of a copy; larger ones gain nothing.
 const PIECE_BYTES: usize = 1 << 20;
@@ -51,6 +53,8 @@ static ZEROS: [u8; PIECE_BYTES_MAX as usize] = [0; PIECE_BYTES_MAX as usize];
 pub struct DiskFolder {
     root: Arc<OwnedFd>,
     path: Arc<PathBuf>,
+    /// Where its segments go when nobody uses them any more.
+    unmapper: Unmapper,
 }
 
 impl DiskFolder {
@@ -65,6 +69,7 @@ impl DiskFolder {
             Ok(root) => Ok(Self {
                 root: Arc::new(root),
                 path: Arc::new(path.to_path_buf()),
+                unmapper: Unmapper::default(),
             }),
             Err(error) => Err(FileError::wrap(
                 "open",
@@ -181,7 +186,7 @@ impl Folder for DiskFolder {
                 Blocks::Reserved => write_zeros(&file, len_bytes, HEAD_PIECE_BYTES)?,
             }
             file.sync_data()?;
-            DiskSegment::map(file, len_bytes, Access::ReadWrite, path)
+            DiskSegment::map(file, len_bytes, Access::ReadWrite, path, &self.unmapper)
         })?;
         Ok(Arc::new(segment))
     }
@@ -198,7 +203,7 @@ impl Folder for DiskFolder {
             .and_then(|metadata| {
                 let len_bytes =
                     usize::try_from(metadata.len()).map_err(|_| ErrorKind::FileTooLarge)?;
-                DiskSegment::map(file, len_bytes, access, path)
+                DiskSegment::map(file, len_bytes, access, path, &self.unmapper)
             })
             .map_err(|error| self.error("map", name, error))?;
         Ok(Arc::new(segment))

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::fault::forget_exchanged;
+use super::unmap::{Mapping, Unmapper};
 use crate::folder::{Access, FileError};
 use crate::memory::SegmentMemory;
 use crate::sync::{Registration, any_page_lost};
@@ -24,24 +25,25 @@ const READ_BYTES: usize = 64 << 10;
 pub(super) struct DiskSegment {
     /// Where the handler of faults finds it; `None` where its table is full.
     registration: Option<Registration>,
-    map: MmapRaw,
-    file: File,
+    /// Until it is dropped.
+    mapping: Option<Mapping>,
     path: String,
+    unmapper: Unmapper,
 }
 
 // SAFETY: `base` is where `map` lies: page-aligned, as long as the file was, and neither moved nor
 // unmapped before `self` is dropped. `MmapRaw` makes no references to its bytes, nor do we.
 unsafe impl SegmentMemory for DiskSegment {
     fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.map.as_mut_ptr()).expect("the kernel maps nothing at address zero")
+        NonNull::new(self.mapped().as_mut_ptr()).expect("the kernel maps nothing at address zero")
     }
 
     fn len_bytes(&self) -> usize {
-        self.map.len()
+        self.mapped().len()
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file
+        self.file()
             .sync_data()
             .map_err(|error| self.error("sync", error))?;
         // What was stored to a page that is not the file's any more was not synced (S6).
@@ -68,14 +70,14 @@ unsafe impl SegmentMemory for DiskSegment {
         // stands in for a lost page is not the file's (S6). A store tells of both.
         let end = position + bytes.len();
         let is_whole =
-            || rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_size >= end as i64);
-        let can_be = end <= self.map.len() && !any_page_lost() && is_whole();
+            || rustix::fs::fstat(self.file()).is_ok_and(|stat| stat.st_size >= end as i64);
+        let can_be = end <= self.mapped().len() && !any_page_lost() && is_whole();
         // A page may have been lost, and exchanged, meanwhile.
-        can_be && self.file.write_all_at(bytes, position as u64).is_ok() && !any_page_lost()
+        can_be && self.file().write_all_at(bytes, position as u64).is_ok() && !any_page_lost()
     }
 
     fn unmap_before_sync(&self, range: Range<usize>) {
-        if range.start >= range.end || range.end > self.map.len() {
+        if range.start >= range.end || range.end > self.mapped().len() {
             return;
         }
         let len_bytes = range.end - range.start;
@@ -83,7 +85,7 @@ unsafe impl SegmentMemory for DiskSegment {
         // shared pages the advice takes the entries in the page tables alone: whoever touches them next
         // finds the same bytes.
         let answer = unsafe {
-            self.map
+            self.mapped()
                 .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, len_bytes)
         };
         if let Err(error) = answer {
@@ -92,7 +94,7 @@ unsafe impl SegmentMemory for DiskSegment {
     }
 
     fn is_resident(&self, range: Range<usize>) -> bool {
-        if range.end > self.map.len() {
+        if range.end > self.mapped().len() {
             return false;
         }
         let page_bytes = page_bytes();
@@ -109,12 +111,12 @@ unsafe impl SegmentMemory for DiskSegment {
     }
 
     fn populate(&self, range: Range<usize>) -> io::Result<()> {
-        if range.start > range.end || range.end > self.map.len() {
+        if range.start > range.end || range.end > self.mapped().len() {
             return Err(self.error("read", ErrorKind::InvalidInput.into()));
         }
         let len_bytes = range.end - range.start;
         match self
-            .map
+            .mapped()
             .advise_range(Advice::PopulateRead, range.start, len_bytes)
         {
             // A kernel before 5.14 doesn't know the advice; reading the file fills the same pages.
@@ -127,14 +129,14 @@ unsafe impl SegmentMemory for DiskSegment {
     }
 
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {
-        if len_bytes > self.map.len() {
+        if len_bytes > self.mapped().len() {
             return Err(self.error("shrink", ErrorKind::InvalidInput.into()));
         }
         let cut = || {
-            if self.file.metadata()?.len() < len_bytes as u64 {
+            if self.file().metadata()?.len() < len_bytes as u64 {
                 return Err(io::Error::other("somebody cut it off before"));
             }
-            self.file.set_len(len_bytes as u64)
+            self.file().set_len(len_bytes as u64)
         };
         cut().map_err(|error| self.error("shrink", error))
     }
@@ -147,6 +149,7 @@ impl DiskSegment {
         len_bytes: usize,
         access: Access,
         path: String,
+        unmapper: &Unmapper,
     ) -> io::Result<Self> {
         let mut options = MmapOptions::new();
         options.len(len_bytes);
@@ -162,10 +165,24 @@ impl DiskSegment {
         }
         Ok(Self {
             registration,
-            map,
-            file,
+            mapping: Some(Mapping { map, file }),
             path,
+            unmapper: unmapper.clone(),
         })
+    }
+
+    fn mapping(&self) -> &Mapping {
+        self.mapping
+            .as_ref()
+            .expect("it is mapped until it is dropped")
+    }
+
+    fn mapped(&self) -> &MmapRaw {
+        &self.mapping().map
+    }
+
+    fn file(&self) -> &File {
+        &self.mapping().file
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> io::Error {
@@ -179,9 +196,9 @@ impl DiskSegment {
             return false;
         };
         // The last page may be shorter than the map's end suggests; the kernel rounds up itself.
-        let len_bytes = (pages * page_bytes).min(self.map.len() - start);
-        let address = self.map.as_mut_ptr().wrapping_add(start);
-        // SAFETY: `address` is page-aligned and `len_bytes` from it on are mapped by `self.map`;
+        let len_bytes = (pages * page_bytes).min(self.mapped().len() - start);
+        let address = self.mapped().as_mut_ptr().wrapping_add(start);
+        // SAFETY: `address` is page-aligned and `len_bytes` from it on are mapped by `self.mapped()`;
         // `states` has a byte for each page the range touches.
         let answer = unsafe { libc::mincore(address.cast(), len_bytes, states.as_mut_ptr()) };
         answer == 0 && states.iter().all(|state| state & 1 == 1)
@@ -193,7 +210,7 @@ impl DiskSegment {
         let mut position = range.start;
         while position < range.end {
             buffer.truncate(range.end - position);
-            self.file.read_exact_at(&mut buffer, position as u64)?;
+            self.file().read_exact_at(&mut buffer, position as u64)?;
             position += buffer.len();
         }
         Ok(())
@@ -203,7 +220,10 @@ impl DiskSegment {
 impl Drop for DiskSegment {
     fn drop(&mut self) {
         if let Some(registration) = self.registration.take() {
-            forget_exchanged(registration.take_exchanged(), self.map.len());
+            forget_exchanged(registration.take_exchanged(), self.mapped().len());
+        }
+        if let Some(mapping) = self.mapping.take() {
+            self.unmapper.unmap(mapping);
         }
     }
 }
@@ -212,7 +232,7 @@ impl fmt::Debug for DiskSegment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiskSegment")
             .field("path", &self.path)
-            .field("len_bytes", &self.map.len())
+            .field("len_bytes", &self.mapped().len())
             .finish()
     }
 }
