@@ -1,12 +1,14 @@
-//! A load over many connections, which one thread carries: the same total under way, whoever sends it.
+//! A load over many connections: the same total under way, whoever sends it. Each processor has a thread
+//! that carries its share of them.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, ScopedJoinHandle, available_parallelism};
 
-use bytes::Bytes;
 use millstream_client::{Client, Publisher, Ticket};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::Run;
@@ -44,76 +46,98 @@ fn run_on(
     topics: &[String],
     tell: Tell<'_>,
 ) -> Result<Run, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     tell(Progress::Phase("connecting"));
-    let crowd = runtime.block_on(connect(broker, load, &topics[0], tell))?;
+    let shares = shares(broker, load, &topics[0], tell)?;
     tell(Progress::Phase("measuring"));
     let shared = Arc::new(Shared::new(load, &vec![0; load.publishers()], 0));
-    let (mut run, crowd) = thread::scope(|scope| {
-        let publishing = {
+    let (mut run, shares) = thread::scope(|scope| {
+        let publishing = shares.into_iter().map(|mut share| {
             let shared = Arc::clone(&shared);
             scope.spawn(move || {
-                let done = runtime.block_on(publish(crowd, &shared));
-                (runtime, done)
+                let crowd = std::mem::take(&mut share.crowd);
+                let done = share.runtime.block_on(publish(crowd, &shared));
+                done.map(|(part, crowd)| {
+                    share.crowd = crowd;
+                    (part, share)
+                })
             })
-        };
-        let publishing = [publishing];
+        });
+        let publishing: Vec<_> = publishing.collect();
         let nobody: [ScopedJoinHandle<'_, ()>; 0] = [];
         let used = watch(broker, &shared, &publishing, &nobody, tell);
-        let [publishing] = publishing;
-        let (runtime, done) = publishing
-            .join()
-            .map_err(|_| "a thread of the load panicked")?;
-        let (part, crowd) = done?;
-        let mut run = put_together(&shared, 0, [&part]);
+        let mut parts = Vec::new();
+        let mut shares = Vec::new();
+        for thread in publishing {
+            let done = thread.join().map_err(|_| "a thread of the load panicked")?;
+            let (part, share) = done?;
+            parts.push(part);
+            shares.push(share);
+        }
+        let mut run = put_together(&shared, 0, &parts);
         run.generator = used.generator();
         run.broker = used.broker();
         run.figures.extend(used.drift());
-        Ok::<_, Failure>((run, (runtime, crowd)))
+        Ok::<_, Failure>((run, shares))
     })?;
     run.delivered = read_back(broker, load, &shared.counts(), topics, tell)?;
-    let (runtime, crowd) = crowd;
-    // Connections end with the runtime that carries them.
-    drop(crowd);
-    drop(runtime);
+    drop(shares);
     Ok(run)
+}
+
+/// What one thread carries. The connections end before the runtime they are in.
+struct Share {
+    crowd: Vec<Member>,
+    runtime: Runtime,
 }
 
 /// One of the crowd.
 struct Member {
+    /// Among all publishers.
+    number: usize,
     _client: Client,
     publisher: Publisher,
 }
 
-async fn connect(
+/// The crowd, connected, and dealt out to as many threads as there are processors.
+fn shares(
     broker: &dyn Broker,
     load: &Load,
     topic: &str,
     tell: Tell<'_>,
-) -> Result<Vec<Member>, Failure> {
+) -> Result<Vec<Share>, Failure> {
     let address = broker.address().ok_or("only Millstream takes a crowd")?;
-    let mut crowd = Vec::new();
-    for _ in 0..load.publishers() {
-        let client = Client::connect(address.clone()).await?;
-        let publisher = client.publisher(topic).await?;
-        crowd.push(Member {
-            _client: client,
-            publisher,
-        });
-        tell(Progress::Messages(0));
+    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut shares = Vec::new();
+    for first in 0..processors.min(load.publishers()) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let crowd = runtime.block_on(async {
+            let mut crowd = Vec::new();
+            for number in (first..load.publishers()).step_by(processors) {
+                let client = Client::connect(address.clone()).await?;
+                let publisher = client.publisher(topic).await?;
+                crowd.push(Member {
+                    number,
+                    _client: client,
+                    publisher,
+                });
+                tell(Progress::Messages(0));
+            }
+            Ok::<_, Failure>(crowd)
+        })?;
+        shares.push(Share { crowd, runtime });
     }
-    Ok(crowd)
+    Ok(shares)
 }
 
 async fn publish(crowd: Vec<Member>, shared: &Arc<Shared>) -> Result<(Part, Vec<Member>), Failure> {
     let part = Arc::new(Mutex::new(Part::new(shared)));
     let mut tasks = JoinSet::new();
-    for (number, member) in crowd.into_iter().enumerate() {
+    for member in crowd {
         let (shared, part) = (Arc::clone(shared), Arc::clone(&part));
         tasks.spawn(async move {
-            let done = one(member, number, &shared, &part).await;
+            let done = one(member, &shared, &part).await;
             shared.note_failure(done)
         });
     }
@@ -127,14 +151,10 @@ async fn publish(crowd: Vec<Member>, shared: &Arc<Shared>) -> Result<(Part, Vec<
 }
 
 /// Publishes what falls to one of them, until the run is over.
-async fn one(
-    mut member: Member,
-    number: usize,
-    shared: &Shared,
-    part: &Mutex<Part>,
-) -> Result<Member, Failure> {
+async fn one(mut member: Member, shared: &Shared, part: &Mutex<Part>) -> Result<Member, Failure> {
     let asked = &shared.load.parameters;
     let window = (asked.window / shared.load.publishers()).max(1);
+    let number = member.number;
     let mut maker = Maker::new(number, shared.load.sizes());
     let mut under_way: VecDeque<(Ticket, u64)> = VecDeque::new();
     loop {
@@ -142,8 +162,7 @@ async fn one(
         let over = now_ns >= shared.end_ns || shared.has_failed();
         if !over && under_way.len() < window {
             let (message, _) = maker.make(1, |_| now_ns);
-            let body = Bytes::copy_from_slice(message);
-            under_way.push_back((member.publisher.enqueue(body).await?, now_ns));
+            under_way.push_back((member.publisher.enqueue_body(message).await?, now_ns));
             continue;
         }
         let Some((ticket, sent_ns)) = under_way.pop_front() else {
