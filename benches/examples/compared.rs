@@ -140,15 +140,13 @@ fn environment(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// Name, version and durability of a target.
-fn heading(target: &Target) -> String {
-    let Some(outcome) = target.rows.values().next() else {
+/// Name, version, durability and setup of a target, as it was measured in one of `rows`.
+fn heading(target: &Target, rows: &[(&str, &str)]) -> String {
+    let Some(outcome) = rows.iter().find_map(|(row, _)| target.rows.get(*row)) else {
         return target.name.clone();
     };
     let it = &outcome.target;
-    // How many threads it has is told with the rows that limit them.
-    let is_told = it.name != "millstream" || it.setup.contains("poll");
-    let setup = match is_told && !it.setup.is_empty() {
+    let setup = match it.setup != "serve" && !it.setup.is_empty() {
         true => format!("; {}", it.setup),
         false => String::new(),
     };
@@ -184,7 +182,7 @@ fn rates(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>> {
         " --- |".repeat(RATES.len() + 5)
     )?;
     for target in measured(targets, &RATES) {
-        write!(text, "| {} |", heading(target))?;
+        write!(text, "| {} |", heading(target, &RATES))?;
         for (row, _) in RATES {
             let cell = cell(target, row, |outcome| {
                 spread(outcome, |run| run.messages_per_s / 1e3, 0)
@@ -216,7 +214,7 @@ fn latencies(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>
     }
     writeln!(text, "\n|{}", " --- |".repeat(LATENCIES.len() + 2))?;
     for target in measured(targets, &LATENCIES) {
-        write!(text, "| {} |", heading(target))?;
+        write!(text, "| {} |", heading(target, &LATENCIES))?;
         for (row, _) in LATENCIES {
             let cell = cell(target, row, |outcome| {
                 let micros = |of: fn(&Run) -> u64| outcome.spread(|run| of(run) as f64 / 1e3).0;

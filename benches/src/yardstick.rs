@@ -29,13 +29,14 @@ pub(crate) fn beside(
             round_trips(measured.run, synced, scratch, &mut figures)?;
         }
         (Course::Publish, _) => {
-            beside_publish(broker, measured, tell, &mut figures)?;
+            // The sinks leave the disk work to do.
             if synced {
                 let device = device::synced_bytes_per_s(scratch)?;
                 figures.push(Figure::new("device_bytes_per_s", device));
                 let ratio = measured.run.bytes_per_s / device;
                 figures.push(Figure::new("ratio_to_device", ratio));
             }
+            beside_publish(broker, measured, tell, &mut figures)?;
         }
         (Course::Receive, Kind::Stream) => beside_read(broker, measured, tell, &mut figures)?,
         _ => {}

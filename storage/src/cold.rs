@@ -427,7 +427,7 @@ fn check_frames(
                 if let Some(to) =
                     end_beyond(&segment, at, readable.to).filter(|_| readable.to < end)
                 {
-                    let more = readable_to(memory.as_ref(), at, to.min(end));
+                    let more = readable_to(memory.as_ref(), at, to.max(first).min(end));
                     if more.to > readable.to {
                         readable = more;
                         continue;
@@ -479,8 +479,8 @@ fn readable_to(memory: &dyn SegmentMemory, from: u32, to: u32) -> Readable {
     all
 }
 
-/// Where the frame at `at` ends by its commit word, or its header where that is not there yet, if that
-/// is behind `readable` and plausible.
+/// Where the frame at `at` ends by its header, or that header where it is not there yet, if that is behind
+/// `readable`. A header that does not match its checksum says nothing.
 fn end_beyond(segment: &Arc<Segment>, at: u32, readable: u32) -> Option<u32> {
     let header_end = at.checked_add(64)?;
     if header_end > readable {
@@ -488,9 +488,10 @@ fn end_beyond(segment: &Arc<Segment>, at: u32, readable: u32) -> Option<u32> {
     }
     let mut beyond = None;
     segment.run_at(at).extend_if(|frame| {
-        let end = u32::try_from(frame.len())
-            .ok()
-            .and_then(|bytes| at.checked_add(bytes));
+        let nonce_half = segment.region().nonce_half();
+        let is_good = walk_stored(frame, segment.seed(), at, nonce_half).is_ok();
+        let bytes = u32::try_from(frame.len()).ok().filter(|_| is_good);
+        let end = bytes.and_then(|bytes| at.checked_add(bytes));
         beyond = end.filter(|end| *end > readable);
         false
     });
@@ -546,22 +547,32 @@ fn resume_behind(
         };
     }
     let index = lock(segment.index()).clone();
+    let memory = Arc::clone(segment.region().memory());
+    let mut passing = passing;
     let mut from = at + 1;
     while let Some(start) = index.next_start(from).filter(|start| *start < end) {
-        let memory = segment.region().memory();
-        let readable = readable_to(memory.as_ref(), start, end.min(start + FETCH_BYTES)).to;
+        let near = end.min(start.saturating_add(FETCH_BYTES));
+        let mut readable = readable_to(memory.as_ref(), start, near);
         let base = glance_at(segment, start)
-            .filter(|_| start + 64 <= readable)
+            .filter(|_| start + 64 <= readable.to)
             .map(|glance| glance.base_offset);
-        if let Some(base) = base.filter(|base| *base >= first)
-            && check_frame(segment, start, base, readable).is_some()
-        {
-            return Damage {
-                first,
-                next: base,
-                resume: start,
-                passing,
-            };
+        if let Some(base) = base.filter(|base| *base >= first) {
+            // One that is longer is brought in as a whole.
+            if let Some(to) = end_beyond(segment, start, readable.to).filter(|_| near < end) {
+                readable = readable_to(memory.as_ref(), start, to.min(end));
+            }
+            if check_frame(segment, start, base, readable.to).is_some() {
+                return Damage {
+                    first,
+                    next: base,
+                    resume: start,
+                    passing,
+                };
+            }
+        }
+        // Not seen as a whole: it may be there at another time.
+        if end_beyond(segment, start, readable.to).is_some() {
+            passing |= readable.passing;
         }
         from = start + 1;
     }

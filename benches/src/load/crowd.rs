@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle, available_parallelism};
 
-use millstream_client::{Client, Publisher, Ticket};
+use millstream_client::{Address, Client, Publisher, Ticket};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -98,7 +98,8 @@ struct Member {
     publisher: Publisher,
 }
 
-/// The crowd, connected, and dealt out to as many threads as there are processors.
+/// The crowd, dealt out to as many threads as there are processors, and connected by them side by side: a
+/// runtime that stands still answers no heartbeat.
 fn shares(
     broker: &dyn Broker,
     load: &Load,
@@ -107,28 +108,45 @@ fn shares(
 ) -> Result<Vec<Share>, Failure> {
     let address = broker.address().ok_or("only Millstream takes a crowd")?;
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-    let mut shares = Vec::new();
-    for first in 0..processors.min(load.publishers()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let crowd = runtime.block_on(async {
-            let mut crowd = Vec::new();
-            for number in (first..load.publishers()).step_by(processors) {
-                let client = Client::connect(address.clone()).await?;
-                let publisher = client.publisher(topic).await?;
-                crowd.push(Member {
-                    number,
-                    _client: client,
-                    publisher,
-                });
-                tell(Progress::Messages(0));
-            }
-            Ok::<_, Failure>(crowd)
-        })?;
-        shares.push(Share { crowd, runtime });
-    }
-    Ok(shares)
+    let publishers = load.publishers();
+    thread::scope(|scope| {
+        let connecting = (0..processors.min(publishers)).map(|first| {
+            let numbers = (first..publishers).step_by(processors);
+            scope.spawn(move || share(address, topic, numbers, tell))
+        });
+        let connecting: Vec<_> = connecting.collect();
+        let join = |thread: ScopedJoinHandle<'_, _>| {
+            thread.join().map_err(|_| "a thread of the load panicked")?
+        };
+        connecting.into_iter().map(join).collect()
+    })
+}
+
+/// Connects the publishers with these numbers.
+fn share(
+    address: &Address,
+    topic: &str,
+    numbers: impl Iterator<Item = usize>,
+    tell: Tell<'_>,
+) -> Result<Share, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let crowd = runtime.block_on(async {
+        let mut crowd = Vec::new();
+        for number in numbers {
+            let client = Client::connect(address.clone()).await?;
+            let publisher = client.publisher(topic).await?;
+            crowd.push(Member {
+                number,
+                _client: client,
+                publisher,
+            });
+            tell(Progress::Messages(0));
+        }
+        Ok::<_, Failure>(crowd)
+    })?;
+    Ok(Share { crowd, runtime })
 }
 
 async fn publish(crowd: Vec<Member>, shared: &Arc<Shared>) -> Result<(Part, Vec<Member>), Failure> {

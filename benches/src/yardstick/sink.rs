@@ -14,6 +14,7 @@ use millstream_protocol::control::{AckRun, PublishAck};
 use millstream_protocol::wire::MessageKind;
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::wire::{Splitter, answer, flush};
 use crate::broker::Failure;
@@ -66,7 +67,11 @@ impl Files {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.place + bytes.len() as u64 > FILE_BYTES {
             let file = tempfile::tempfile_in(&self.folder)?;
-            fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES)?;
+            match fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES) {
+                // Some file systems can't; the file grows then.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
             self.files.push(file);
             self.place = 0;
         }

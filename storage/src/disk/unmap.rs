@@ -5,7 +5,7 @@
 //! which has other connections to look after.
 
 use std::fs::File;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
@@ -13,6 +13,8 @@ use memmap2::MmapRaw;
 
 /// From so many bytes on it pays to hand a map over.
 const LARGE_BYTES: usize = 4 << 20;
+/// Maps that may wait; those behind them are let go of by whoever drops them.
+const WAITING_MAX: usize = 64;
 
 /// A map and its file, which is closed behind it.
 pub(super) struct Mapping {
@@ -28,7 +30,7 @@ pub(super) struct Unmapper {
 
 /// `None` inside where it could not be started.
 #[derive(Default)]
-struct Thread(OnceLock<Option<(Sender<Mapping>, JoinHandle<()>)>>);
+struct Thread(OnceLock<Option<(SyncSender<Mapping>, JoinHandle<()>)>>);
 
 impl Unmapper {
     /// Unmaps and closes, here if that is soon done, else by and by.
@@ -37,8 +39,8 @@ impl Unmapper {
             return drop(mapping);
         }
         if let Some((sender, _)) = self.thread.0.get_or_init(start) {
-            // What nobody takes comes back, and is dropped here.
-            drop(sender.send(mapping));
+            // What it has no room for comes back, and is dropped here.
+            drop(sender.try_send(mapping));
         }
     }
 }
@@ -54,8 +56,8 @@ impl Drop for Thread {
     }
 }
 
-fn start() -> Option<(Sender<Mapping>, JoinHandle<()>)> {
-    let (sender, mappings) = channel();
+fn start() -> Option<(SyncSender<Mapping>, JoinHandle<()>)> {
+    let (sender, mappings) = sync_channel(WAITING_MAX);
     let spawned = thread::Builder::new()
         .name("ms-unmap".to_owned())
         .spawn(move || mappings.into_iter().for_each(drop));

@@ -216,3 +216,21 @@ fn pages_are_brought_in_once_though_frames_lie_across_pieces() {
         "{brought_in} bytes for {all}"
     );
 }
+
+#[test]
+fn a_frame_longer_than_a_piece_is_found_behind_damage() {
+    const BYTES: usize = 5 << 20;
+    let (folder, open, name) = records_of_an_earlier_run(2, BYTES);
+    // The first one's body.
+    let place = FRAMES_START as usize + 1000;
+    folder.edit(&name, |bytes| bytes[place] ^= 1).unwrap();
+    let store = open();
+    let log = store.log(&topic()).unwrap();
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
+    let Chunk::Gap(gap) = chunk else {
+        panic!("{chunk:?}");
+    };
+    assert_eq!((gap.first_offset, gap.next_offset), (Offset(0), Offset(1)));
+    take_one(&mut reader, 1);
+}
