@@ -348,6 +348,11 @@ fn glance_at(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
         let header = position as usize..position as usize + 64;
         segment.region().memory().populate(header).ok()?;
     }
+    glance_in(segment, position)
+}
+
+/// As [`glance_at`], where the header is in memory.
+fn glance_in(segment: &Arc<Segment>, position: u32) -> Option<Glance> {
     let mut glance = None;
     segment.run_at(position).extend_if(|frame| {
         let nonce_half = segment.region().nonce_half();
@@ -553,8 +558,9 @@ fn resume_behind(
     while let Some(start) = index.next_start(from).filter(|start| *start < end) {
         let near = end.min(start.saturating_add(FETCH_BYTES));
         let mut readable = readable_to(memory.as_ref(), start, near);
-        let base = glance_at(segment, start)
-            .filter(|_| start + 64 <= readable.to)
+        let header = Some(start).filter(|_| start + 64 <= readable.to);
+        let base = header
+            .and_then(|at| glance_in(segment, at))
             .map(|glance| glance.base_offset);
         if let Some(base) = base.filter(|base| *base >= first) {
             // One that is longer is brought in as a whole.

@@ -234,3 +234,38 @@ fn a_frame_longer_than_a_piece_is_found_behind_damage() {
     assert_eq!((gap.first_offset, gap.next_offset), (Offset(0), Offset(1)));
     take_one(&mut reader, 1);
 }
+
+/// What can't be read now is no damage, though it lies behind some.
+#[test]
+fn a_frame_that_cannot_be_read_now_behind_damage_may_come_back() {
+    const BYTES: usize = 5 << 20;
+    let (folder, open, name) = records_of_an_earlier_run(2, BYTES);
+    let place = FRAMES_START as usize + 1000;
+    folder.edit(&name, |bytes| bytes[place] ^= 1).unwrap();
+    let store = open();
+    let log = store.log(&topic()).unwrap();
+    let gap_of = |reader: &mut LogReader| {
+        let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
+        let Chunk::Gap(gap) = chunk else {
+            panic!("{chunk:?}");
+        };
+        (gap.first_offset, gap.next_offset, reader.gap_may_pass())
+    };
+    let mut whole = LogReader::new(&log, Start::Earliest);
+    let before = folder.count(Operation::Populate, ".seg");
+    assert_eq!(gap_of(&mut whole), (Offset(0), Offset(1), false));
+    let asked = folder.count(Operation::Populate, ".seg") - before;
+    let mut seen = Vec::new();
+    for nth in 1..=asked {
+        let mut reader = LogReader::new(&log, Start::Earliest);
+        // All of the range, and then its first page.
+        folder.fail(Operation::Populate, ".seg", nth, Failure::Device);
+        folder.fail(Operation::Populate, ".seg", nth + 1, Failure::Device);
+        seen.push(gap_of(&mut reader));
+        folder.heal();
+    }
+    // The one that brings in the second frame.
+    assert!(seen.contains(&(Offset(0), Offset(2), true)), "{seen:?}");
+    let lost = |gap: &(Offset, Offset, bool)| gap.1 == Offset(2) && !gap.2;
+    assert!(!seen.iter().any(lost), "{seen:?}");
+}
