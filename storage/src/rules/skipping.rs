@@ -217,46 +217,44 @@ fn pages_are_brought_in_once_though_frames_lie_across_pieces() {
     );
 }
 
-#[test]
-fn a_frame_longer_than_a_piece_is_found_behind_damage() {
-    const BYTES: usize = 5 << 20;
-    let (folder, open, name) = records_of_an_earlier_run(2, BYTES);
-    // The first one's body.
+/// A store of two records longer than a piece, the first one's body damaged.
+fn damage_before_a_long_frame() -> (HeapFolder, Store) {
+    let (folder, open, name) = records_of_an_earlier_run(2, 5 << 20);
     let place = FRAMES_START as usize + 1000;
     folder.edit(&name, |bytes| bytes[place] ^= 1).unwrap();
-    let store = open();
-    let log = store.log(&topic()).unwrap();
-    let mut reader = LogReader::new(&log, Start::Earliest);
+    (folder, open())
+}
+
+/// What the reader is told is lost, and whether that may pass.
+fn gap_of(reader: &mut LogReader) -> (Offset, Offset, bool) {
     let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
     let Chunk::Gap(gap) = chunk else {
         panic!("{chunk:?}");
     };
-    assert_eq!((gap.first_offset, gap.next_offset), (Offset(0), Offset(1)));
+    (gap.first_offset, gap.next_offset, reader.gap_may_pass())
+}
+
+#[test]
+fn a_frame_longer_than_a_piece_is_found_behind_damage() {
+    let (_folder, store) = damage_before_a_long_frame();
+    let log = store.log(&topic()).unwrap();
+    let mut reader = LogReader::new(&log, Start::Earliest);
+    assert_eq!(gap_of(&mut reader), (Offset(0), Offset(1), false));
     take_one(&mut reader, 1);
 }
 
 /// What can't be read now is no damage, though it lies behind some.
 #[test]
 fn a_frame_that_cannot_be_read_now_behind_damage_may_come_back() {
-    const BYTES: usize = 5 << 20;
-    let (folder, open, name) = records_of_an_earlier_run(2, BYTES);
-    let place = FRAMES_START as usize + 1000;
-    folder.edit(&name, |bytes| bytes[place] ^= 1).unwrap();
-    let store = open();
+    let (folder, store) = damage_before_a_long_frame();
     let log = store.log(&topic()).unwrap();
-    let gap_of = |reader: &mut LogReader| {
-        let chunk = park_until(|cx| reader.poll_next(1, cx)).unwrap();
-        let Chunk::Gap(gap) = chunk else {
-            panic!("{chunk:?}");
-        };
-        (gap.first_offset, gap.next_offset, reader.gap_may_pass())
-    };
+    let asked = || folder.count(Operation::Populate, ".seg");
+    let before = asked();
     let mut whole = LogReader::new(&log, Start::Earliest);
-    let before = folder.count(Operation::Populate, ".seg");
     assert_eq!(gap_of(&mut whole), (Offset(0), Offset(1), false));
-    let asked = folder.count(Operation::Populate, ".seg") - before;
+    let all = asked() - before;
     let mut seen = Vec::new();
-    for nth in 1..=asked {
+    for nth in 1..=all {
         let mut reader = LogReader::new(&log, Start::Earliest);
         // All of the range, and then its first page.
         folder.fail(Operation::Populate, ".seg", nth, Failure::Device);
