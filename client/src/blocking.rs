@@ -234,12 +234,12 @@ fn carry(
     runtime.block_on(async {
         let (thread, mut handles_gone) = mpsc::channel(1);
         match crate::Client::greet(address, options, Some(thread)).await {
-            Ok((client, established)) => {
+            Ok((client, driver)) => {
                 let _ = connected.send(Ok(Client {
                     client,
                     runtime: Handle::current(),
                 }));
-                established.run().await;
+                driver.await;
                 // Nothing is ever sent: this ends with the last handle. Their time-outs need this
                 // thread until then.
                 let _ = handles_gone.recv().await;

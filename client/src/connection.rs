@@ -2,18 +2,18 @@
 //!
 //! One mutex guards the core and everything its events touch, so there is no order of locks. It is
 //! held for moments only, never across an await, a system call or a wake-up of a ticket: those to
-//! be woken are collected first. Besides the handles two tasks take it: the one that reads the
-//! socket and the one that writes it, see [`crate::driver`].
+//! be woken are collected first. Besides the handles the connection's [`Driver`](crate::Driver) takes it.
 
 mod consumers;
 
 pub(crate) use consumers::{Confirmation, Counts, Notice, Tally};
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_protocol::batch::Message;
@@ -24,7 +24,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::client::answered;
 use crate::core::{
-    Answer, Core, Delivery, Event, NotTaken, ReadyFrame, Request, RequestId, Stored, Unpublished,
+    Answer, Core, Delivery, Event, NotTaken, Outgoing, ReadyFrame, Request, RequestId, Stored,
+    Unpublished,
 };
 use crate::error::{ConnectionError, PublishError, ReadError, Refusal, TopicErrorCause};
 use crate::outcomes::{Outcome, Outcomes, SlotId};
@@ -57,14 +58,14 @@ impl Connection {
         self.shared.lock()
     }
 
-    /// Does `act`, and lets the writing task go on if that left it something to send.
+    /// Does `act`, and has the driver polled if that left it something to send.
     pub(crate) fn act<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);
-        let wake = state.wakes_writer();
+        let writer = state.woken_writer();
         drop(state);
-        if wake {
-            self.shared.output.notify_one();
+        if let Some(writer) = writer {
+            writer.wake();
         }
         result
     }
@@ -109,17 +110,23 @@ impl Drop for Connection {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// The writing task waits here while there is nothing to send.
-    pub(crate) output: Notify,
     /// True once the connection is over.
     over: watch::Sender<bool>,
+}
+
+/// What a connection has to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Some,
+    /// Nothing any more.
+    Finished,
 }
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
         let state = State {
             core,
-            writer_waits: false,
+            writer: None,
             answers: BTreeMap::new(),
             opening: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -130,9 +137,13 @@ impl Shared {
         };
         Self {
             state: Mutex::new(state),
-            output: Notify::new(),
             over: watch::Sender::new(false),
         }
+    }
+
+    /// What there is to send, put into `out`, once there is any.
+    pub(crate) async fn output(&self, out: &mut Outgoing) -> Output {
+        poll_fn(|cx| self.lock().poll_output(out, cx)).await
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,7 +153,7 @@ impl Shared {
     }
 
     /// Lets `act` tell the core something, carries out the events that follow, and wakes those
-    /// concerned.
+    /// concerned, but for the writer: the caller has it polled.
     pub(crate) fn tell(&self, wakers: &mut Vec<Waker>, act: impl FnOnce(&mut Core)) {
         let mut state = self.lock();
         act(&mut state.core);
@@ -150,12 +161,8 @@ impl Shared {
             state.carry_out(event, wakers);
         }
         let ended = state.core.ended().is_some();
-        let wake = state.wakes_writer();
         let notices = std::mem::take(&mut state.notices);
         drop(state);
-        if wake {
-            self.output.notify_one();
-        }
         for notice in notices {
             notice.tell();
         }
@@ -184,8 +191,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, TopicErrorCause>>;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) core: Core,
-    /// The writing task has nothing to do until it is told.
-    pub(crate) writer_waits: bool,
+    /// Of the driver, whose writing has nothing to do until this is woken.
+    writer: Option<Waker>,
     pub(crate) answers: BTreeMap<RequestId, Reply<Answer>>,
     pub(crate) opening: BTreeMap<StreamId, Reply<Opened>>,
     publishers: BTreeMap<StreamId, PublisherState>,
@@ -277,11 +284,30 @@ impl<'a> Load<'a> {
 }
 
 impl State {
-    /// Whether the writing task is to be told that it has something to do, which is done once.
-    fn wakes_writer(&mut self) -> bool {
-        let wakes = self.writer_waits && (self.core.has_output() || self.core.is_finished());
-        self.writer_waits &= !wakes;
-        wakes
+    /// What to wake, once, where the writer waits and has something to do now.
+    fn woken_writer(&mut self) -> Option<Waker> {
+        let has_work = self.core.has_output() || self.core.is_finished();
+        self.writer.take_if(|_| has_work)
+    }
+
+    /// What the writer has to do; has it woken for more where that is nothing yet.
+    fn poll_output(&mut self, out: &mut Outgoing, cx: &mut Context<'_>) -> Poll<Output> {
+        let waits = self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.will_wake(cx.waker()));
+        if waits && !self.core.has_output() && !self.core.is_finished() {
+            return Poll::Pending;
+        }
+        self.writer = None;
+        if self.core.transmit(Instant::now(), out) {
+            return Poll::Ready(Output::Some);
+        }
+        if self.core.is_finished() {
+            return Poll::Ready(Output::Finished);
+        }
+        self.writer = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn carry_out(&mut self, event: Event, wakers: &mut Vec<Waker>) {

@@ -1,23 +1,26 @@
-//! Drives a core over a socket: one tokio task reads, one writes, and time passes in the first.
+//! Drives a core over a socket: one future reads and lets time pass, one writes, and a [`Driver`] polls both.
 //!
 //! The writer asks the core for more whenever a write is done; what is published meanwhile has
 //! gathered by then. The reader hands over what came before it lets time pass, so that a process
 //! that was stopped for a while does not take its own pause for the server's silence.
 
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use crate::address::Address;
 use crate::client::ConnectOptions;
-use crate::connection::Shared;
+use crate::connection::{Output, Shared};
 use crate::core::{Core, Greeting, Outgoing};
 use crate::error::{ConnectError, ConnectionError};
 
@@ -33,21 +36,42 @@ const TURNS_AWAKE: u32 = 16;
 type Reading = Box<dyn AsyncRead + Send + Unpin>;
 type Writing = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// A connection whose server said welcome, yet to be driven.
-pub(crate) struct Established {
-    pub(crate) shared: Arc<Shared>,
-    reading: Reading,
-    writing: Writing,
-    input: BytesMut,
-    /// How long to look for more after what came, before sleeping.
-    poll: Duration,
+/// The work of one connection: reads, writes and lets time pass while it is polled. Resolves when the
+/// connection is over; ends it when it is dropped.
+///
+/// [`Client::connect`](crate::Client::connect) has a task of its own do this.
+/// [`Client::connect_driven`](crate::Client::connect_driven) gives it to the caller, who polls it beside
+/// what he waits for. Then an answer takes no turn from one task to another: whoever waits for it takes it
+/// from the socket himself.
+///
+/// A connection that is not polled does nothing: nothing is sent, and a server that hears nothing for three
+/// of its heartbeats gives it up.
+#[must_use = "a connection does nothing unless its driver is polled"]
+pub struct Driver {
+    /// Until the connection is over.
+    carrying: Option<Carrying>,
+}
+
+struct Carrying {
+    reading: Pin<Box<dyn Future<Output = ()> + Send>>,
+    writing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Goes last.
+    _end: EndOnDrop,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("is_over", &self.carrying.is_none())
+            .finish()
+    }
 }
 
 /// Connects to `address` and greets the server.
 pub(crate) async fn establish(
     address: &Address,
     options: &ConnectOptions,
-) -> Result<Established, ConnectError> {
+) -> Result<(Arc<Shared>, Driver), ConnectError> {
     let unreachable = |error: io::Error| ConnectError::Unreachable {
         address: address.clone(),
         kind: error.kind(),
@@ -61,13 +85,16 @@ pub(crate) async fn establish(
             address: address.clone(),
             cause,
         })?;
-    Ok(Established {
-        shared: Arc::new(Shared::new(core)),
-        reading,
-        writing,
-        input,
-        poll: options.poll,
-    })
+    let shared = Arc::new(Shared::new(core));
+    let carrying = Carrying {
+        reading: Box::pin(read(reading, input, Arc::clone(&shared), options.poll)),
+        writing: Box::pin(write(writing, Arc::clone(&shared))),
+        _end: EndOnDrop(Arc::clone(&shared)),
+    };
+    let driver = Driver {
+        carrying: Some(carrying),
+    };
+    Ok((shared, driver))
 }
 
 async fn open_socket(address: &Address) -> io::Result<(Reading, Writing)> {
@@ -105,24 +132,56 @@ async fn greet(
     }
 }
 
-impl Established {
-    /// Carries the connection until it is over.
-    pub(crate) async fn run(self) {
-        let Self {
-            shared,
-            mut reading,
-            writing,
-            mut input,
-            poll,
-        } = self;
-        let _end = EndOnDrop(Arc::clone(&shared));
-        let mut writer = tokio::spawn(write(writing, Arc::clone(&shared)));
-        read(&mut reading, &mut input, (&shared, poll), &mut writer).await;
-        writer.abort();
+impl Driver {
+    /// What `future` comes to, with the connection polled beside it: first what came, then `future`, then
+    /// what there is to send. Goes on also where the connection ends.
+    ///
+    /// What `future` gave the connection to send is with the socket when this returns, as far as that took
+    /// it at once; the rest waits until the connection is polled again.
+    pub async fn run_until<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            self.poll_reading(cx);
+            let output = future.as_mut().poll(cx);
+            self.poll_writing(cx);
+            output
+        })
+        .await
+    }
+
+    /// Whether the connection is over.
+    fn poll_reading(&mut self, cx: &mut Context<'_>) -> bool {
+        let carrying = self.carrying.as_mut();
+        let over = carrying.is_none_or(|carrying| carrying.reading.as_mut().poll(cx).is_ready());
+        if over {
+            self.carrying = None;
+        }
+        over
+    }
+
+    /// As [`Self::poll_reading`].
+    fn poll_writing(&mut self, cx: &mut Context<'_>) -> bool {
+        let carrying = self.carrying.as_mut();
+        let over = carrying.is_none_or(|carrying| carrying.writing.as_mut().poll(cx).is_ready());
+        if over {
+            self.carrying = None;
+        }
+        over
     }
 }
 
-/// Ends the core when the task that carries it goes, be it because its runtime was shut down.
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_reading(cx) || self.poll_writing(cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// Ends the core when what carries it goes, be it because its runtime was shut down.
 struct EndOnDrop(Arc<Shared>);
 
 impl Drop for EndOnDrop {
@@ -134,16 +193,14 @@ impl Drop for EndOnDrop {
 }
 
 /// Reads until the connection is over, for whatever reason.
-async fn read(
-    reading: &mut Reading,
-    input: &mut BytesMut,
-    (shared, poll): (&Shared, Duration),
-    writer: &mut JoinHandle<()>,
-) {
+async fn read(mut reading: Reading, mut input: BytesMut, shared: Arc<Shared>, poll: Duration) {
+    let input = &mut input;
     let mut wakers = Vec::new();
     // What came right behind the welcome.
     shared.tell(&mut wakers, |core| core.receive(Instant::now(), input));
-    let mut timer = pin!(sleep_until(TokioInstant::now()));
+    let first = shared.lock().core.deadline();
+    let first = first.map_or_else(TokioInstant::now, TokioInstant::from);
+    let mut timer = pin!(sleep_until(first));
     loop {
         let (deadline, wanted_bytes) = {
             let state = shared.lock();
@@ -166,11 +223,6 @@ async fn read(
                 Ok(_) => core.receive(Instant::now(), input),
                 Err(error) => core.end(ConnectionError::io(&error)),
             }),
-            _ = &mut *writer => {
-                // It ended the core before it went, unless it panicked.
-                shared.tell(&mut wakers, |core| core.end(ConnectionError::ClosedHere));
-                return;
-            }
             () = timer.as_mut() => {
                 // Traffic only moves the deadline on, so the timer is set anew when it fires.
                 shared.tell(&mut wakers, |core| core.tick(Instant::now()));
@@ -197,31 +249,21 @@ async fn stay_awake(time: Duration) {
 /// Writes until everything was sent that ever will be.
 async fn write(mut writing: Writing, shared: Arc<Shared>) {
     let mut out = Outgoing::default();
-    let mut wakers = Vec::new();
-    loop {
-        let (sends, finished) = {
-            let mut state = shared.lock();
-            let sends = state.core.transmit(Instant::now(), &mut out);
-            let finished = !sends && state.core.is_finished();
-            state.writer_waits = !sends && !finished;
-            (sends, finished)
-        };
-        let error = if sends {
-            match write_all(&mut writing, &out).await {
-                Ok(()) => continue,
-                Err(error) => ConnectionError::io(&error),
+    let error = loop {
+        match shared.output(&mut out).await {
+            Output::Some => {
+                if let Err(error) = write_all(&mut writing, &out).await {
+                    break ConnectionError::io(&error);
+                }
             }
-        } else if finished {
-            // The server may be gone already; nothing depends on it any more.
-            let _ = writing.shutdown().await;
-            ConnectionError::ClosedHere
-        } else {
-            shared.output.notified().await;
-            continue;
-        };
-        shared.tell(&mut wakers, |core| core.end(error));
-        return;
-    }
+            Output::Finished => {
+                // The server may be gone already; nothing depends on it any more.
+                let _ = writing.shutdown().await;
+                break ConnectionError::ClosedHere;
+            }
+        }
+    };
+    shared.tell(&mut Vec::new(), |core| core.end(error));
 }
 
 async fn write_all(writing: &mut Writing, out: &Outgoing) -> io::Result<()> {
@@ -242,11 +284,16 @@ async fn write_all(writing: &mut Writing, out: &Outgoing) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::sync::{Arc, Mutex, PoisonError};
-    use std::task::{Context, Wake};
+    use std::sync::{Mutex, PoisonError};
+    use std::task::Wake;
+
+    use millstream_protocol::control::{ListTopics, Welcome};
+    use millstream_protocol::limits::WIRE_VERSION;
+    use millstream_protocol::wire::StreamId;
 
     use super::*;
+    use crate::connection::Connection;
+    use crate::core::Request;
 
     #[derive(Default)]
     struct Count(Mutex<u32>);
@@ -257,6 +304,57 @@ mod tests {
         }
     }
 
+    fn wakes(count: &Count) -> u32 {
+        std::mem::take(&mut *count.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn greeted() -> Core {
+        let welcome = Welcome {
+            version: WIRE_VERSION,
+            features: 0,
+            server: String::new(),
+            folder_id: [0; 16],
+            boot_epoch: 1,
+            frame_bytes_max: 1 << 20,
+            publish_window_bytes: 1 << 20,
+            publish_window_frames: 1,
+            heartbeat_ms: 10_000,
+        };
+        let mut bytes = Vec::new();
+        welcome.encode(StreamId::CONNECTION, 0, &mut bytes);
+        let core = Greeting::new("").receive(Instant::now(), &mut BytesMut::from(&bytes[..]));
+        core.unwrap().unwrap()
+    }
+
+    #[test]
+    fn who_polled_the_writing_last_is_woken_once_for_what_there_is_to_send() {
+        let shared = Arc::new(Shared::new(greeted()));
+        let connection = Connection::new(Arc::clone(&shared), Duration::MAX, None);
+        let mut out = Outgoing::default();
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        for count in [&first, &first, &second] {
+            let output = pin!(shared.output(&mut out));
+            let waker = Arc::clone(count).into();
+            assert!(output.poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        connection.act(|_| {});
+        assert_eq!((wakes(&first), wakes(&second)), (0, 0), "there is nothing");
+        for _ in 0..2 {
+            connection.act(|state| {
+                let list = ListTopics { after: None };
+                state.core.request(&Request::List(list)).unwrap();
+            });
+        }
+        assert_eq!((wakes(&first), wakes(&second)), (0, 1));
+        let waker = Arc::clone(&second).into();
+        {
+            let output = pin!(shared.output(&mut out));
+            let output = output.poll(&mut Context::from_waker(&waker));
+            assert_eq!(output, Poll::Ready(Output::Some));
+        }
+        assert!(!out.is_empty());
+    }
+
     #[test]
     fn the_runtime_is_kept_awake_for_its_time_and_no_longer() {
         for (time, wakes) in [(Duration::MAX, 1), (Duration::ZERO, 0)] {
@@ -264,10 +362,7 @@ mod tests {
             let waker = count.clone().into();
             let awake = pin!(stay_awake(time));
             assert!(awake.poll(&mut Context::from_waker(&waker)).is_pending());
-            assert_eq!(
-                *count.0.lock().unwrap_or_else(PoisonError::into_inner),
-                wakes
-            );
+            assert_eq!(self::wakes(&count), wakes);
         }
     }
 }

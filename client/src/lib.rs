@@ -77,6 +77,7 @@ pub use address::{Address, AddressError};
 pub use client::{Client, ConnectOptions, TopicOptions};
 pub use consumer::{Consumer, ConsumerCounts, ConsumerOptions};
 pub use delivery::{Delivery, DeliveryToken};
+pub use driver::Driver;
 pub use error::{
     Action, ConnectError, ConnectionError, ConsumeError, ProducerEnd, PublishError, QueueAction,
     QueueError, QueueErrorCause, ReadError, Refusal, SettleError, TopicError, TopicErrorCause,

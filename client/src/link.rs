@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::address::Address;
 use crate::client::{ConnectOptions, millis};
 use crate::connection::Connection;
-use crate::driver::{Established, establish};
+use crate::driver::{Driver, establish};
 use crate::error::{ConnectError, ConnectionError};
 
 /// The wait before a second attempt to connect; each further one is twice as long.
@@ -43,8 +43,8 @@ impl Link {
         address: &Address,
         options: &ConnectOptions,
         thread: Option<mpsc::Sender<()>>,
-    ) -> Result<(Self, Established), ConnectError> {
-        let (connection, established) = connect(address, options, thread.clone()).await?;
+    ) -> Result<(Self, Driver), ConnectError> {
+        let (connection, driver) = connect(address, options, thread.clone()).await?;
         let link = Self {
             address: address.clone(),
             options: options.clone(),
@@ -52,7 +52,7 @@ impl Link {
             connecting: Semaphore::new(1),
             newest: Mutex::new(connection),
         };
-        Ok((link, established))
+        Ok((link, driver))
     }
 
     /// The newest connection, which may be over.
@@ -77,9 +77,9 @@ impl Link {
             }
             Some(_) => {}
         }
-        let (connection, established) =
+        let (connection, driver) =
             connect(&self.address, &self.options, self.thread.clone()).await?;
-        tokio::spawn(established.run());
+        tokio::spawn(driver);
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *newest, Arc::clone(&connection));
         drop(newest);
@@ -93,17 +93,16 @@ async fn connect(
     address: &Address,
     options: &ConnectOptions,
     thread: Option<mpsc::Sender<()>>,
-) -> Result<(Arc<Connection>, Established), ConnectError> {
-    let established = match timeout(options.timeout, establish(address, options)).await {
+) -> Result<(Arc<Connection>, Driver), ConnectError> {
+    let (shared, driver) = match timeout(options.timeout, establish(address, options)).await {
         Ok(established) => established?,
         Err(_) => {
             let (address, ms) = (address.clone(), millis(options.timeout));
             return Err(ConnectError::TimedOut { address, ms });
         }
     };
-    let shared = Arc::clone(&established.shared);
     let connection = Arc::new(Connection::new(shared, options.request_timeout, thread));
-    Ok((connection, established))
+    Ok((connection, driver))
 }
 
 /// How long to wait between attempts: longer each time, up to a limit.

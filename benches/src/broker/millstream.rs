@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millstream_client::{
-    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Durability,
+    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Driver, Durability,
     Publisher, QueueOptions, Reader, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
@@ -20,8 +20,6 @@ use crate::load::Target;
 
 /// Records a worker of a queue is sent ahead.
 const PREFETCH: u32 = 1024;
-/// Tasks of the client that one call lets go on at least.
-const TURNS: u32 = 1;
 
 /// A server, started here or elsewhere.
 #[derive(Debug)]
@@ -93,13 +91,14 @@ impl Millstream {
         self
     }
 
-    fn connect(&self) -> Result<(Runtime, Client), Failure> {
+    fn connect(&self) -> Result<(Runtime, Client, Driver), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let options = ConnectOptions::new().poll(self.poll);
-        let client = runtime.block_on(Client::connect_with(self.address.clone(), &options))?;
-        Ok((runtime, client))
+        let connecting = Client::connect_driven(self.address.clone(), &options);
+        let (client, driver) = runtime.block_on(connecting)?;
+        Ok((runtime, client, driver))
     }
 }
 
@@ -139,8 +138,8 @@ impl Broker for Millstream {
     }
 
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
-        let (runtime, client) = self.connect()?;
-        runtime.block_on(async {
+        let (runtime, client, mut driver) = self.connect()?;
+        runtime.block_on(driver.run_until(async {
             let options = TopicOptions::new().durability(self.durability);
             client.create_topic(topic, options).await?;
             if kind == Kind::Queue {
@@ -148,27 +147,28 @@ impl Broker for Millstream {
                 client.create_queue(queue_of(topic), options).await?;
             }
             Ok(())
-        })
+        }))
     }
 
     fn remove(&self, topic: &str) -> Result<(), Failure> {
-        let (runtime, client) = self.connect()?;
-        runtime.block_on(async {
+        let (runtime, client, mut driver) = self.connect()?;
+        runtime.block_on(driver.run_until(async {
             let queue = queue_of(topic);
             if client.queue(&queue).await.is_ok() {
                 client.delete_queue(&queue).await?;
             }
             client.delete_topic(topic).await?;
             Ok(())
-        })
+        }))
     }
 
     fn publisher(&self, topic: &str, batch: usize) -> Result<Box<dyn Publish>, Failure> {
-        let (runtime, client) = self.connect()?;
-        let publisher = runtime.block_on(client.publisher(topic))?;
+        let (runtime, client, mut driver) = self.connect()?;
+        let publisher = runtime.block_on(driver.run_until(client.publisher(topic)))?;
         let alarm = runtime.block_on(async { Alarm::new() })?;
         Ok(Box::new(Publishing {
             alarm,
+            driver,
             runtime,
             publisher,
             batch,
@@ -178,13 +178,15 @@ impl Broker for Millstream {
     }
 
     fn receiver(&self, topic: &str, kind: Kind) -> Result<Box<dyn Receive>, Failure> {
-        let (runtime, client) = self.connect()?;
+        let (runtime, client, mut driver) = self.connect()?;
         let alarm = runtime.block_on(async { Alarm::new() })?;
         Ok(match kind {
             Kind::Stream => {
-                let reader = runtime.block_on(client.reader(topic, Start::Earliest))?;
+                let opening = client.reader(topic, Start::Earliest);
+                let reader = runtime.block_on(driver.run_until(opening))?;
                 Box::new(Reading {
                     alarm,
+                    driver,
                     runtime,
                     reader,
                 })
@@ -192,9 +194,10 @@ impl Broker for Millstream {
             Kind::Queue => {
                 let options = ConsumerOptions::new().prefetch(PREFETCH);
                 let opened = client.consumer_with(queue_of(topic), options);
-                let consumer = runtime.block_on(opened)?;
+                let consumer = runtime.block_on(driver.run_until(opened))?;
                 Box::new(Working {
                     alarm,
+                    driver,
                     runtime,
                     consumer: Some(consumer),
                     client: Some(client),
@@ -209,8 +212,9 @@ fn queue_of(topic: &str) -> String {
 }
 
 struct Publishing {
-    /// Goes before the runtime it is in.
+    /// Go before the runtime they are in.
     alarm: Alarm,
+    driver: Driver,
     runtime: Runtime,
     publisher: Publisher,
     batch: usize,
@@ -223,13 +227,15 @@ impl Publish for Publishing {
     fn send(&mut self, messages: &[u8], message_bytes: usize) -> Result<(), Failure> {
         let Self {
             runtime,
+            driver,
             publisher,
             batch,
             builder,
             under_way,
             alarm: _,
         } = self;
-        runtime.block_on(async {
+        // What is put into the connection goes to the socket now, not at the next wait.
+        runtime.block_on(driver.run_until(async {
             if *batch == 1 {
                 for body in messages.chunks_exact(message_bytes) {
                     under_way.push_back((publisher.enqueue_body(body).await?, 1));
@@ -244,22 +250,19 @@ impl Publish for Publishing {
                     under_way.push_back((ticket, builder.len() as u64));
                 }
             }
-            // What was put into the connection goes to the socket now, not at the next wait.
-            for _ in 0..TURNS {
-                tokio::task::yield_now().await;
-            }
             Ok(())
-        })
+        }))
     }
 
     fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
         let Self {
             runtime,
+            driver,
             under_way,
             alarm,
             ..
         } = self;
-        runtime.block_on(async {
+        runtime.block_on(driver.run_until(async {
             let mut acknowledged = 0;
             if wait.is_zero() {
                 tokio::task::yield_now().await;
@@ -283,13 +286,14 @@ impl Publish for Publishing {
                 }
             }
             Ok(acknowledged)
-        })
+        }))
     }
 }
 
 struct Reading {
-    /// Goes before the runtime it is in.
+    /// Go before the runtime they are in.
     alarm: Alarm,
+    driver: Driver,
     runtime: Runtime,
     reader: Reader,
 }
@@ -298,10 +302,11 @@ impl Receive for Reading {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let Self {
             alarm,
+            driver,
             runtime,
             reader,
         } = self;
-        runtime.block_on(async {
+        runtime.block_on(driver.run_until(async {
             let Some(run) = alarm.within(wait, reader.next_run()).await? else {
                 return Ok(0);
             };
@@ -312,13 +317,14 @@ impl Receive for Reading {
                 received += 1;
             }
             Ok(received)
-        })
+        }))
     }
 }
 
 struct Working {
-    /// Goes before the runtime it is in.
+    /// Go before the runtime they are in.
     alarm: Alarm,
+    driver: Driver,
     runtime: Runtime,
     /// Until it has finished.
     consumer: Option<Consumer>,
@@ -329,12 +335,13 @@ impl Receive for Working {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let Self {
             alarm,
+            driver,
             runtime,
             consumer,
             ..
         } = self;
         let consumer = consumer.as_mut().ok_or("the worker has finished")?;
-        runtime.block_on(async {
+        runtime.block_on(driver.run_until(async {
             let Some(first) = alarm.within(wait, consumer.next()).await? else {
                 return Ok(0);
             };
@@ -348,7 +355,7 @@ impl Receive for Working {
                 next = consumer.try_next();
             }
             Ok(received)
-        })
+        }))
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
@@ -356,7 +363,8 @@ impl Receive for Working {
             consumer.close();
         }
         if let Some(client) = self.client.take() {
-            self.runtime.block_on(client.close())?;
+            self.runtime
+                .block_on(self.driver.run_until(client.close()))?;
         }
         Ok(())
     }

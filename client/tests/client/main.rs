@@ -8,6 +8,7 @@
 mod acknowledging;
 mod consuming;
 mod delivering;
+mod driving;
 mod fake;
 mod greeting;
 mod hostile;

@@ -49,7 +49,7 @@ async fn a_client_that_polls_does_as_another() {
     publish_and_read(&fake, &client).await;
 }
 
-async fn publish_and_read(fake: &Fake, client: &Client) {
+pub(crate) async fn publish_and_read(fake: &Fake, client: &Client) {
     let mut orders = client.publisher("orders").await.unwrap();
     assert_eq!(orders.topic().as_str(), "orders");
     assert_eq!(orders.level(), Durability::Synced);
