@@ -7,6 +7,8 @@
 
 mod peer;
 
+use std::time::{Duration, Instant};
+
 use millstream::Broker;
 use millstream_protocol::control::{
     Backoff, ConsumerOpened, Leaser, QueueInfo, QueueSettings, QueueVerb, RecordState, SettleEntry,
@@ -744,6 +746,51 @@ fn a_consumer_that_reads_nothing_costs_a_bounded_amount_of_memory() {
     assert_eq!(take_work(&mut slow, 30).len(), 30, "the rest follows");
     let last = |said: &Said| matches!(said, Said::Settled { number, .. } if *number == settles);
     slow.until_any(last);
+}
+
+/// A record that found no room in one message of work goes with a later one, whenever the client takes that.
+#[test]
+fn what_is_left_of_a_lease_is_told_as_it_is_sent() {
+    const RECORDS: u64 = 10;
+    let (_folder, broker) = broker();
+    filled(&broker, 0, eager());
+    let mut wire = open(&broker);
+    let mut script = Script::default().publisher(1, "jobs", AckLevel::Topic);
+    // One fits a message, and two do not.
+    let body = vec![7; 700 << 10];
+    for number in 1..=RECORDS {
+        script = script.publish(1, number, &body);
+    }
+    wire.feed(&script.0);
+    wire.until_acked(1, RECORDS);
+    let mut slow = open(&broker);
+    let (opened, _) = consume(&mut slow, 0);
+    slow.session
+        .receive(&Script::default().window(1, 64).0)
+        .unwrap();
+    while !slow.session.has_output() {
+        slow.turn_deaf();
+    }
+    while slow.turn_deaf() {}
+    let passed_ms = 30;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(passed_ms) {
+        std::thread::yield_now();
+    }
+    let mut early = 0;
+    while let Some(out) = slow.session.pop_output() {
+        slow.ear.hear(out.as_bytes());
+        early = worked(&slow.ear.said).len();
+    }
+    assert!(early > 0 && early < RECORDS as usize, "{early}");
+    let work = take_work(&mut slow, RECORDS as usize);
+    for work in work.iter().skip(early) {
+        let left_ms = u64::from(work.left_ms);
+        assert!(
+            left_ms <= u64::from(opened.lease_ms) - passed_ms,
+            "{work:?}"
+        );
+    }
 }
 
 /// A message of work of every size: alone over the bound of several, and right below and above it.

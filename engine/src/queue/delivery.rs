@@ -26,7 +26,7 @@ pub struct Delivery {
     lease: LeaseNumber,
     attempts: u16,
     first_us: u64,
-    until_us: u64,
+    until: LeaseTime,
     settled: bool,
 }
 
@@ -36,6 +36,26 @@ pub struct DeliveryToken {
     attachment: Arc<Attachment>,
     offset: Offset,
     lease: LeaseNumber,
+}
+
+/// A time on the clock that leases go by, the machine's since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseTime {
+    boot_us: u64,
+}
+
+impl LeaseTime {
+    /// The time now. Costs a look at the clock.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { boot_us: boot_us() }
+    }
+
+    /// How much later it is than `earlier`; nothing where it is not.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.boot_us.saturating_sub(earlier.boot_us))
+    }
 }
 
 /// What a server sends on about a delivery.
@@ -49,8 +69,8 @@ pub struct DeliveryParts {
     pub attempts: u16,
     /// When it was first delivered, microseconds of the Unix epoch; 0: this is the first time.
     pub first_us: u64,
-    /// What is left of the lease.
-    pub left: Duration,
+    /// When the lease ends.
+    pub until: LeaseTime,
 }
 
 // Up to here it is moved in registers; beyond, by a call each time.
@@ -123,7 +143,9 @@ impl Delivery {
             lease: grant.lease,
             attempts: grant.attempts,
             first_us: grant.first_us,
-            until_us: grant.until_boot_us,
+            until: LeaseTime {
+                boot_us: grant.until_boot_us,
+            },
             settled: false,
         }
     }
@@ -178,7 +200,7 @@ impl Delivery {
     /// What was left of the lease as it was granted; extending it does not show here.
     #[must_use]
     pub fn lease_left(&self) -> Duration {
-        Duration::from_micros(self.until_us.saturating_sub(boot_us()))
+        self.until.since(LeaseTime::now())
     }
 
     /// Names it apart from itself.
@@ -258,9 +280,9 @@ impl Delivery {
             lease: self.lease.0,
             attempts: self.attempts,
             first_us: self.first_us,
-            left: self.lease_left(),
+            until: self.until,
         };
-        (self.record.clone(), parts)
+        (self.record.take(), parts)
     }
 
     fn settle(&mut self, verb: Verb) {

@@ -86,6 +86,18 @@ impl<B> Options<B> {
 }
 
 impl Record {
+    /// The record, moved out: what stays has its offset and time, and neither body nor options. Counts no
+    /// references, which a clone does.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self {
+            offset: self.offset,
+            append_time_us: self.append_time_us,
+            body: std::mem::take(&mut self.body),
+            options: self.options.take(),
+        }
+    }
+
     /// Its number in the topic.
     #[must_use]
     pub const fn offset(&self) -> Offset {

@@ -17,7 +17,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use millstream::{BatchBuilder, Consumer, DeliveryParts, Record, SettleError, Settling, Worked};
+use millstream::{
+    BatchBuilder, Consumer, DeliveryParts, LeaseTime, Record, SettleError, Settling, Worked,
+};
 use millstream_protocol::control::{
     ControlError, ErrorMessage, FaultEntry, Leaser, Receive, ReceiveOver, Settle, SettleAck,
     SettleEntry, SettleFault, SettleVerb, Window, Work, WorkEntry,
@@ -342,6 +344,8 @@ impl ConsumerStream {
         gathering: &mut Option<Gathering>,
     ) -> Gathered {
         let mut room = 0;
+        // One look at the clock for a message: it takes as long as handing over a record.
+        let mut now = None;
         loop {
             let (record, parts) = match self.next_work(cx) {
                 Ok(work) => work,
@@ -364,7 +368,8 @@ impl ConsumerStream {
                 };
             }
             if batch.push_record(&record).is_ok() {
-                entries.push(entry(&record, &parts));
+                let left = parts.until.since(*now.get_or_insert_with(LeaseTime::now));
+                entries.push(entry(&record, &parts, left));
                 if entries.len() >= WORK_RECORDS_MAX {
                     return Gathered::Full;
                 }
@@ -622,13 +627,13 @@ fn window_error(error: &ControlError) -> ErrorMessage {
     }
 }
 
-fn entry(record: &Record, parts: &DeliveryParts) -> WorkEntry {
+fn entry(record: &Record, parts: &DeliveryParts, left: Duration) -> WorkEntry {
     WorkEntry {
         offset: parts.offset,
         lease: parts.lease,
         append_us: record.append_time_us(),
         first_us: parts.first_us,
-        left_ms: u32::try_from(parts.left.as_millis()).unwrap_or(u32::MAX),
+        left_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
         attempts: parts.attempts.max(1),
     }
 }
