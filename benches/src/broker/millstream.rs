@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::Command;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -235,7 +235,7 @@ impl Publish for Publishing {
             alarm: _,
         } = self;
         // What is put into the connection goes to the socket now, not at the next wait.
-        runtime.block_on(driver.run_until(async {
+        let mut sending = pin!(driver.run_until(async {
             if *batch == 1 {
                 for body in messages.chunks_exact(message_bytes) {
                     under_way.push_back((publisher.enqueue_body(body).await?, 1));
@@ -251,7 +251,15 @@ impl Publish for Publishing {
                 }
             }
             Ok(())
-        }))
+        }));
+        // Mostly there is room, and nothing for the runtime to do.
+        match sending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => runtime.block_on(sending),
+        }
     }
 
     fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
