@@ -176,8 +176,8 @@ impl Client {
     /// what he waits for: an answer reaches him without a turn from task to task, which on a runtime of one
     /// thread is one look at the sockets less for each call.
     ///
-    /// [`Client::reconnect`], and a consumer that connects again, have a task of its own carry the new
-    /// connection.
+    /// [`Client::reconnect`], and a consumer or a producer that connects again, have a task of its own carry
+    /// the new connection. A [`Producer`] has a task as well, which must run for it to send.
     ///
     /// ```no_run
     /// use millstream_client::{Client, ConnectOptions};

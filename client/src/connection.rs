@@ -143,7 +143,22 @@ impl Shared {
 
     /// What there is to send, put into `out`, once there is any.
     pub(crate) async fn output(&self, out: &mut Outgoing) -> Output {
-        poll_fn(|cx| self.lock().poll_output(out, cx)).await
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            let others = state.writer.take_if(|writer| !writer.will_wake(cx.waker()));
+            let polled = state.poll_output(out, cx);
+            drop(state);
+            // Not under the lock: with it a task may go that has a handle of this connection.
+            drop(others);
+            polled
+        })
+        .await
+    }
+
+    /// Nobody carries the connection any more.
+    pub(crate) fn forget_writer(&self) {
+        let writer = self.lock().writer.take();
+        drop(writer);
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -290,13 +305,12 @@ impl State {
         self.writer.take_if(|_| has_work)
     }
 
-    /// What the writer has to do; has it woken for more where that is nothing yet.
+    /// What the writer has to do; has it woken for more where that is nothing yet. A waker that is there is
+    /// that of `cx`.
     fn poll_output(&mut self, out: &mut Outgoing, cx: &mut Context<'_>) -> Poll<Output> {
-        let waits = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.will_wake(cx.waker()));
-        if waits && !self.core.has_output() && !self.core.is_finished() {
+        // `out` is not empty behind a write, and holds on to what was sent.
+        if out.is_empty() && !self.core.has_output() && !self.core.is_finished() {
+            self.writer.get_or_insert_with(|| cx.waker().clone());
             return Poll::Pending;
         }
         self.writer = None;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::yield_now;
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use crate::address::Address;
@@ -28,6 +28,9 @@ use crate::error::{ConnectError, ConnectionError};
 const READ_BYTES: usize = 64 << 10;
 /// Room below which more is made before a read.
 const READ_BYTES_MIN: usize = 4 << 10;
+
+/// Reads after which the connection's others have their turn.
+const READS_A_TURN: u32 = 32;
 
 /// Looks at the sockets between two of the times that the processor is offered to others, and the clock
 /// is looked at: each takes as long as a look.
@@ -45,7 +48,13 @@ type Writing = Box<dyn AsyncWrite + Send + Unpin>;
 /// from the socket himself.
 ///
 /// A connection that is not polled does nothing: nothing is sent, and a server that hears nothing for three
-/// of its heartbeats gives it up.
+/// of its heartbeats gives it up. Once the last handle is gone, a driver that is polled on sends what was
+/// published and says goodbye; one that is dropped hangs up.
+///
+/// # Panics
+///
+/// When polled for the first time outside a tokio runtime. Later, too, it waits for the sockets of the runtime
+/// it was connected in, which has to run.
 #[must_use = "a connection does nothing unless its driver is polled"]
 pub struct Driver {
     /// Until the connection is over.
@@ -86,9 +95,12 @@ pub(crate) async fn establish(
             cause,
         })?;
     let shared = Arc::new(Shared::new(core));
+    // The runtime's budget for a turn of a task is the caller's. Reading has its own; writing ends where the
+    // windows are full, as what makes room in them is read.
+    let reading = read(reading, input, Arc::clone(&shared), options.poll);
     let carrying = Carrying {
-        reading: Box::pin(read(reading, input, Arc::clone(&shared), options.poll)),
-        writing: Box::pin(write(writing, Arc::clone(&shared))),
+        reading: Box::pin(unconstrained(reading)),
+        writing: Box::pin(unconstrained(write(writing, Arc::clone(&shared)))),
         _end: EndOnDrop(Arc::clone(&shared)),
     };
     let driver = Driver {
@@ -137,7 +149,8 @@ impl Driver {
     /// what there is to send. Goes on also where the connection ends.
     ///
     /// What `future` gave the connection to send is with the socket when this returns, as far as that took
-    /// it at once; the rest waits until the connection is polled again.
+    /// it at once; the rest waits until the connection is polled again. With
+    /// [`poll`](crate::ConnectOptions::poll) `future` is polled at each look.
     pub async fn run_until<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -186,6 +199,7 @@ struct EndOnDrop(Arc<Shared>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
+        self.0.forget_writer();
         self.0.tell(&mut Vec::new(), |core| {
             core.end(ConnectionError::ClosedHere)
         });
@@ -201,7 +215,12 @@ async fn read(mut reading: Reading, mut input: BytesMut, shared: Arc<Shared>, po
     let first = shared.lock().core.deadline();
     let first = first.map_or_else(TokioInstant::now, TokioInstant::from);
     let mut timer = pin!(sleep_until(first));
+    let mut turns = 0_u32;
     loop {
+        turns = turns.wrapping_add(1);
+        if turns.is_multiple_of(READS_A_TURN) {
+            yield_now().await;
+        }
         let (deadline, wanted_bytes) = {
             let state = shared.lock();
             let Some(deadline) = state.core.deadline() else {

@@ -252,7 +252,8 @@ impl Publish for Publishing {
             }
             Ok(())
         }));
-        // Mostly there is room, and nothing for the runtime to do.
+        // Mostly there is room, and nothing for the runtime to do but to be there.
+        let _here = runtime.enter();
         match sending
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()))

@@ -15,6 +15,17 @@ async fn driven(options: &ConnectOptions) -> (Fake, Client, Driver) {
     (fake, client, driver)
 }
 
+/// Waits until it is so; others do the rest.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    waited.expect("it never is");
+}
+
 #[tokio::test]
 async fn what_is_published_is_read_where_the_caller_carries_the_connection() {
     for time in [Duration::ZERO, Duration::from_millis(1)] {
@@ -23,9 +34,7 @@ async fn what_is_published_is_read_where_the_caller_carries_the_connection() {
         driver.run_until(client.close()).await.unwrap();
         driver.await;
         // It was sent; the server may be about to read it.
-        while fake.goodbyes() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| fake.goodbyes() == 1).await;
     }
 }
 
@@ -35,11 +44,34 @@ async fn what_was_put_in_is_sent_by_the_call_that_put_it() {
     let mut publisher = driver.run_until(client.publisher("t")).await.unwrap();
     let ticket = driver.run_until(publisher.enqueue("x")).await.unwrap();
     // Nobody polls the connection here.
-    while fake.bodies("t").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(|| fake.bodies("t").len() == 1).await;
     let receipt = driver.run_until(ticket).await.unwrap();
     assert_eq!(receipt.first, Offset(0));
+}
+
+/// As much as a task of the runtime may do in one turn, and more.
+#[tokio::test]
+async fn much_that_was_put_in_is_sent_too() {
+    let (fake, client, mut driver) = driven(&ConnectOptions::new()).await;
+    let mut publisher = driver.run_until(client.publisher("t")).await.unwrap();
+    for count in [512, 5_000] {
+        let before = fake.bodies("t").len();
+        // A turn of its own, so that it has all of what a turn may do.
+        tokio::task::yield_now().await;
+        let tickets = driver.run_until(async {
+            let mut tickets = Vec::new();
+            for _ in 0..count {
+                tickets.push(publisher.enqueue("x").await.unwrap());
+            }
+            tickets
+        });
+        let tickets = tickets.await;
+        // The socket has room for all of it.
+        until(|| fake.bodies("t").len() == before + count).await;
+        for ticket in tickets {
+            driver.run_until(ticket).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
