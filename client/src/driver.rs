@@ -61,9 +61,11 @@ pub struct Driver {
     carrying: Option<Carrying>,
 }
 
+type Part = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 struct Carrying {
-    reading: Pin<Box<dyn Future<Output = ()> + Send>>,
-    writing: Pin<Box<dyn Future<Output = ()> + Send>>,
+    reading: Part,
+    writing: Part,
     /// Goes last.
     _end: EndOnDrop,
 }
@@ -162,20 +164,18 @@ impl Driver {
         .await
     }
 
-    /// Whether the connection is over.
     fn poll_reading(&mut self, cx: &mut Context<'_>) -> bool {
-        let carrying = self.carrying.as_mut();
-        let over = carrying.is_none_or(|carrying| carrying.reading.as_mut().poll(cx).is_ready());
-        if over {
-            self.carrying = None;
-        }
-        over
+        self.poll_part(cx, |carrying| &mut carrying.reading)
     }
 
-    /// As [`Self::poll_reading`].
     fn poll_writing(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_part(cx, |carrying| &mut carrying.writing)
+    }
+
+    /// Whether the connection is over, with this part of it or before.
+    fn poll_part(&mut self, cx: &mut Context<'_>, part: fn(&mut Carrying) -> &mut Part) -> bool {
         let carrying = self.carrying.as_mut();
-        let over = carrying.is_none_or(|carrying| carrying.writing.as_mut().poll(cx).is_ready());
+        let over = carrying.is_none_or(|carrying| part(carrying).as_mut().poll(cx).is_ready());
         if over {
             self.carrying = None;
         }
