@@ -308,7 +308,8 @@ mod tests {
 
     use millstream_protocol::control::{ListTopics, Welcome};
     use millstream_protocol::limits::WIRE_VERSION;
-    use millstream_protocol::wire::StreamId;
+    use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
+    use tokio::io::ReadBuf;
 
     use super::*;
     use crate::connection::Connection;
@@ -372,6 +373,42 @@ mod tests {
             assert_eq!(output, Poll::Ready(Output::Some));
         }
         assert!(!out.is_empty());
+    }
+
+    /// A server that always has another ping, for as long as anybody could have patience.
+    struct Pings(Arc<Count>);
+
+    impl AsyncRead for Pings {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            input: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let mut reads = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if *reads > 2 * READS_A_TURN {
+                return Poll::Pending;
+            }
+            *reads += 1;
+            let ping = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 1);
+            input.put_slice(&ping.encode());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reads_without_end_gives_way_to_who_writes() {
+        let shared = Arc::new(Shared::new(greeted()));
+        let (reads, count) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let pings = Box::new(Pings(Arc::clone(&reads)));
+        let reading = read(pings, BytesMut::new(), Arc::clone(&shared), Duration::ZERO);
+        let mut reading = pin!(unconstrained(reading));
+        let waker = Arc::clone(&count).into();
+        let polled = reading.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending() && shared.lock().core.ended().is_none());
+        let read = wakes(&reads);
+        assert!((1..=READS_A_TURN).contains(&read), "{read}");
+        tokio::task::yield_now().await;
+        assert_eq!(wakes(&count), 1, "it comes round again");
     }
 
     #[test]
