@@ -532,6 +532,28 @@ fn closing_while_dead_letters_move_ends() {
 }
 
 #[test]
+fn what_a_consumer_acknowledged_is_settled_while_it_works_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path());
+    broker.create_queue("jobs", QueueOptions::new()).unwrap();
+    let options = ConsumerOptions::new().prefetch(8);
+    let mut consumer = broker.consumer("jobs", options).unwrap();
+    publish(&broker, "jobs", ["quick"]);
+    let quick = consumer.next_blocking().unwrap().unwrap();
+    publish(&broker, "jobs", ["long"]);
+    // Granted, so that the consumer has more at hand and hands nothing over by itself.
+    while broker.queue("jobs").unwrap().leased < 2 {
+        std::thread::yield_now();
+    }
+    quick.ack();
+    while broker.queue("jobs").unwrap().floor < Offset(1) {
+        std::thread::yield_now();
+    }
+    let long = consumer.next_blocking().unwrap().unwrap();
+    assert_eq!(bodies(&[long]), ["long"]);
+}
+
+#[test]
 fn consumers_share_the_work_and_each_record_goes_to_one() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path());

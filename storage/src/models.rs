@@ -10,6 +10,7 @@
 )]
 
 mod exchange;
+mod tray;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -160,7 +160,7 @@ impl Consumer {
         self.link().kept_confirmations()
     }
 
-    fn link(&self) -> &Arc<Link> {
+    pub(super) fn link(&self) -> &Arc<Link> {
         &self.attachment.link
     }
 

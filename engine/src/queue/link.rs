@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::Offset;
-use millstream_storage::{Counter, Flag, Lane, Mailbox};
+use millstream_storage::{Counter, Flag, Lane, Mailbox, Put, Tray};
 
 use super::error::{ConsumeError, SettleError};
-use super::scheduler::{ConsumerId, Grant, LeaseNumber, Settle, Verb};
+use super::scheduler::{Acks, ConsumerId, Grant, LeaseNumber, Settle, Verb};
 use super::shared::{Message, QueueShared};
 
 /// Settles of one consumer are handed over when a quarter of its window is waiting, within these
@@ -24,6 +24,40 @@ pub(super) enum Event {
     Grant(Grant),
     /// A pull is over, which brought so many; its grants came before.
     ReceiveOver(u32),
+}
+
+/// What a queue hears from a consumer.
+#[derive(Debug)]
+pub(super) enum Said {
+    Settle(Settle),
+    Acks(Acks),
+}
+
+/// Acknowledgements that nobody is told of, put together while the queue is at something else.
+#[derive(Debug, Default)]
+struct Gathered {
+    acks: Option<Acks>,
+    /// How many were put in since the queue took them last.
+    count: usize,
+}
+
+impl Gathered {
+    /// Puts in one more; what it does not go together with goes to the lane. Gives the count.
+    fn add(&mut self, settle: &Settle, lane: &Lane<Said>) -> usize {
+        self.count += 1;
+        if !self.acks.as_mut().is_some_and(|acks| acks.join(settle)) {
+            let before = std::mem::replace(&mut self.acks, Acks::of(settle));
+            if let Some(acks) = before {
+                lane.push(Said::Acks(acks));
+            }
+        }
+        self.count
+    }
+
+    fn take(&mut self) -> Option<Acks> {
+        self.count = 0;
+        self.acks.take()
+    }
 }
 
 /// What became of a settle that was numbered.
@@ -50,8 +84,10 @@ pub(super) struct Link {
     pub(super) name: Box<str>,
     /// Bounded by the consumer's window and its pull.
     pub(super) mailbox: Mailbox<Event>,
+    /// Acknowledgements not in the lane yet: they came behind those that are.
+    gathered: Tray<Gathered>,
     /// Bounded by what was delivered and not settled.
-    settles: Lane<Settle>,
+    settles: Lane<Said>,
     /// Handed over at the latest when there are so many.
     settles_together: usize,
     /// A message about waiting settles is in the queue's ring.
@@ -80,6 +116,7 @@ impl Link {
             queue: Arc::clone(queue),
             name: name.into(),
             mailbox: Mailbox::new(),
+            gathered: Tray::new(Gathered::default()),
             settles: Lane::new(),
             settles_together: together as usize,
             announced: Flag::new(),
@@ -98,21 +135,38 @@ impl Link {
         if let Some(error) = self.ended() {
             return self.tell(tag, Err(error));
         }
-        self.settles.push(Settle {
+        let settle = Settle {
             offset,
             lease,
             verb,
             tag,
-        });
-        if self.settles.len() >= self.settles_together || self.mailbox.is_empty() {
-            self.flush();
-        } else {
+        };
+        let (waiting, told) = self.put(settle);
+        if waiting >= self.settles_together || self.mailbox.is_empty() {
+            self.announce();
+        } else if !told {
             self.queue.nudge();
         }
-        // It may have ended since: then nobody else looks at what was pushed.
+        // It may have ended since: then nobody else looks at what was put there.
         if let Some(error) = self.ended() {
             self.refuse_waiting(error);
         }
+    }
+
+    /// Leaves a settle for the queue: how many wait about, and whether the queue was told already.
+    fn put(&self, settle: Settle) -> (usize, bool) {
+        let alone = if Acks::of(&settle).is_some() {
+            let add = |gathered: &mut Gathered, settle| gathered.add(&settle, &self.settles);
+            match self.gathered.put(settle, add) {
+                Ok(Put::Joined(count)) => return (count, true),
+                Ok(Put::First(count)) => return (count, false),
+                Err(settle) => settle,
+            }
+        } else {
+            settle
+        };
+        self.settles.push(Said::Settle(alone));
+        (self.settles.len(), false)
     }
 
     /// What settles hear once nobody takes them any more.
@@ -124,8 +178,16 @@ impl Link {
     }
 
     fn refuse_waiting(&self, error: SettleError) {
-        while let Some(settle) = self.settles.pop() {
-            self.tell(settle.tag, Err(error));
+        // Nobody is told of an acknowledgement without a number: those are only counted.
+        let lose = |acks: Acks| self.lost.add(acks.offsets().count() as u64);
+        self.gathered.take(Gathered::take).flatten().map(lose);
+        while let Some(said) = self.settles.pop() {
+            match said {
+                Said::Settle(settle) => self.tell(settle.tag, Err(error)),
+                Said::Acks(acks) => {
+                    lose(acks);
+                }
+            }
         }
     }
 
@@ -158,33 +220,42 @@ impl Link {
     /// Releases the records of one grant; the settles still are to be handed over.
     pub(super) fn give_back_grant(&self, grant: &Grant) {
         for index in 0..u64::from(grant.count) {
-            self.settles.push(Settle {
+            self.settles.push(Said::Settle(Settle {
                 offset: grant.first + index,
                 lease: grant.lease,
                 verb: Verb::Release,
                 tag: 0,
-            });
+            }));
         }
     }
 
     /// Hands waiting settles to the queue.
     pub(super) fn flush(&self) {
-        if !self.settles.is_empty() && self.announced.set() {
+        if self.has_settles() {
+            self.announce();
+        }
+    }
+
+    fn announce(&self) {
+        if self.announced.set() {
             self.queue.send(Message::Settles(self.id));
         }
     }
 
-    /// Takes the settles that wait, by the queue.
-    pub(super) fn begin_settles(&self) {
+    /// Takes the settles that wait, by the queue: acknowledgements to be looked at behind all that
+    /// [`next_settle`](Self::next_settle) gives from here on.
+    pub(super) fn begin_settles(&self) -> Option<Acks> {
         self.announced.clear();
+        // First, or one put there meanwhile could leave another in the lane, of which nobody is told.
+        self.gathered.take(Gathered::take).flatten()
     }
 
-    pub(super) fn next_settle(&self) -> Option<Settle> {
+    pub(super) fn next_settle(&self) -> Option<Said> {
         self.settles.pop()
     }
 
     pub(super) fn has_settles(&self) -> bool {
-        !self.settles.is_empty()
+        !self.gathered.is_empty() || !self.settles.is_empty()
     }
 
     /// Tells what became of a settle. Those without a number are only counted when they came late.
@@ -287,5 +358,28 @@ impl Link {
         self.confirmations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{Broker, ConsumerOptions, QueueOptions};
+
+    #[test]
+    fn what_was_gathered_when_a_link_ends_is_lost_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Broker::open(folder.path()).unwrap();
+        broker.create_queue("jobs", QueueOptions::new()).unwrap();
+        let consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
+        let link = consumer.link();
+        for offset in [0, 1, 100] {
+            // As `settle` does, untold.
+            link.put(Settle::ack(Offset(offset), LeaseNumber(1)));
+        }
+        link.close(ConsumeError::Closed);
+        assert_eq!(link.lost(), 3);
+        assert!(!link.has_settles());
     }
 }

@@ -6,13 +6,17 @@ use super::*;
 use crate::sync::{Baton, Flag, Handed, Held, Mailbox, Ring};
 
 /// What the baton guards: a sum that loom sees every access to.
-struct Guarded(UnsafeCell<u32>);
+pub(super) struct Guarded(UnsafeCell<u32>);
 
-// SAFETY: reached only through a `Held`, which is what the models check.
+// SAFETY: reached only by one thread at a time, which is what the models check.
 unsafe impl Send for Guarded {}
 
 impl Guarded {
-    fn add(&mut self, number: u32) {
+    pub(super) fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    pub(super) fn add(&mut self, number: u32) {
         // SAFETY: loom fails the model if another access is not ordered with this one.
         self.0.with_mut(|sum| unsafe { *sum += number });
     }
@@ -20,6 +24,11 @@ impl Guarded {
     fn get(&self) -> u32 {
         // SAFETY: as above.
         self.0.with(|sum| unsafe { *sum })
+    }
+
+    pub(super) fn take(&mut self) -> u32 {
+        // SAFETY: as above.
+        self.0.with_mut(|sum| unsafe { std::mem::take(&mut *sum) })
     }
 }
 
@@ -35,7 +44,7 @@ impl Queue {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             ring: Ring::new(4),
-            baton: Baton::new(Guarded(UnsafeCell::new(0))),
+            baton: Baton::new(Guarded::new()),
             handed: Mutex::new(Vec::new()),
         })
     }
@@ -105,7 +114,7 @@ fn mutant_baton_marked_after_draining() {
 /// BATON-1 by itself: the ring, which orders much as a side effect, is left out.
 fn baton_alone() {
     explore(3, || {
-        let baton = Arc::new(Baton::new(Guarded(UnsafeCell::new(0))));
+        let baton = Arc::new(Baton::new(Guarded::new()));
         let work = |baton: &Baton<Guarded>| {
             let Some(mut held) = baton.knock() else {
                 return;

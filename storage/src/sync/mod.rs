@@ -16,9 +16,11 @@
 //! | WAKE-2 | fence in [`Mailbox::wake`] | fence in [`Mailbox::poll_pop`] | one of the two sees the other |
 //! | CLOSE-1 | [`Mailbox::close`] | [`Mailbox::poll_pop`] | all that was pushed before |
 //! | FLAG-1 | fence in [`Flag::set`] | fence in [`Flag::clear`] | what was left is seen or the flag set again |
+//! | TRAY-1 | [`Tray::put`], [`Tray::take`] | both | what was added, or that it was taken |
+//! | TRAY-2 | fence in [`Tray::put`] | fence in [`Tray::take`] | one of the two sees what the other stored before |
 //! | MAP-1, FAULT-1, FAULT-2 | | | see `mappings` |
 //!
-//! WAKE-1, DIRTY-1, WAKE-2 and FLAG-1 are store-then-load patterns on both sides, which only `SeqCst`
+//! WAKE-1, DIRTY-1, WAKE-2, FLAG-1 and TRAY-2 are store-then-load patterns on both sides, which only `SeqCst`
 //! fences order.
 
 #![allow(
@@ -32,6 +34,7 @@ pub(crate) mod hint;
 mod mappings;
 mod region;
 mod tail;
+mod tray;
 mod waiters;
 
 pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
@@ -41,6 +44,7 @@ pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,
 };
+pub use tray::{Put, Tray};
 pub(crate) use waiters::{WaitKey, Waiters};
 
 #[cfg(not(loom))]
@@ -110,6 +114,12 @@ pub mod mutant {
         MailboxFence,
         /// The flag is looked at without its fence (FLAG-1).
         FlagFence,
+        /// What is put on a tray is not released (TRAY-1).
+        TrayRelaxed,
+        /// Who adds does not see that somebody asked (TRAY-1).
+        TrayUnasked,
+        /// The first of a tray is told without its fence (TRAY-2).
+        TrayFence,
     }
 
     thread_local! {

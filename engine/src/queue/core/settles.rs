@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
+use crate::queue::link::Said;
 use crate::queue::scheduler::{Acks, ConsumerId, Effect, Input, Now};
 
 impl Core {
@@ -15,28 +16,25 @@ impl Core {
         let Some(link) = self.consumers.get(&consumer).map(Arc::clone) else {
             return;
         };
-        link.begin_settles();
         // Room is given back by all of them before any is used again: leases stay whole runs.
-        let mut together: Option<Acks> = None;
-        while let Some(settle) = link.next_settle() {
-            if together.as_mut().is_some_and(|acks| acks.join(&settle)) {
-                continue;
-            }
-            self.absorb_acks(consumer, together.take(), now);
-            together = Acks::of(&settle);
-            if together.is_none() {
-                let input = Input::Settle { consumer, settle };
-                self.scheduler.absorb(now, input, &mut self.effects);
+        let gathered = link.begin_settles();
+        while let Some(said) = link.next_settle() {
+            match said {
+                Said::Settle(settle) => {
+                    let input = Input::Settle { consumer, settle };
+                    self.scheduler.absorb(now, input, &mut self.effects);
+                }
+                Said::Acks(acks) => self.absorb_acks(consumer, acks, now),
             }
         }
-        self.absorb_acks(consumer, together, now);
+        if let Some(acks) = gathered {
+            self.absorb_acks(consumer, acks, now);
+        }
     }
 
-    fn absorb_acks(&mut self, consumer: ConsumerId, acks: Option<Acks>, now: Now) {
-        if let Some(acks) = acks {
-            let input = Input::Acks { consumer, acks };
-            self.scheduler.absorb(now, input, &mut self.effects);
-        }
+    fn absorb_acks(&mut self, consumer: ConsumerId, acks: Acks, now: Now) {
+        let input = Input::Acks { consumer, acks };
+        self.scheduler.absorb(now, input, &mut self.effects);
     }
 
     pub(super) fn take_all_settles(&mut self, now: Now) {

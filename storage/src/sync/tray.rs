@@ -1,0 +1,133 @@
+//! Where one thread gathers what another is to take; nobody ever waits for the other.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+
+use super::atomic::{AtomicU32, Ordering, fence};
+use super::mutated;
+
+/// Nothing is on it.
+const EMPTY: u32 = 0;
+/// Something is, and whoever put the first of it there has told, or is about to.
+const FULL: u32 = 1;
+/// Somebody is at it.
+const HELD: u32 = 2;
+/// Somebody is at it, and somebody who came to take went away.
+const ASKED: u32 = 3;
+
+/// A value that many add to and one takes from, one at a time.
+///
+/// Who finds another at it goes elsewhere: who adds keeps what he has, and who came to take is told by
+/// whoever was adding. A thread that panics while it is at it keeps it forever.
+pub struct Tray<T> {
+    state: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+/// What adding to a [`Tray`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put<R> {
+    /// Nobody who takes knows of it: he is to be told.
+    First(R),
+    /// He was told of what is there already, and has not come since.
+    Joined(R),
+}
+
+// SAFETY: the value is reached by whoever moved the state to `HELD`, one at a time (TRAY-1), so
+// threads hand it over to each other and never share it: `T: Send` is enough.
+unsafe impl<T: Send> Sync for Tray<T> {}
+
+impl<T> fmt::Debug for Tray<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tray").finish_non_exhaustive()
+    }
+}
+
+impl<T> Tray<T> {
+    /// A tray that holds `value`, which counts as nothing.
+    pub fn new(value: T) -> Self {
+        Self {
+            state: AtomicU32::new(EMPTY),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Adds `what` by `add`. Two atomic changes, and a fence where nothing was there.
+    ///
+    /// Of a [`Put::First`] and a [`Tray::take`] that found nothing, one sees what the other stored
+    /// before it.
+    ///
+    /// # Errors
+    ///
+    /// Gives `what` back where another is at it.
+    #[inline]
+    pub fn put<V, R>(&self, what: V, add: impl FnOnce(&mut T, V) -> R) -> Result<Put<R>, V> {
+        let before = self.state.load(Ordering::Relaxed);
+        if before > FULL || !self.hold(before) {
+            return Err(what);
+        }
+        // SAFETY: TRAY-1: the state was moved to `HELD` here, and what was done before is visible.
+        let added = add(unsafe { &mut *self.value.get() }, what);
+        let order = if mutated!(TrayRelaxed) {
+            Ordering::Relaxed
+        } else {
+            Ordering::AcqRel
+        };
+        // TRAY-1 releases what was added; acquires what was stored by whoever asked.
+        let asked = self.state.swap(FULL, order) == ASKED;
+        if before == FULL && (!asked || mutated!(TrayUnasked)) {
+            return Ok(Put::Joined(added));
+        }
+        // SeqCst: the state is stored before whatever the caller loads to see whom to tell (TRAY-2).
+        if !mutated!(TrayFence) {
+            fence(Ordering::SeqCst);
+        }
+        Ok(Put::First(added))
+    }
+
+    /// Takes what is there by `take`. `None` where nothing is, and where somebody is adding: his is a
+    /// [`Put::First`] then.
+    pub fn take<R>(&self, take: impl FnOnce(&mut T) -> R) -> Option<R> {
+        // SeqCst: what the caller stored before, such as a flag, before the state is loaded (TRAY-2).
+        fence(Ordering::SeqCst);
+        loop {
+            match self.state.load(Ordering::Relaxed) {
+                FULL if self.hold(FULL) => break,
+                HELD => {
+                    // TRAY-1, for who is asked: what was stored before is his to see.
+                    let asked = self.state.compare_exchange(
+                        HELD,
+                        ASKED,
+                        Ordering::Release,
+                        Ordering::Relaxed,
+                    );
+                    if asked.is_ok() {
+                        return None;
+                    }
+                }
+                FULL => {}
+                _ => return None,
+            }
+        }
+        // SAFETY: TRAY-1: as in `put`.
+        let taken = take(unsafe { &mut *self.value.get() });
+        // Who asked meanwhile came for what is taken here. TRAY-1.
+        self.state.store(EMPTY, Ordering::Release);
+        Some(taken)
+    }
+
+    /// Whether nothing is there. Others may add meanwhile.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == EMPTY
+    }
+
+    #[inline]
+    fn hold(&self, before: u32) -> bool {
+        // TRAY-1 acquires what was done by whoever was at it last.
+        let held = self
+            .state
+            .compare_exchange(before, HELD, Ordering::Acquire, Ordering::Relaxed);
+        held.is_ok()
+    }
+}
