@@ -49,8 +49,8 @@ pub use producer::{ProducerError, ProducerInfo};
 pub use publisher::{Appended, Publisher, PublisherOptions};
 pub use queue::{
     CheckedQueue, ConsumeError, Consumer, ConsumerOptions, Cursor, Delivery, DeliveryParts,
-    DeliveryToken, LeaseTime, Outcome, PREFETCH_MAX, QueueError, QueueOptions, QueueProblem,
-    QueuesReport, Redrive, SettleError, Settling, Worked, headers, verify_queues,
+    DeliveryToken, DeliveryView, LeaseTime, Outcome, PREFETCH_MAX, QueueError, QueueOptions,
+    QueueProblem, QueuesReport, Redrive, SettleError, Settling, Worked, headers, verify_queues,
 };
 pub use reader::Reader;
 pub use ticket::{Receipt, Ticket};

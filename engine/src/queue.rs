@@ -51,7 +51,7 @@ mod upkeep;
 pub use admin::QueueOptions;
 pub use consumer::{Consumer, ConsumerOptions, PREFETCH_MAX, Settling, Worked};
 pub use cursor::Cursor;
-pub use delivery::{Delivery, DeliveryParts, DeliveryToken, LeaseTime};
+pub use delivery::{Delivery, DeliveryParts, DeliveryToken, DeliveryView, LeaseTime};
 pub use error::{ConsumeError, QueueError, SettleError};
 pub use inspect::{CheckedQueue, QueueProblem, QueuesReport, verify_queues};
 pub use link::Outcome;

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use millstream::{
-    Backoff, Broker, BrokerOptions, Consumer, ConsumerOptions, DeadLetter, Delivery, Message,
-    Offset, OnExpiry, PublishError, PublisherOptions, QueueError, QueueMode, QueueOptions, Redrive,
-    SettleError, Start, WhenFull, headers,
+    Backoff, Broker, BrokerOptions, Consumer, ConsumerOptions, DeadLetter, Delivery, DeliveryView,
+    Message, Offset, OnExpiry, PublishError, PublisherOptions, QueueError, QueueMode, QueueOptions,
+    Redrive, SettleError, Start, WhenFull, headers,
 };
 
 /// Longer than any of these tests should take.
@@ -551,6 +551,43 @@ fn what_a_consumer_acknowledged_is_settled_while_it_works_on() {
     }
     let long = consumer.next_blocking().unwrap().unwrap();
     assert_eq!(bodies(&[long]), ["long"]);
+}
+
+#[test]
+fn a_borrowed_delivery_is_acknowledged_kept_or_released() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path());
+    broker.create_queue("jobs", QueueOptions::new()).unwrap();
+    let options = ConsumerOptions::new().prefetch(8);
+    let mut consumer = broker.consumer("jobs", options).unwrap();
+    publish(&broker, "jobs", ["done", "kept", "dropped"]);
+    let mut view = |body: &str, then: &mut dyn FnMut(DeliveryView<'_>)| {
+        loop {
+            if let Some(view) = consumer.try_next_view() {
+                let view = view.unwrap();
+                assert_eq!((view.as_bytes(), view.attempts()), (body.as_bytes(), 1));
+                assert_eq!(view.record().offset(), view.offset());
+                return then(view);
+            }
+            std::thread::yield_now();
+        }
+    };
+    let mut kept = None;
+    view("done", &mut |view| view.ack());
+    view("kept", &mut |view| kept = Some(view.into_delivery()));
+    view("dropped", &mut |view| drop(view));
+    // Again, uncounted.
+    view("dropped", &mut |view| view.ack());
+    let kept = kept.unwrap();
+    assert_eq!((kept.as_bytes(), kept.attempts()), (&b"kept"[..], 1));
+    while broker.queue("jobs").unwrap().floor < Offset(1) {
+        std::thread::yield_now();
+    }
+    kept.ack_confirmed_blocking().unwrap();
+    while broker.queue("jobs").unwrap().floor < Offset(3) {
+        std::thread::yield_now();
+    }
+    assert!(consumer.try_next_view().is_none());
 }
 
 #[test]

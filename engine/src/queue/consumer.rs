@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream_protocol::{Offset, TopicName};
 
 use super::clock::boot_us;
-use super::delivery::Delivery;
+use super::delivery::{Delivery, DeliveryView};
 use super::error::ConsumeError;
 use super::fetcher::{Fetcher, Unreadable};
 use super::link::{Event, Link, Outcome};
@@ -123,7 +123,8 @@ pub struct Consumer {
 
 /// What [`Consumer`] finds next.
 enum Found {
-    Delivery(Delivery),
+    /// A record, for [`Consumer::view`].
+    Record,
     /// A pull is over.
     Over(Pull),
 }
@@ -224,11 +225,33 @@ impl Consumer {
         block_on(self.next())
     }
 
-    /// The next record if one is there now.
+    /// The next record if one is there now. [`try_next_view`](Self::try_next_view) gives the same for less.
     pub fn try_next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
+        let next = self.try_next_view()?;
+        Some(next.map(DeliveryView::into_delivery))
+    }
+
+    /// As [`try_next`](Self::try_next), borrowed until the next call: counts no references.
+    ///
+    /// ```
+    /// # use millstream::{Broker, ConsumerOptions, QueueOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let broker = Broker::open(folder.path())?;
+    /// # broker.create_queue("orders", QueueOptions::new())?;
+    /// let mut consumer = broker.consumer("orders", ConsumerOptions::new())?;
+    /// # let mut shipped_bytes = 0;
+    /// while let Some(order) = consumer.try_next_view() {
+    ///     let order = order?;
+    ///     shipped_bytes += order.as_bytes().len();
+    ///     order.ack();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn try_next_view(&mut self) -> Option<Result<DeliveryView<'_>, ConsumeError>> {
         let mut cx = Context::from_waker(Waker::noop());
-        match self.poll_next(&mut cx) {
-            Poll::Ready(next) => next,
+        match self.poll_record(&mut cx) {
+            Poll::Ready(found) => found.map(|found| found.map(|()| self.view())),
             Poll::Pending => None,
         }
     }
@@ -238,14 +261,29 @@ impl Consumer {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Delivery, ConsumeError>>> {
+        self.poll_record(cx)
+            .map(|found| found.map(|found| found.map(|()| self.view().into_delivery())))
+    }
+
+    /// Goes to the next record, for [`view`](Self::view).
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), ConsumeError>>> {
         loop {
             match ready!(self.poll_found(cx)) {
-                Some(Ok(Found::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                Some(Ok(Found::Record)) => return Poll::Ready(Some(Ok(()))),
                 Some(Ok(Found::Over(_))) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
         }
+    }
+
+    /// Gives out the record that was found last.
+    #[inline]
+    fn view(&mut self) -> DeliveryView<'_> {
+        let grant = Self::take_part(&mut self.grant);
+        let record = self.fetcher.take_found();
+        let (grant, record) = grant.zip(record).expect("it was found");
+        DeliveryView::new(record, &self.attachment, &grant)
     }
 
     /// The next record, or the end of a pull.
@@ -256,7 +294,7 @@ impl Consumer {
         self.poll_found(cx).map(|found| {
             found.map(|found| {
                 found.map(|found| match found {
-                    Found::Delivery(delivery) => Worked::Delivery(delivery),
+                    Found::Record => Worked::Delivery(self.view().into_delivery()),
                     Found::Over(_) => Worked::ReceiveOver,
                 })
             })
@@ -267,23 +305,19 @@ impl Consumer {
         loop {
             if let Some(grant) = &self.grant {
                 let offset = grant.first;
-                let fetched = ready!(self.fetcher.poll_fetch(offset, cx));
-                let Some(part) = self.next_part() else {
-                    continue;
-                };
+                let fetched = ready!(self.fetcher.poll_find(offset, cx));
                 match fetched {
-                    Ok(record) => {
-                        let delivery = Delivery::new(record, &self.attachment, &part);
-                        return Poll::Ready(Some(Ok(Found::Delivery(delivery))));
-                    }
+                    Ok(()) => return Poll::Ready(Some(Ok(Found::Record))),
                     Err(Unreadable::Lost) => {
-                        self.link().settle(offset, part.lease, Verb::Gone, 0);
+                        self.link().settle(offset, grant.lease, Verb::Gone, 0);
                     }
                     // Its lease ends, and it comes again.
                     Err(Unreadable::NotNow) => {
                         tracing::warn!(%offset, "a record can't be read now: it comes again when its lease has ended");
                     }
                 }
+                // Passed over.
+                Self::take_part(&mut self.grant);
                 continue;
             }
             if self.link().mailbox.is_empty() {
@@ -306,13 +340,14 @@ impl Consumer {
     }
 
     /// Takes the first record off the grant.
-    fn next_part(&mut self) -> Option<Grant> {
-        let grant = self.grant.as_mut()?;
+    #[inline]
+    fn take_part(granted: &mut Option<Grant>) -> Option<Grant> {
+        let grant = granted.as_mut()?;
         let part = Grant { count: 1, ..*grant };
         grant.first = grant.first + 1;
         grant.count -= 1;
         if grant.count == 0 {
-            self.grant = None;
+            *granted = None;
         }
         Some(part)
     }
@@ -353,8 +388,8 @@ impl Consumer {
         while received.len() < max as usize
             && let Poll::Ready(Some(Ok(found))) = self.poll_found(&mut here)
         {
-            if let Found::Delivery(delivery) = found {
-                received.push(delivery);
+            if let Found::Record = found {
+                received.push(self.view().into_delivery());
             }
         }
         if !received.is_empty() {
@@ -364,7 +399,7 @@ impl Consumer {
         // What another pull brings beyond `max` is for the next call.
         while received.len() < max as usize || self.pulls.len() == 1 {
             match poll_fn(|cx| self.poll_found(cx)).await {
-                Some(Ok(Found::Delivery(delivery))) => received.push(delivery),
+                Some(Ok(Found::Record)) => received.push(self.view().into_delivery()),
                 Some(Ok(Found::Over(Pull::Newest))) => break,
                 Some(Ok(Found::Over(Pull::GivenUp))) if received.is_empty() => {}
                 Some(Ok(Found::Over(Pull::GivenUp))) => break,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_protocol::Offset;
-use millstream_protocol::batch::Record;
+use millstream_protocol::batch::{Record, RecordView};
 
 use super::clock::boot_us;
 use super::consumer::{Attachment, micros};
@@ -23,11 +23,42 @@ use crate::block_on::block_on;
 pub struct Delivery {
     record: Record,
     attachment: Arc<Attachment>,
+    terms: Terms,
+}
+
+/// As [`Delivery`], borrowed from its consumer: counts no references.
+///
+/// Acknowledge it, or make it a delivery of its own by [`into_delivery`](Self::into_delivery) to settle
+/// it otherwise, or later. Dropped unsettled, it is released.
+pub struct DeliveryView<'a> {
+    record: RecordView<'a>,
+    attachment: &'a Arc<Attachment>,
+    terms: Terms,
+}
+
+/// What a delivery was granted under.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
     lease: LeaseNumber,
     attempts: u16,
     first_us: u64,
     until: LeaseTime,
+    /// Its delivery was settled: dropping that says nothing more.
     settled: bool,
+}
+
+impl Terms {
+    const fn of(grant: &Grant) -> Self {
+        Self {
+            lease: grant.lease,
+            attempts: grant.attempts,
+            first_us: grant.first_us,
+            until: LeaseTime {
+                boot_us: grant.until_boot_us,
+            },
+            settled: false,
+        }
+    }
 }
 
 /// Names a delivery apart from it, to extend its lease from elsewhere.
@@ -80,7 +111,7 @@ impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("record", &self.record)
-            .field("attempts", &self.attempts)
+            .field("attempts", &self.terms.attempts)
             .finish_non_exhaustive()
     }
 }
@@ -136,20 +167,6 @@ impl Drop for Forget<'_> {
 }
 
 impl Delivery {
-    pub(super) fn new(record: Record, attachment: &Arc<Attachment>, grant: &Grant) -> Self {
-        Self {
-            record,
-            attachment: Arc::clone(attachment),
-            lease: grant.lease,
-            attempts: grant.attempts,
-            first_us: grant.first_us,
-            until: LeaseTime {
-                boot_us: grant.until_boot_us,
-            },
-            settled: false,
-        }
-    }
-
     /// The record's number in its topic.
     #[must_use]
     pub fn offset(&self) -> Offset {
@@ -194,13 +211,13 @@ impl Delivery {
     /// How often it was delivered, this time included.
     #[must_use]
     pub const fn attempts(&self) -> u16 {
-        self.attempts
+        self.terms.attempts
     }
 
     /// What was left of the lease as it was granted; extending it does not show here.
     #[must_use]
     pub fn lease_left(&self) -> Duration {
-        self.until.since(LeaseTime::now())
+        self.terms.until.since(LeaseTime::now())
     }
 
     /// Names it apart from itself.
@@ -209,7 +226,7 @@ impl Delivery {
         DeliveryToken {
             attachment: Arc::clone(&self.attachment),
             offset: self.offset(),
-            lease: self.lease,
+            lease: self.terms.lease,
         }
     }
 
@@ -252,7 +269,7 @@ impl Delivery {
     ///
     /// [`SettleError::LeaseLost`] when it came too late, and others; see there.
     pub async fn ack_confirmed(mut self) -> Result<(), SettleError> {
-        self.settled = true;
+        self.terms.settled = true;
         self.token().confirmed(Verb::Ack).await
     }
 
@@ -267,39 +284,116 @@ impl Delivery {
 
     /// Settles it as the mover of dead letters back to their queue.
     pub(super) async fn redrive_confirmed(mut self) -> Result<(), SettleError> {
-        self.settled = true;
+        self.terms.settled = true;
         self.token().confirmed(Verb::Redrive).await
     }
 
     /// Takes it apart; it is for the caller to settle it by number from now on.
     #[must_use]
     pub fn into_parts(mut self) -> (Record, DeliveryParts) {
-        self.settled = true;
+        self.terms.settled = true;
         let parts = DeliveryParts {
             offset: self.offset(),
-            lease: self.lease.0,
-            attempts: self.attempts,
-            first_us: self.first_us,
-            until: self.until,
+            lease: self.terms.lease.0,
+            attempts: self.terms.attempts,
+            first_us: self.terms.first_us,
+            until: self.terms.until,
         };
         (self.record.take(), parts)
     }
 
     fn settle(&mut self, verb: Verb) {
-        self.settled = true;
+        self.terms.settled = true;
         self.say(verb);
     }
 
     fn say(&self, verb: Verb) {
         let link = &self.attachment.link;
-        link.settle(self.offset(), self.lease, verb, 0);
+        link.settle(self.offset(), self.terms.lease, verb, 0);
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.terms.settled {
             self.say(Verb::Release);
         }
+    }
+}
+
+impl fmt::Debug for DeliveryView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeliveryView")
+            .field("record", &self.record)
+            .field("attempts", &self.terms.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> DeliveryView<'a> {
+    pub(super) const fn new(
+        record: RecordView<'a>,
+        attachment: &'a Arc<Attachment>,
+        grant: &Grant,
+    ) -> Self {
+        Self {
+            record,
+            attachment,
+            terms: Terms::of(grant),
+        }
+    }
+
+    /// The record's number in its topic.
+    #[must_use]
+    pub const fn offset(&self) -> Offset {
+        self.record.offset()
+    }
+
+    /// The payload.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.record.as_bytes()
+    }
+
+    /// The whole record.
+    #[must_use]
+    pub const fn record(&self) -> &RecordView<'a> {
+        &self.record
+    }
+
+    /// How often it was delivered, this time included.
+    #[must_use]
+    pub const fn attempts(&self) -> u16 {
+        self.terms.attempts
+    }
+
+    /// The same delivery, which holds on to its record and its consumer itself: a count of references to
+    /// each.
+    #[must_use]
+    pub fn into_delivery(self) -> Delivery {
+        let delivery = Delivery {
+            record: self.record.to_record(),
+            attachment: Arc::clone(self.attachment),
+            terms: self.terms,
+        };
+        std::mem::forget(self);
+        delivery
+    }
+
+    /// Done: it is never delivered again.
+    #[inline]
+    pub fn ack(self) {
+        let (attachment, offset, lease) = (self.attachment, self.offset(), self.terms.lease);
+        // All of it is borrowed; what is left is that it was not settled.
+        std::mem::forget(self);
+        attachment.link.settle(offset, lease, Verb::Ack, 0);
+    }
+}
+
+impl Drop for DeliveryView<'_> {
+    fn drop(&mut self) {
+        let link = &self.attachment.link;
+        link.settle(self.offset(), self.terms.lease, Verb::Release, 0);
     }
 }

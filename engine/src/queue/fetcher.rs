@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use millstream_protocol::batch::{Checked, Record, RecordRun};
+use millstream_protocol::batch::{Checked, RecordRun, RecordView};
 use millstream_protocol::{Offset, Start};
 use millstream_storage::{Chunk, Log, LogReader};
 
@@ -37,27 +37,25 @@ impl Fetcher {
         }
     }
 
-    /// The record of `offset`, which is visible. Pending while its page is brought in.
-    pub(super) fn poll_fetch(
+    /// Goes to the record of `offset`, which is visible. Pending while its page is brought in.
+    pub(super) fn poll_find(
         &mut self,
         offset: Offset,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Record, Unreadable>> {
+    ) -> Poll<Result<(), Unreadable>> {
         loop {
             if let Some(run) = &mut self.run
                 && run.next_offset() <= offset
             {
                 run.skip_to(offset);
-                match run.next() {
-                    Some(Ok(record)) if record.offset() == offset => {
-                        return Poll::Ready(Ok(record));
-                    }
+                match run.find_next() {
+                    Ok(Some(found)) if found == offset => return Poll::Ready(Ok(())),
+                    Ok(None) => {}
                     // What stands there is no record, or a frame that does not check out.
-                    Some(_) => {
+                    Ok(Some(_)) | Err(_) => {
                         self.run = None;
                         return Poll::Ready(Err(Unreadable::Lost));
                     }
-                    None => {}
                 }
             }
             self.run = None;
@@ -87,5 +85,10 @@ impl Fetcher {
                 Err(_) => return Poll::Ready(Err(Unreadable::NotNow)),
             }
         }
+    }
+
+    /// Gives out the record that [`poll_find`](Self::poll_find) went to.
+    pub(super) fn take_found(&mut self) -> Option<RecordView<'_>> {
+        self.run.as_mut()?.take_found()
     }
 }

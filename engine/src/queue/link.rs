@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::Offset;
-use millstream_storage::{Counter, Flag, Lane, Mailbox, Put, Tray};
+use millstream_storage::{BeingFilled, Counter, Flag, Lane, Mailbox, Put, Tray};
 
 use super::error::{ConsumeError, SettleError};
 use super::scheduler::{Acks, ConsumerId, Grant, LeaseNumber, Settle, Verb};
@@ -180,7 +180,10 @@ impl Link {
     fn refuse_waiting(&self, error: SettleError) {
         // Nobody is told of an acknowledgement without a number: those are only counted.
         let lose = |acks: Acks| self.lost.add(acks.offsets().count() as u64);
-        self.gathered.take(Gathered::take).flatten().map(lose);
+        // Held for some instructions, by somebody who may not have seen that it ended.
+        while let Err(BeingFilled) = self.gathered.take(|gathered| gathered.take().map(lose)) {
+            std::thread::yield_now();
+        }
         while let Some(said) = self.settles.pop() {
             match said {
                 Said::Settle(settle) => self.tell(settle.tag, Err(error)),
@@ -247,7 +250,13 @@ impl Link {
     pub(super) fn begin_settles(&self) -> Option<Acks> {
         self.announced.clear();
         // First, or one put there meanwhile could leave another in the lane, of which nobody is told.
-        self.gathered.take(Gathered::take).flatten()
+        match self.gathered.take(Gathered::take) {
+            Ok(gathered) => gathered.flatten(),
+            Err(BeingFilled) => {
+                self.queue.nudge();
+                None
+            }
+        }
     }
 
     pub(super) fn next_settle(&self) -> Option<Said> {
@@ -381,5 +390,28 @@ mod tests {
         link.close(ConsumeError::Closed);
         assert_eq!(link.lost(), 3);
         assert!(!link.has_settles());
+    }
+
+    #[test]
+    fn a_queue_that_came_while_acknowledgements_were_put_together_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Broker::open(folder.path()).unwrap();
+        broker.create_queue("jobs", QueueOptions::new()).unwrap();
+        let mut publisher = broker.publisher("jobs").unwrap();
+        publisher.publish_blocking("work").unwrap();
+        let mut consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
+        let (_, parts) = consumer.next_blocking().unwrap().unwrap().into_parts();
+        let link = consumer.link();
+        let settle = Settle::ack(parts.offset, LeaseNumber(parts.lease));
+        let put = link.gathered.put(settle, |gathered, settle| {
+            gathered.add(&settle, &link.settles);
+            // The queue's thread, in the middle of it.
+            assert_eq!(link.begin_settles(), None);
+        });
+        assert_eq!(put, Ok(Put::First(())));
+        // Nobody but the queue itself says that something is there.
+        while broker.queue("jobs").unwrap().floor < Offset(1) {
+            std::thread::yield_now();
+        }
     }
 }

@@ -171,8 +171,8 @@ impl Mover {
     ) -> Result<(), Stopped> {
         let mut letters = Vec::new();
         for moved in moves {
-            let fetched = match park_until(|cx| self.fetcher.poll_fetch(moved.offset, cx)) {
-                Ok(record) => Some(record),
+            let fetched = match park_until(|cx| self.fetcher.poll_find(moved.offset, cx)) {
+                Ok(()) => self.fetcher.take_found().map(|record| record.to_record()),
                 Err(Unreadable::Lost) => None,
                 Err(Unreadable::NotNow) => {
                     let offset = moved.offset;

@@ -44,7 +44,7 @@ pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,
 };
-pub use tray::{Put, Tray};
+pub use tray::{BeingFilled, Put, Tray};
 pub(crate) use waiters::{WaitKey, Waiters};
 
 #[cfg(not(loom))]
@@ -116,8 +116,6 @@ pub mod mutant {
         FlagFence,
         /// What is put on a tray is not released (TRAY-1).
         TrayRelaxed,
-        /// Who adds does not see that somebody asked (TRAY-1).
-        TrayUnasked,
         /// The first of a tray is told without its fence (TRAY-2).
         TrayFence,
     }

@@ -1,4 +1,4 @@
-//! Where one thread gathers what another is to take; nobody ever waits for the other.
+//! Where one thread gathers what another is to take.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -12,13 +12,11 @@ const EMPTY: u32 = 0;
 const FULL: u32 = 1;
 /// Somebody is at it.
 const HELD: u32 = 2;
-/// Somebody is at it, and somebody who came to take went away.
-const ASKED: u32 = 3;
 
 /// A value that many add to and one takes from, one at a time.
 ///
-/// Who finds another at it goes elsewhere: who adds keeps what he has, and who came to take is told by
-/// whoever was adding. A thread that panics while it is at it keeps it forever.
+/// Nobody waits: who adds and finds another at it keeps what he has, and who takes comes again.
+/// A thread that panics while it is at it keeps it forever.
 pub struct Tray<T> {
     state: AtomicU32,
     value: UnsafeCell<T>,
@@ -27,11 +25,15 @@ pub struct Tray<T> {
 /// What adding to a [`Tray`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put<R> {
-    /// Nobody who takes knows of it: he is to be told.
+    /// Nothing was there: who takes is to be told.
     First(R),
     /// He was told of what is there already, and has not come since.
     Joined(R),
 }
+
+/// Somebody is adding to the [`Tray`] right now: come again, soon or when told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BeingFilled;
 
 // SAFETY: the value is reached by whoever moved the state to `HELD`, one at a time (TRAY-1), so
 // threads hand it over to each other and never share it: `T: Send` is enough.
@@ -52,7 +54,7 @@ impl<T> Tray<T> {
         }
     }
 
-    /// Adds `what` by `add`. Two atomic changes, and a fence where nothing was there.
+    /// Adds `what` by `add`. One atomic exchange, and a fence where nothing was there.
     ///
     /// Of a [`Put::First`] and a [`Tray::take`] that found nothing, one sees what the other stored
     /// before it.
@@ -63,7 +65,7 @@ impl<T> Tray<T> {
     #[inline]
     pub fn put<V, R>(&self, what: V, add: impl FnOnce(&mut T, V) -> R) -> Result<Put<R>, V> {
         let before = self.state.load(Ordering::Relaxed);
-        if before > FULL || !self.hold(before) {
+        if before == HELD || !self.hold(before) {
             return Err(what);
         }
         // SAFETY: TRAY-1: the state was moved to `HELD` here, and what was done before is visible.
@@ -71,11 +73,10 @@ impl<T> Tray<T> {
         let order = if mutated!(TrayRelaxed) {
             Ordering::Relaxed
         } else {
-            Ordering::AcqRel
+            Ordering::Release
         };
-        // TRAY-1 releases what was added; acquires what was stored by whoever asked.
-        let asked = self.state.swap(FULL, order) == ASKED;
-        if before == FULL && (!asked || mutated!(TrayUnasked)) {
+        self.state.store(FULL, order); // TRAY-1
+        if before == FULL {
             return Ok(Put::Joined(added));
         }
         // SeqCst: the state is stored before whatever the caller loads to see whom to tell (TRAY-2).
@@ -85,35 +86,23 @@ impl<T> Tray<T> {
         Ok(Put::First(added))
     }
 
-    /// Takes what is there by `take`. `None` where nothing is, and where somebody is adding: his is a
-    /// [`Put::First`] then.
-    pub fn take<R>(&self, take: impl FnOnce(&mut T) -> R) -> Option<R> {
+    /// Takes what is there by `take`; `None` where nothing is.
+    ///
+    /// # Errors
+    ///
+    /// [`BeingFilled`]; nobody else will say so.
+    pub fn take<R>(&self, take: impl FnOnce(&mut T) -> R) -> Result<Option<R>, BeingFilled> {
         // SeqCst: what the caller stored before, such as a flag, before the state is loaded (TRAY-2).
         fence(Ordering::SeqCst);
-        loop {
-            match self.state.load(Ordering::Relaxed) {
-                FULL if self.hold(FULL) => break,
-                HELD => {
-                    // TRAY-1, for who is asked: what was stored before is his to see.
-                    let asked = self.state.compare_exchange(
-                        HELD,
-                        ASKED,
-                        Ordering::Release,
-                        Ordering::Relaxed,
-                    );
-                    if asked.is_ok() {
-                        return None;
-                    }
-                }
-                FULL => {}
-                _ => return None,
-            }
+        match self.state.load(Ordering::Relaxed) {
+            EMPTY => return Ok(None),
+            FULL if self.hold(FULL) => {}
+            _ => return Err(BeingFilled),
         }
         // SAFETY: TRAY-1: as in `put`.
         let taken = take(unsafe { &mut *self.value.get() });
-        // Who asked meanwhile came for what is taken here. TRAY-1.
-        self.state.store(EMPTY, Ordering::Release);
-        Some(taken)
+        self.state.store(EMPTY, Ordering::Release); // TRAY-1
+        Ok(Some(taken))
     }
 
     /// Whether nothing is there. Others may add meanwhile.
