@@ -554,6 +554,29 @@ fn what_a_consumer_acknowledged_is_settled_while_it_works_on() {
 }
 
 #[test]
+fn of_two_settles_of_a_record_the_first_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path());
+    broker.create_queue("jobs", QueueOptions::new()).unwrap();
+    let options = ConsumerOptions::new().prefetch(8);
+    let mut consumer = broker.consumer("jobs", options).unwrap();
+    publish(&broker, "jobs", ["twice"]);
+    let twice = consumer.next_blocking().unwrap().unwrap();
+    publish(&broker, "jobs", ["later"]);
+    // More is at hand, so what is said waits for what follows.
+    while broker.queue("jobs").unwrap().leased < 2 {
+        std::thread::yield_now();
+    }
+    let token = twice.token();
+    twice.ack();
+    token.retry();
+    while broker.queue("jobs").unwrap().floor < Offset(1) || consumer.lost() < 1 {
+        std::thread::yield_now();
+    }
+    assert_eq!(consumer.lost(), 1);
+}
+
+#[test]
 fn a_borrowed_delivery_is_acknowledged_kept_or_released() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path());

@@ -13,7 +13,7 @@ use super::delivery::{Delivery, DeliveryView};
 use super::error::ConsumeError;
 use super::fetcher::{Fetcher, Unreadable};
 use super::link::{Event, Link, Outcome};
-use super::scheduler::{Detached, Grant, LeaseNumber, Verb};
+use super::scheduler::{Detached, Grant, LeaseNumber, Settle, Verb};
 use super::shared::{Message, QueueShared};
 use crate::block_on::block_on;
 
@@ -451,10 +451,15 @@ impl Consumer {
 
     /// Settles a record that was delivered to this consumer, by number: for servers, whose
     /// deliveries are far away. Its [`Outcome`] comes by [`next_outcome`](Self::next_outcome) unless
-    /// `tag` is 0.
+    /// `tag` is 0. The queue hears of it by [`flush_settles`](Self::flush_settles), or within a millisecond
+    /// or so.
     pub fn settle(&self, offset: Offset, lease: u64, how: Settling, tag: u64) {
-        let verb = how.verb();
-        self.link().settle(offset, LeaseNumber(lease), verb, tag);
+        self.link().settle_ahead(Settle {
+            offset,
+            lease: LeaseNumber(lease),
+            verb: how.verb(),
+            tag,
+        });
     }
 
     /// Hands settles that wait to the queue at once.
@@ -462,7 +467,7 @@ impl Consumer {
         self.link().flush();
     }
 
-    /// What became of the next numbered settle, in order; [`poll_work`](Self::poll_work) wakes for it.
+    /// What became of numbered settles, as the queue came to them; [`poll_work`](Self::poll_work) wakes for it.
     #[must_use]
     pub fn next_outcome(&self) -> Option<Outcome> {
         self.link().next_outcome()

@@ -64,6 +64,8 @@ struct Waiting {
     /// Kept here: its consumer may leave before the disk is done.
     link: Arc<Link>,
     tag: u64,
+    /// So many, whose tags follow each other.
+    count: u32,
     result: Result<(), SettleError>,
 }
 
@@ -528,14 +530,15 @@ impl Core {
                 Effect::Settled {
                     consumer,
                     tag,
+                    count,
                     result,
-                    ..
                 } => {
                     if let Some(link) = self.consumers.get(&consumer) {
                         self.waiting.push_back(Waiting {
                             end,
                             link: Arc::clone(link),
                             tag,
+                            count,
                             result: result.map_err(SettleError::from),
                         });
                     }
@@ -585,7 +588,9 @@ impl Core {
             && waiting.end <= synced
         {
             if let Some(waiting) = self.waiting.pop_front() {
-                waiting.link.tell(waiting.tag, waiting.result);
+                waiting
+                    .link
+                    .tell(waiting.tag, waiting.count, waiting.result);
             }
         }
         if let Poll::Ready(Err(error)) = reached {

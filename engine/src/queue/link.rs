@@ -33,23 +33,30 @@ pub(super) enum Said {
     Acks(Acks),
 }
 
-/// Acknowledgements that nobody is told of, put together while the queue is at something else.
+/// Acknowledgements put together while the queue is at something else.
 #[derive(Debug, Default)]
 struct Gathered {
+    /// Came behind all that this thread left in the lane.
     acks: Option<Acks>,
-    /// How many were put in since the queue took them last.
+    /// Settles left since the queue took them last.
     count: usize,
 }
 
 impl Gathered {
-    /// Puts in one more; what it does not go together with goes to the lane. Gives the count.
-    fn add(&mut self, settle: &Settle, lane: &Lane<Said>) -> usize {
+    /// Leaves one more: with those here, or behind them in the lane. Gives the count.
+    fn add(&mut self, settle: Settle, lane: &Lane<Said>) -> usize {
         self.count += 1;
-        if !self.acks.as_mut().is_some_and(|acks| acks.join(settle)) {
-            let before = std::mem::replace(&mut self.acks, Acks::of(settle));
-            if let Some(acks) = before {
-                lane.push(Said::Acks(acks));
-            }
+        if !self.acks.as_mut().is_some_and(|acks| acks.join(&settle)) {
+            // A confirmation is waited for by itself.
+            let acks = Acks::of(&settle).filter(|_| settle.tag < CONFIRMATION);
+            let alone = acks.is_none().then_some(settle);
+            let before = std::mem::replace(&mut self.acks, acks);
+            let behind = alone.map(Said::Settle);
+            before
+                .map(Said::Acks)
+                .into_iter()
+                .chain(behind)
+                .for_each(|said| lane.push(said));
         }
         self.count
     }
@@ -60,12 +67,14 @@ impl Gathered {
     }
 }
 
-/// What became of a settle that was numbered.
+/// What became of settles that were numbered, one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// The number it was given.
+    /// The number that the first was given.
     pub tag: u64,
-    /// Settled, durably; or why not.
+    /// How many they are.
+    pub count: u32,
+    /// Settled, durably, each of them; or why not.
     pub result: Result<(), SettleError>,
 }
 
@@ -84,7 +93,7 @@ pub(super) struct Link {
     pub(super) name: Box<str>,
     /// Bounded by the consumer's window and its pull.
     pub(super) mailbox: Mailbox<Event>,
-    /// Acknowledgements not in the lane yet: they came behind those that are.
+    /// What is not in the lane yet: it came behind what is.
     gathered: Tray<Gathered>,
     /// Bounded by what was delivered and not settled.
     settles: Lane<Said>,
@@ -132,17 +141,28 @@ impl Link {
 
     /// Hands a settle to the queue, now or together with those that follow soon.
     pub(super) fn settle(&self, offset: Offset, lease: LeaseNumber, verb: Verb, tag: u64) {
-        if let Some(error) = self.ended() {
-            return self.tell(tag, Err(error));
-        }
         let settle = Settle {
             offset,
             lease,
             verb,
             tag,
         };
+        self.leave(settle, || self.mailbox.is_empty());
+    }
+
+    /// As [`settle`](Self::settle), for one whose consumer says when no more follow: by
+    /// [`flush`](Self::flush).
+    pub(super) fn settle_ahead(&self, settle: Settle) {
+        self.leave(settle, || false);
+    }
+
+    /// Leaves a settle for the queue, and tells it at once where many wait or nothing else is to do.
+    fn leave(&self, settle: Settle, is_idle: impl FnOnce() -> bool) {
+        if let Some(error) = self.ended() {
+            return self.tell(settle.tag, 1, Err(error));
+        }
         let (waiting, told) = self.put(settle);
-        if waiting >= self.settles_together || self.mailbox.is_empty() {
+        if waiting >= self.settles_together || is_idle() {
             self.announce();
         } else if !told {
             self.queue.nudge();
@@ -153,20 +173,17 @@ impl Link {
         }
     }
 
-    /// Leaves a settle for the queue: how many wait about, and whether the queue was told already.
+    /// Puts a settle where the queue finds it: how many wait about, and whether it was told already.
     fn put(&self, settle: Settle) -> (usize, bool) {
-        let alone = if Acks::of(&settle).is_some() {
-            let add = |gathered: &mut Gathered, settle| gathered.add(&settle, &self.settles);
-            match self.gathered.put(settle, add) {
-                Ok(Put::Joined(count)) => return (count, true),
-                Ok(Put::First(count)) => return (count, false),
-                Err(settle) => settle,
+        let add = |gathered: &mut Gathered, settle| gathered.add(settle, &self.settles);
+        match self.gathered.put(settle, add) {
+            Ok(Put::Joined(count)) => (count, true),
+            Ok(Put::First(count)) => (count, false),
+            Err(settle) => {
+                self.settles.push(Said::Settle(settle));
+                (self.settles.len(), false)
             }
-        } else {
-            settle
-        };
-        self.settles.push(Said::Settle(alone));
-        (self.settles.len(), false)
+        }
     }
 
     /// What settles hear once nobody takes them any more.
@@ -178,18 +195,15 @@ impl Link {
     }
 
     fn refuse_waiting(&self, error: SettleError) {
-        // Nobody is told of an acknowledgement without a number: those are only counted.
-        let lose = |acks: Acks| self.lost.add(acks.offsets().count() as u64);
+        let refuse = |acks: Acks| self.tell(acks.tag, acks.count(), Err(error));
         // Held for some instructions, by somebody who may not have seen that it ended.
-        while let Err(BeingFilled) = self.gathered.take(|gathered| gathered.take().map(lose)) {
+        while let Err(BeingFilled) = self.gathered.take(|gathered| gathered.take().map(refuse)) {
             std::thread::yield_now();
         }
         while let Some(said) = self.settles.pop() {
             match said {
-                Said::Settle(settle) => self.tell(settle.tag, Err(error)),
-                Said::Acks(acks) => {
-                    lose(acks);
-                }
+                Said::Settle(settle) => self.tell(settle.tag, 1, Err(error)),
+                Said::Acks(acks) => refuse(acks),
             }
         }
     }
@@ -267,10 +281,11 @@ impl Link {
         !self.gathered.is_empty() || !self.settles.is_empty()
     }
 
-    /// Tells what became of a settle. Those without a number are only counted when they came late.
-    pub(super) fn tell(&self, tag: u64, result: Result<(), SettleError>) {
+    /// Tells what became of `count` settles, the first of them numbered `tag`. Those without a number are only
+    /// counted when they came late.
+    pub(super) fn tell(&self, tag: u64, count: u32, result: Result<(), SettleError>) {
         if result.is_err() {
-            self.lost.add(1);
+            self.lost.add(u64::from(count));
         }
         if tag >= CONFIRMATION {
             let told = match self.confirmations().get_mut(&tag) {
@@ -282,7 +297,7 @@ impl Link {
                 waker.wake();
             }
         } else if tag != 0 {
-            self.outcomes().push_back(Outcome { tag, result });
+            self.outcomes().push_back(Outcome { tag, count, result });
             self.mailbox.wake();
         }
     }
@@ -349,7 +364,7 @@ impl Link {
                 Some(Confirmation::Waiting(_))
             );
             if untold {
-                self.tell(tag, Err(settle_error));
+                self.tell(tag, 1, Err(settle_error));
             }
         }
         self.mailbox.close();
@@ -404,7 +419,7 @@ mod tests {
         let link = consumer.link();
         let settle = Settle::ack(parts.offset, LeaseNumber(parts.lease));
         let put = link.gathered.put(settle, |gathered, settle| {
-            gathered.add(&settle, &link.settles);
+            gathered.add(settle, &link.settles);
             // The queue's thread, in the middle of it.
             assert_eq!(link.begin_settles(), None);
         });

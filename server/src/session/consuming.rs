@@ -474,11 +474,13 @@ impl ConsumerStream {
                     continue;
                 }
             };
+            let tags = outcome.tag..outcome.tag + u64::from(outcome.count);
             // Those before the first unanswered were told when the stream failed.
-            let place = outcome.tag.checked_sub(self.answered + 1);
-            let place = place.and_then(|place| usize::try_from(place).ok());
-            if let Some(told) = place.and_then(|place| self.unanswered.get_mut(place)) {
-                *told = slot;
+            let places = tags.filter_map(|tag| tag.checked_sub(self.answered + 1));
+            for place in places.filter_map(|place| usize::try_from(place).ok()) {
+                if let Some(told) = self.unanswered.get_mut(place) {
+                    *told = slot;
+                }
             }
         }
         failed

@@ -332,8 +332,10 @@ impl Life {
         let mut told = Vec::new();
         for seat in &self.seats {
             while let Some(outcome) = seat.consumer.next_outcome() {
-                if let Some(pending) = self.pending.remove(&(seat.number, outcome.tag)) {
-                    told.push((pending, outcome.result));
+                for tag in outcome.tag..outcome.tag + u64::from(outcome.count) {
+                    if let Some(pending) = self.pending.remove(&(seat.number, tag)) {
+                        told.push((pending, outcome.result));
+                    }
                 }
             }
         }

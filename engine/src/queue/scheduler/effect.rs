@@ -14,7 +14,8 @@ pub(crate) enum Effect {
     Settled {
         consumer: ConsumerId,
         tag: u64,
-        offset: Offset,
+        /// So many, whose tags follow each other, came to the same.
+        count: u32,
         result: Result<(), SettleRefusal>,
     },
     /// A pull is over; its grants came before.

@@ -147,48 +147,73 @@ impl Settle {
     }
 }
 
-/// Acknowledgements under one lease: as much as a [`Settle`] with tag 0 for each, in rising order.
+/// Acknowledgements under one lease: as much as a [`Settle`] for each, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Acks {
     pub(crate) lease: LeaseNumber,
     pub(crate) first: Offset,
     /// Bit n: the n-th record from `first` on.
     pub(crate) bits: u64,
+    /// Of the first; each further one's is one more. 0: all have none.
+    pub(crate) tag: u64,
 }
 
 impl Acks {
-    /// Only `settle`, if it is an acknowledgement that nobody is told of.
+    /// Only `settle`, if it is an acknowledgement.
     pub(crate) const fn of(settle: &Settle) -> Option<Self> {
         match settle {
             Settle {
                 offset,
                 lease,
                 verb: Verb::Ack,
-                tag: 0,
+                tag,
             } => Some(Self {
                 lease: *lease,
                 first: *offset,
                 bits: 1,
+                tag: *tag,
             }),
             _ => None,
         }
     }
 
-    /// Takes `settle` in; false if it is something else, or under another lease, or far, or here already.
+    /// Takes `settle` in; false if it is something else, or under another lease, or far, or here already,
+    /// or its tag is not the next one.
     pub(crate) fn join(&mut self, settle: &Settle) -> bool {
         let distance = settle.offset.since(self.first).unwrap_or(u64::MAX);
-        let alike = settle.verb == Verb::Ack && settle.tag == 0 && settle.lease == self.lease;
+        let alike = settle.verb == Verb::Ack && settle.lease == self.lease;
         if !alike || distance >= u64::from(u64::BITS) || self.bits >> distance & 1 == 1 {
+            return false;
+        }
+        // Tags rise with the records.
+        let follows = self.tag == 0 || self.bits >> distance == 0;
+        if !follows || settle.tag != self.tag_of(self.count()) {
             return false;
         }
         self.bits |= 1 << distance;
         true
     }
 
-    /// The records, rising.
-    pub(crate) fn offsets(self) -> impl Iterator<Item = Offset> {
+    /// How many they are.
+    pub(crate) const fn count(&self) -> u32 {
+        self.bits.count_ones()
+    }
+
+    /// The tag of the `nth`.
+    const fn tag_of(&self, nth: u32) -> u64 {
+        match self.tag {
+            0 => 0,
+            tag => tag.saturating_add(nth as u64),
+        }
+    }
+
+    /// Each by itself, in rising order.
+    pub(crate) fn settles(self) -> impl Iterator<Item = Settle> {
         let held = (0..u64::from(u64::BITS)).filter(move |at| self.bits >> at & 1 == 1);
-        held.map(move |at| self.first + at)
+        held.zip(0..).map(move |(at, nth)| Settle {
+            tag: self.tag_of(nth),
+            ..Settle::ack(self.first + at, self.lease)
+        })
     }
 }
 

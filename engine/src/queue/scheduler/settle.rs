@@ -59,7 +59,7 @@ impl Scheduler {
             effects.push(Effect::Settled {
                 consumer,
                 tag: settle.tag,
-                offset: settle.offset,
+                count: 1,
                 result,
             });
         }
@@ -78,8 +78,8 @@ impl Scheduler {
         let lease = self.leases.get_mut(number);
         let alike = lease.and_then(|lease| Some((lease.bits_alike(consumer, acks)?, lease)));
         let Some((bits, lease)) = alike else {
-            for offset in acks.offsets() {
-                self.settle(now, consumer, Settle::ack(offset, number), effects);
+            for settle in acks.settles() {
+                self.settle(now, consumer, settle, effects);
             }
             return;
         };
@@ -100,6 +100,14 @@ impl Scheduler {
             self.finish_run(first.offset.0 + u64::from(at), count, effects);
             // The lowest run of ones is carried away.
             left &= left.wrapping_add(1 << at);
+        }
+        if acks.tag != 0 {
+            effects.push(Effect::Settled {
+                consumer,
+                tag: acks.tag,
+                count: records,
+                result: Ok(()),
+            });
         }
     }
 

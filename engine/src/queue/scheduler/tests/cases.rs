@@ -685,3 +685,42 @@ fn what_is_acknowledged_together_is_one_entry_and_a_stranger_among_it_is_refused
     assert!(effects.contains(&settled(7, 1)), "{effects:?}");
     queue.scheduler.check_everything();
 }
+
+#[test]
+fn numbered_acknowledgements_go_together_while_their_numbers_follow_and_are_told_as_one() {
+    let mut queue = Queue::new(Mode::Plain);
+    queue.attach(1, 64);
+    let grant = queue.publish(64)[0];
+    let ack = |offset, tag| Settle {
+        tag,
+        ..Settle::ack(Offset(offset), grant.lease)
+    };
+    let mut acks = Acks::of(&ack(2, 7)).unwrap();
+    assert!(acks.join(&ack(5, 8)));
+    for refused in [ack(6, 8), ack(6, 10), ack(6, 0), ack(4, 9), ack(1, 9)] {
+        assert!(!acks.join(&refused), "{refused:?}");
+    }
+    assert!(acks.join(&ack(6, 9)));
+    let mut untold = Acks::of(&Settle::ack(Offset(2), grant.lease)).unwrap();
+    assert!(!untold.join(&ack(3, 1)));
+    let consumer = ConsumerId(1);
+    let told = |tag, count, result| Effect::Settled {
+        consumer,
+        tag,
+        count,
+        result,
+    };
+    let effects = queue.step(Input::Acks { consumer, acks });
+    assert!(effects.contains(&told(7, 3, Ok(()))), "{effects:?}");
+    // Once more, and one that is held still.
+    acks.bits |= 0b10;
+    let effects = queue.step(Input::Acks { consumer, acks });
+    let lost = Err(SettleRefusal::LeaseLost);
+    for (tag, result) in [(7, lost), (8, Ok(())), (9, lost), (10, lost)] {
+        assert!(
+            effects.contains(&told(tag, 1, result)),
+            "{tag}: {effects:?}"
+        );
+    }
+    queue.scheduler.check_everything();
+}

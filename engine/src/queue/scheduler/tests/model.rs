@@ -398,8 +398,8 @@ impl Model {
     }
 
     fn acks(&mut self, now: Now, consumer: ConsumerId, acks: Acks) {
-        for offset in acks.offsets() {
-            self.settle(now, consumer, &Settle::ack(offset, acks.lease));
+        for settle in acks.settles() {
+            self.settle(now, consumer, &settle);
         }
     }
 
@@ -415,7 +415,7 @@ impl Model {
             self.expected.push(Expected::Told(Effect::Settled {
                 consumer,
                 tag: settle.tag,
-                offset: settle.offset,
+                count: 1,
                 result: held.map(|_| ()).ok_or(SettleRefusal::LeaseLost),
             }));
         }

@@ -126,6 +126,21 @@ impl Pair {
                 let pull = worker.pulls.remove(0);
                 assert_eq!(pull.given, *granted, "records of a pull");
             }
+            Effect::Settled {
+                consumer,
+                tag,
+                count,
+                result,
+            } if *count > 1 => {
+                for nth in 0..u64::from(*count) {
+                    self.observe(&Effect::Settled {
+                        consumer: *consumer,
+                        tag: tag + nth,
+                        count: 1,
+                        result: *result,
+                    });
+                }
+            }
             Effect::Settled { .. } | Effect::ReceiveOver { .. } => {
                 assert!(self.told(&Expected::Told(effect.clone())), "{effect:?}");
             }

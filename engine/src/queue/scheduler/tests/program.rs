@@ -199,14 +199,18 @@ fn settle(pair: &mut Pair, what: u8, a: u16, b: u16) {
         tag: u64::from(b % 2),
     };
     let consumer = one.consumer;
-    let input = match Acks::of(&settle).filter(|_| b % 4 == 2) {
+    let input = match Acks::of(&settle).filter(|_| b % 4 >= 2) {
         Some(mut acks) => {
             for (other, also) in &held {
                 // Now and then one that is under another lease, or not held at all.
                 let (astray, skipped) = (b & 3 << 10 == 0, b >> (other % 8) & 1 == 0);
                 if *other > *at && !skipped && (also.lease == one.lease || astray) {
                     let offset = Offset((*other + usize::from(astray)) as u64);
-                    acks.join(&Settle::ack(offset, one.lease));
+                    let tag = acks.tag * u64::from(acks.count() + 1);
+                    acks.join(&Settle {
+                        tag,
+                        ..Settle::ack(offset, one.lease)
+                    });
                 }
             }
             Input::Acks { consumer, acks }
