@@ -91,7 +91,7 @@ pub use retention::{TrimError, Trimmed, claimed_end, records_between, set_segmen
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};
-pub use sync::{Baton, BeingFilled, Counter, Flag, Handed, Held, Lane, Mailbox, Put, Ring, Tray};
+pub use sync::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Put, Ring, Tray, TrayBusy};
 pub use verify::{
     Fault, PROBLEMS_MAX, Problem, TopicReport, Unclean, VerifyError, VerifyProgress, VerifyReport,
     verify, verify_deep,

@@ -451,8 +451,8 @@ impl Consumer {
 
     /// Settles a record that was delivered to this consumer, by number: for servers, whose
     /// deliveries are far away. Its [`Outcome`] comes by [`next_outcome`](Self::next_outcome) unless
-    /// `tag` is 0. The queue hears of it by [`flush_settles`](Self::flush_settles), or within a millisecond
-    /// or so.
+    /// `tag` is 0. The queue hears of it by [`flush_settles`](Self::flush_settles), which the caller does not
+    /// leave out; before where a quarter of the window waits.
     pub fn settle(&self, offset: Offset, lease: u64, how: Settling, tag: u64) {
         self.link().settle_ahead(Settle {
             offset,

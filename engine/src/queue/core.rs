@@ -17,7 +17,7 @@ use millstream_storage::{AppendError, ReadError, park_until, records_between};
 use super::error::{ConsumeError, SettleError};
 use super::far::FarStore;
 use super::journal::Writer;
-use super::link::{Event, Link};
+use super::link::{Event, Link, Patience};
 use super::rate::Rate;
 use super::scanner::{Found, Scanner};
 use super::scheduler::{
@@ -212,7 +212,7 @@ impl Core {
             return Progress::More;
         }
         for consumer in std::mem::take(&mut self.unread) {
-            self.take_settles(consumer, now);
+            self.take_settles(consumer, now, Patience::ComeAgain);
         }
         // Before pulls end: what they are for may be in the topic already.
         let scanned_all = self.scan(queue, now);
@@ -258,7 +258,7 @@ impl Core {
                     self.give_back_untaken(consumer);
                 }
                 // Nothing more is delivered to whoever leaves: a lost one would count for it.
-                self.absorb_settles(consumer, now);
+                self.absorb_settles(consumer, now, Patience::Wait);
                 self.step(now, Input::Detach { consumer, cause });
                 self.leaving.push(consumer);
             }
@@ -290,10 +290,10 @@ impl Core {
                     lease_us,
                 },
             ),
-            Message::Settles(consumer) => self.take_settles(consumer, now),
+            Message::Settles(consumer) => self.take_settles(consumer, now, Patience::ComeAgain),
             Message::AllSettles => {
                 self.sweep_deferred = false;
-                self.take_all_settles(now);
+                self.take_all_settles(now, Patience::ComeAgain);
             }
             Message::Ask(request) | Message::Look(request) => request(self, now),
         }
@@ -324,7 +324,7 @@ impl Core {
             return;
         }
         // An acknowledgement that waits must not lose to the end of its own lease.
-        self.take_all_settles(now);
+        self.take_all_settles(now, Patience::Wait);
         self.step(now, Input::Tick);
         let wanted = self.scheduler.wants_near(now);
         if wanted > 0 {
@@ -419,7 +419,7 @@ impl Core {
     /// gives where the journal then ends for this queue. `None` when there is no room, or the queue ended before it could.
     pub(super) fn flush(&mut self, queue: &Arc<QueueShared>, now: Now) -> Option<Offset> {
         if self.closed.is_none() && !self.is_due() {
-            self.take_all_settles(now);
+            self.take_all_settles(now, Patience::Wait);
         }
         self.note_journal();
         if self.closed.is_some() {
@@ -740,7 +740,7 @@ impl Core {
         if !self.write_all_out(queue, now) {
             return self.close(&ConsumeError::Closed);
         }
-        self.take_all_settles(now);
+        self.take_all_settles(now, Patience::Wait);
         let mut consumers: Vec<ConsumerId> = self.consumers.keys().copied().collect();
         consumers.sort_unstable();
         for consumer in consumers {

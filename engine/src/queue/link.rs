@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use millstream_protocol::Offset;
-use millstream_storage::{BeingFilled, Counter, Flag, Lane, Mailbox, Put, Tray};
+use millstream_storage::{Counter, Flag, Lane, Mailbox, Put, Tray, TrayBusy};
 
 use super::error::{ConsumeError, SettleError};
 use super::scheduler::{Acks, ConsumerId, Grant, LeaseNumber, Settle, Verb};
@@ -33,10 +33,19 @@ pub(super) enum Said {
     Acks(Acks),
 }
 
+/// What a queue does that comes for settles while somebody leaves one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Waits: what was left before must not be missed.
+    Wait,
+    /// Comes again within a millisecond or so.
+    ComeAgain,
+}
+
 /// Acknowledgements put together while the queue is at something else.
 #[derive(Debug, Default)]
 struct Gathered {
-    /// Came behind all that this thread left in the lane.
+    /// Left behind all that is in the lane, but for acknowledgements.
     acks: Option<Acks>,
     /// Settles left since the queue took them last.
     count: usize,
@@ -46,17 +55,16 @@ impl Gathered {
     /// Leaves one more: with those here, or behind them in the lane. Gives the count.
     fn add(&mut self, settle: Settle, lane: &Lane<Said>) -> usize {
         self.count += 1;
-        if !self.acks.as_mut().is_some_and(|acks| acks.join(&settle)) {
+        if self.acks.as_mut().is_some_and(|acks| acks.join(&settle)) {
+            return self.count;
+        }
+        if let Some(before) = self.acks.take() {
+            lane.push(Said::Acks(before));
+        }
+        match Acks::of(&settle) {
             // A confirmation is waited for by itself.
-            let acks = Acks::of(&settle).filter(|_| settle.tag < CONFIRMATION);
-            let alone = acks.is_none().then_some(settle);
-            let before = std::mem::replace(&mut self.acks, acks);
-            let behind = alone.map(Said::Settle);
-            before
-                .map(Said::Acks)
-                .into_iter()
-                .chain(behind)
-                .for_each(|said| lane.push(said));
+            Some(acks) if settle.tag < CONFIRMATION => self.acks = Some(acks),
+            _ => lane.push(Said::Settle(settle)),
         }
         self.count
     }
@@ -147,25 +155,31 @@ impl Link {
             verb,
             tag,
         };
-        self.leave(settle, || self.mailbox.is_empty());
+        self.leave(settle, |told| {
+            if self.mailbox.is_empty() {
+                self.announce();
+            } else if !told {
+                self.queue.nudge();
+            }
+        });
     }
 
-    /// As [`settle`](Self::settle), for one whose consumer says when no more follow: by
-    /// [`flush`](Self::flush).
+    /// As [`settle`](Self::settle), for who says when no more follow, by [`flush`](Self::flush).
     pub(super) fn settle_ahead(&self, settle: Settle) {
-        self.leave(settle, || false);
+        self.leave(settle, |_| {});
     }
 
-    /// Leaves a settle for the queue, and tells it at once where many wait or nothing else is to do.
-    fn leave(&self, settle: Settle, is_idle: impl FnOnce() -> bool) {
+    /// Leaves a settle for the queue. It hears at once where many wait, else what `tell` says, which is
+    /// given whether it was told of what it would find.
+    fn leave(&self, settle: Settle, tell: impl FnOnce(bool)) {
         if let Some(error) = self.ended() {
             return self.tell(settle.tag, 1, Err(error));
         }
         let (waiting, told) = self.put(settle);
-        if waiting >= self.settles_together || is_idle() {
+        if waiting >= self.settles_together {
             self.announce();
-        } else if !told {
-            self.queue.nudge();
+        } else {
+            tell(told);
         }
         // It may have ended since: then nobody else looks at what was put there.
         if let Some(error) = self.ended() {
@@ -173,15 +187,32 @@ impl Link {
         }
     }
 
-    /// Puts a settle where the queue finds it: how many wait about, and whether it was told already.
+    /// Puts a settle where the queue finds it: how many wait about, and whether it was told of them.
     fn put(&self, settle: Settle) -> (usize, bool) {
-        let add = |gathered: &mut Gathered, settle| gathered.add(settle, &self.settles);
-        match self.gathered.put(settle, add) {
-            Ok(Put::Joined(count)) => (count, true),
-            Ok(Put::First(count)) => (count, false),
-            Err(settle) => {
+        let mut settle = settle;
+        loop {
+            let add = |gathered: &mut Gathered, settle| gathered.add(settle, &self.settles);
+            settle = match self.gathered.put(settle, add) {
+                Ok(Put::Joined(count)) => return (count, true),
+                Ok(Put::First(count)) => return (count, false),
+                Err(settle) => settle,
+            };
+            // One that changes nothing for those that are put together need not wait for whoever is at it.
+            if settle.verb == Verb::Ack && settle.tag == 0 {
                 self.settles.push(Said::Settle(settle));
-                (self.settles.len(), false)
+                return (self.settles.len(), false);
+            }
+            // For some instructions. Beside it this would overtake what was left before.
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes what is gathered, once nobody is at it.
+    fn take_gathered(&self) -> Option<Acks> {
+        loop {
+            match self.gathered.take(Gathered::take) {
+                Ok(gathered) => return gathered.flatten(),
+                Err(TrayBusy) => std::thread::yield_now(),
             }
         }
     }
@@ -196,9 +227,8 @@ impl Link {
 
     fn refuse_waiting(&self, error: SettleError) {
         let refuse = |acks: Acks| self.tell(acks.tag, acks.count(), Err(error));
-        // Held for some instructions, by somebody who may not have seen that it ended.
-        while let Err(BeingFilled) = self.gathered.take(|gathered| gathered.take().map(refuse)) {
-            std::thread::yield_now();
+        if let Some(acks) = self.take_gathered() {
+            refuse(acks);
         }
         while let Some(said) = self.settles.pop() {
             match said {
@@ -261,12 +291,13 @@ impl Link {
 
     /// Takes the settles that wait, by the queue: acknowledgements to be looked at behind all that
     /// [`next_settle`](Self::next_settle) gives from here on.
-    pub(super) fn begin_settles(&self) -> Option<Acks> {
+    pub(super) fn begin_settles(&self, patience: Patience) -> Option<Acks> {
         self.announced.clear();
         // First, or one put there meanwhile could leave another in the lane, of which nobody is told.
         match self.gathered.take(Gathered::take) {
             Ok(gathered) => gathered.flatten(),
-            Err(BeingFilled) => {
+            Err(TrayBusy) if patience == Patience::Wait => self.take_gathered(),
+            Err(TrayBusy) => {
                 self.queue.nudge();
                 None
             }
@@ -421,12 +452,40 @@ mod tests {
         let put = link.gathered.put(settle, |gathered, settle| {
             gathered.add(settle, &link.settles);
             // The queue's thread, in the middle of it.
-            assert_eq!(link.begin_settles(), None);
+            assert_eq!(link.begin_settles(Patience::ComeAgain), None);
         });
         assert_eq!(put, Ok(Put::First(())));
         // Nobody but the queue itself says that something is there.
         while broker.queue("jobs").unwrap().floor < Offset(1) {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_queue_that_must_not_miss_what_was_left_waits_for_whoever_leaves_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Broker::open(folder.path()).unwrap();
+        broker.create_queue("jobs", QueueOptions::new()).unwrap();
+        let consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
+        let link = consumer.link();
+        let ack = |offset| Settle::ack(Offset(offset), LeaseNumber(1));
+        link.put(ack(7));
+        assert!(link.announced.set());
+        let (entered, at_it) = std::sync::mpsc::channel();
+        let acks = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                link.gathered.put(ack(8), |gathered, settle| {
+                    entered.send(()).unwrap();
+                    // Until the queue has come.
+                    while link.announced.is_set() {
+                        std::thread::yield_now();
+                    }
+                    gathered.add(settle, &link.settles)
+                })
+            });
+            at_it.recv().unwrap();
+            link.begin_settles(Patience::Wait)
+        });
+        assert_eq!(acks.map(|acks| acks.count()), Some(2));
     }
 }

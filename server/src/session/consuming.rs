@@ -260,6 +260,7 @@ impl ConsumerStream {
     fn release_kept(&mut self) {
         if let (Some((_, parts)), Some(consumer)) = (self.kept.take(), &self.consumer) {
             consumer.settle(parts.offset, parts.lease, Settling::Release, 0);
+            consumer.flush_settles();
         }
     }
 
@@ -386,6 +387,7 @@ impl ConsumerStream {
         if let Some(consumer) = &self.consumer {
             let reason = Settling::Reject(reason.to_owned());
             consumer.settle(parts.offset, parts.lease, reason, 0);
+            consumer.flush_settles();
         }
     }
 

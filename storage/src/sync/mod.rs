@@ -44,7 +44,7 @@ pub(crate) use region::{
     ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
     Space,
 };
-pub use tray::{BeingFilled, Put, Tray};
+pub use tray::{Put, Tray, TrayBusy};
 pub(crate) use waiters::{WaitKey, Waiters};
 
 #[cfg(not(loom))]

@@ -27,13 +27,13 @@ pub struct Tray<T> {
 pub enum Put<R> {
     /// Nothing was there: who takes is to be told.
     First(R),
-    /// He was told of what is there already, and has not come since.
+    /// Something is there still that was the first: whoever put that there has told, or is about to.
     Joined(R),
 }
 
-/// Somebody is adding to the [`Tray`] right now: come again, soon or when told.
+/// Somebody is at the [`Tray`] right now: come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BeingFilled;
+pub struct TrayBusy;
 
 // SAFETY: the value is reached by whoever moved the state to `HELD`, one at a time (TRAY-1), so
 // threads hand it over to each other and never share it: `T: Send` is enough.
@@ -90,14 +90,15 @@ impl<T> Tray<T> {
     ///
     /// # Errors
     ///
-    /// [`BeingFilled`]; nobody else will say so.
-    pub fn take<R>(&self, take: impl FnOnce(&mut T) -> R) -> Result<Option<R>, BeingFilled> {
+    /// [`TrayBusy`] where somebody is adding: for all that is told, he who takes may know of it already.
+    /// And where another takes.
+    pub fn take<R>(&self, take: impl FnOnce(&mut T) -> R) -> Result<Option<R>, TrayBusy> {
         // SeqCst: what the caller stored before, such as a flag, before the state is loaded (TRAY-2).
         fence(Ordering::SeqCst);
         match self.state.load(Ordering::Relaxed) {
             EMPTY => return Ok(None),
             FULL if self.hold(FULL) => {}
-            _ => return Err(BeingFilled),
+            _ => return Err(TrayBusy),
         }
         // SAFETY: TRAY-1: as in `put`.
         let taken = take(unsafe { &mut *self.value.get() });

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::queue::link::Said;
+use crate::queue::link::{Patience, Said};
 use crate::queue::scheduler::{Acks, ConsumerId, Effect, Input, Now};
 
 impl Core {
-    pub(super) fn take_settles(&mut self, consumer: ConsumerId, now: Now) {
-        self.absorb_settles(consumer, now);
+    pub(super) fn take_settles(&mut self, consumer: ConsumerId, now: Now, patience: Patience) {
+        self.absorb_settles(consumer, now, patience);
         self.scheduler.deliver(now, &mut self.effects);
     }
 
-    pub(super) fn absorb_settles(&mut self, consumer: ConsumerId, now: Now) {
+    pub(super) fn absorb_settles(&mut self, consumer: ConsumerId, now: Now, patience: Patience) {
         let Some(link) = self.consumers.get(&consumer).map(Arc::clone) else {
             return;
         };
         // Room is given back by all of them before any is used again: leases stay whole runs.
-        let gathered = link.begin_settles();
+        let gathered = link.begin_settles(patience);
         while let Some(said) = link.next_settle() {
             match said {
                 Said::Settle(settle) => {
@@ -37,7 +37,7 @@ impl Core {
         self.scheduler.absorb(now, input, &mut self.effects);
     }
 
-    pub(super) fn take_all_settles(&mut self, now: Now) {
+    pub(super) fn take_all_settles(&mut self, now: Now, patience: Patience) {
         let mut waiting: Vec<ConsumerId> = self
             .consumers
             .values()
@@ -47,7 +47,7 @@ impl Core {
         // In the order they came, so that a run can be repeated.
         waiting.sort_unstable();
         for consumer in waiting {
-            self.take_settles(consumer, now);
+            self.take_settles(consumer, now, patience);
         }
     }
 
