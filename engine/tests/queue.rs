@@ -554,6 +554,66 @@ fn what_a_consumer_acknowledged_is_settled_while_it_works_on() {
 }
 
 #[test]
+fn threads_that_settle_for_one_consumer_lose_nothing_and_settle_nothing_twice() {
+    const RECORDS: u64 = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path());
+    let options = QueueOptions::new().backoff(at_once());
+    broker.create_queue("jobs", options).unwrap();
+    let options = ConsumerOptions::new().prefetch(256);
+    let mut consumer = broker.consumer("jobs", options).unwrap();
+    let mut publisher = broker.publisher("jobs").unwrap();
+    let tickets: Vec<_> = (0..RECORDS)
+        .map(|number| publisher.enqueue_blocking(number.to_string()).unwrap())
+        .collect();
+    let mut settled = Vec::new();
+    std::thread::scope(|scope| {
+        let (lanes, threads): (Vec<_>, Vec<_>) = (0..4)
+            .map(|_| {
+                let (lane, deliveries) = std::sync::mpsc::channel::<Delivery>();
+                let settle = move || {
+                    let mut acked = Vec::new();
+                    for delivery in deliveries {
+                        let offset = delivery.offset();
+                        // Each seventh at its second attempt, each ninth extended first.
+                        if offset.0.is_multiple_of(7) && delivery.attempts() == 1 {
+                            delivery.retry();
+                            continue;
+                        }
+                        if offset.0.is_multiple_of(9) {
+                            delivery.extend(SOON);
+                        }
+                        acked.push(offset);
+                        delivery.ack();
+                    }
+                    acked
+                };
+                (lane, scope.spawn(settle))
+            })
+            .unzip();
+        let to_come = RECORDS + RECORDS.div_ceil(7);
+        for number in 0..to_come {
+            let delivery = consumer.next_blocking().unwrap().unwrap();
+            lanes[(number % 4) as usize].send(delivery).unwrap();
+        }
+        drop(lanes);
+        for thread in threads {
+            settled.extend(thread.join().unwrap());
+        }
+    });
+    while broker.queue("jobs").unwrap().floor < Offset(RECORDS) {
+        std::thread::yield_now();
+    }
+    settled.sort_unstable();
+    assert_eq!(settled, (0..RECORDS).map(Offset).collect::<Vec<_>>());
+    assert_eq!(consumer.lost(), 0);
+    assert!(consumer.try_next().is_none());
+    for ticket in tickets {
+        ticket.wait_blocking().unwrap();
+    }
+}
+
+#[test]
 fn of_two_settles_of_a_record_the_first_counts() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path());
