@@ -488,4 +488,42 @@ mod tests {
         });
         assert_eq!(acks.map(|acks| acks.count()), Some(2));
     }
+
+    #[test]
+    fn what_finds_somebody_leaving_more_does_not_overtake_what_was_left_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Broker::open(folder.path()).unwrap();
+        broker.create_queue("jobs", QueueOptions::new()).unwrap();
+        let consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
+        let link = consumer.link();
+        let ack = Settle::ack(Offset(7), LeaseNumber(1));
+        let retry = Settle {
+            verb: Verb::Retry,
+            ..ack.clone()
+        };
+        link.put(ack);
+        let (entered, at_it) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let held = link.gathered.put((), |_, ()| {
+                scope.spawn(|| {
+                    entered.send(()).unwrap();
+                    link.put(retry);
+                });
+                at_it.recv().unwrap();
+                // Time enough to go past it.
+                (0..10_000).for_each(|_| std::thread::yield_now());
+                link.settles.is_empty()
+            });
+            assert_eq!(held, Ok(Put::Joined(true)), "it went past");
+        });
+        assert!(matches!(link.next_settle(), Some(Said::Acks(_))));
+        let last = link.next_settle();
+        assert!(matches!(
+            last,
+            Some(Said::Settle(Settle {
+                verb: Verb::Retry,
+                ..
+            }))
+        ));
+    }
 }
