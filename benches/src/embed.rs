@@ -39,7 +39,7 @@ const TOGETHER: u64 = 16;
 /// Groups of round trips of a run.
 const GROUPS: u64 = 4_000;
 /// Parcels of a run that a queue is worked through with.
-const QUEUED: u64 = 2_000_000;
+const QUEUED: u64 = 20_000_000;
 const _: () = assert!(QUEUED.is_multiple_of(queue::BATCH as u64), "whole batches");
 
 /// What is measured.

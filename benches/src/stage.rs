@@ -92,17 +92,22 @@ impl Stage {
         &self.broker
     }
 
-    /// Makes a topic that nobody has written to, and leaves its first segment ready.
-    pub fn topic(&mut self, durability: Durability) -> Topic {
+    /// Makes a topic that nobody has written to; gives its name.
+    pub fn unused_topic(&mut self, durability: Durability) -> String {
         let name = format!("topic-{}", self.topics);
         self.topics += 1;
         let options = TopicOptions::new().durability(durability);
         self.broker
             .create_topic(&name, options)
             .expect("a new name in an open broker");
+        name
+    }
+
+    /// Makes a topic that nobody has written to, and leaves its first segment ready.
+    pub fn topic(&mut self, durability: Durability) -> Topic {
         let topic = Topic {
+            name: self.unused_topic(durability),
             broker: self.broker.clone(),
-            name,
         };
         let mut publisher = topic.publisher();
         publish_one(&mut publisher, b"first");

@@ -58,10 +58,12 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// How the segment behind it is made. Zeros are left out where they would be there too late, or
-    /// written over as they are made.
-    pub(crate) fn blocks(&self, plan: &Plan) -> Blocks {
-        if self.fills_fast() && (self.is_written_to || self.is_late) {
+    /// How the segment behind it is made, of a log that `is_trimmed` or not. Zeros are left out where they would
+    /// be there too late, or written over as they are made. Where its file is to serve again they are not too
+    /// late: they are what has the kernel keep its pages in large pieces (decision 0019).
+    pub(crate) fn blocks(&self, plan: &Plan, is_trimmed: bool) -> Blocks {
+        let is_late = self.is_late && !is_trimmed;
+        if self.fills_fast() && (self.is_written_to || is_late) {
             return Blocks::Reserved;
         }
         // And the sync to come.
@@ -109,7 +111,7 @@ mod tests {
         };
         let within_a_tick = Past { us: 0, ..fast };
         for fast in [fast, within_a_tick] {
-            assert_ne!(fast.blocks(&stored()), Blocks::Reserved);
+            assert_ne!(fast.blocks(&stored(), false), Blocks::Reserved);
             let written_to = Past {
                 is_written_to: true,
                 ..fast
@@ -118,8 +120,8 @@ mod tests {
                 is_late: true,
                 ..fast
             };
-            assert_eq!(written_to.blocks(&stored()), Blocks::Reserved);
-            assert_eq!(late.blocks(&stored()), Blocks::Reserved);
+            assert_eq!(written_to.blocks(&stored(), false), Blocks::Reserved);
+            assert_eq!(late.blocks(&stored(), false), Blocks::Reserved);
         }
         for us in [65_000, u64::MAX] {
             let slow = Past {
@@ -128,7 +130,7 @@ mod tests {
                 is_late: true,
                 ..QUARTER
             };
-            assert_ne!(slow.blocks(&stored()), Blocks::Reserved);
+            assert_ne!(slow.blocks(&stored(), false), Blocks::Reserved);
         }
     }
 
@@ -140,7 +142,7 @@ mod tests {
                 syncs,
                 ..QUARTER
             };
-            match past.blocks(&stored()) {
+            match past.blocks(&stored(), false) {
                 Blocks::Written { piece_bytes } => piece_bytes,
                 Blocks::Reserved => 0,
             }
@@ -168,6 +170,9 @@ mod tests {
     fn pieces_stay_small_where_acknowledgements_wait_for_syncs() {
         let synced = Plan::new(Durability::Synced, 4 << 20);
         let piece_bytes = 64 << 10;
-        assert_eq!(QUARTER.blocks(&synced), Blocks::Written { piece_bytes });
+        assert_eq!(
+            QUARTER.blocks(&synced, false),
+            Blocks::Written { piece_bytes }
+        );
     }
 }

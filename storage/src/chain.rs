@@ -20,6 +20,7 @@ use crate::folder::Blocks;
 use crate::layout::FRAMES_START;
 use crate::manifest::SegmentNumber;
 use crate::segment::{Segment, SegmentEnd, Standby};
+use crate::spares::{Maps, Spare, Spares};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Why no further segment could be made.
@@ -42,6 +43,34 @@ pub(crate) struct Kept {
     /// Gaps that recovery found, as the manifest has them.
     damage: Arc<[KnownDamage]>,
     mapped: Mapped,
+    /// Who may reach the bytes of its file.
+    maps: Maps,
+}
+
+/// A map of a segment's file is being made: until this is dropped the file serves nobody else.
+#[derive(Debug)]
+pub(crate) struct Mapping<'a> {
+    chain: &'a Chain,
+    number: SegmentNumber,
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        if let Some(kept) = self.chain.lock().kept.get_mut(&self.number) {
+            kept.maps.end();
+        }
+    }
+}
+
+/// What [`Chain::forget`] leaves.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    /// Bytes of frames in the segments.
+    pub(crate) bytes: u64,
+    /// Those whose files are of no use.
+    pub(crate) useless: Vec<SegmentNumber>,
+    /// Others are kept to serve again.
+    pub(crate) has_spares: bool,
 }
 
 /// A range of a segment that recovery found damaged: the next frame behind it is known.
@@ -103,6 +132,9 @@ pub(crate) struct ChainState {
     need_bytes: u32,
     failure: Option<PrepareFailure>,
     next_number: u32,
+    spares: Spares,
+    /// Segments of it were dropped in this run: more will be, and serve again.
+    is_trimmed: bool,
     closed: bool,
 }
 
@@ -141,6 +173,8 @@ impl Chain {
                 need_bytes: 0,
                 failure: None,
                 next_number,
+                spares: Spares::default(),
+                is_trimmed: false,
                 closed: false,
             }),
         }
@@ -222,7 +256,7 @@ impl Chain {
             Some(active) => (
                 Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
                 active.len_bytes(),
-                state.past_now(active).blocks(plan),
+                state.past_now(active).blocks(plan, state.is_trimmed),
             ),
             None => (
                 state.next_base,
@@ -326,13 +360,24 @@ impl Chain {
         })
     }
 
+    /// As [`finished`](Self::finished), for whoever maps it and then says so by [`share`](Self::share): its file
+    /// serves nobody else meanwhile.
+    pub(crate) fn map(&self, number: SegmentNumber) -> Option<(Finished, Mapping<'_>)> {
+        let finished = self.finished(number)?;
+        self.lock().kept.get_mut(&number)?.maps.begin();
+        let chain = self;
+        Some((finished, Mapping { chain, number }))
+    }
+
     /// Remembers that somebody mapped `segment`, so that the next reader shares it.
-    pub(crate) fn share(&self, segment: &Arc<Segment>) {
+    pub(crate) fn share(&self, segment: &Arc<Segment>, mapping: Mapping<'_>) {
         if let Some(kept) = self.lock().kept.get_mut(&segment.number())
             && let Mapped::Shared(weak) = &mut kept.mapped
         {
             *weak = Arc::downgrade(segment);
+            kept.maps.add(segment);
         }
+        drop(mapping);
     }
 
     /// The footer of `number` is on disk and in the manifest: readers alone keep it mapped now.
@@ -344,6 +389,9 @@ impl Chain {
                 return;
             };
             kept.footer_bytes = footer_bytes;
+            if let Mapped::Held(segment) = &kept.mapped {
+                kept.maps.note_written_to(segment.is_written_to());
+            }
             let weak = match &kept.mapped {
                 Mapped::Held(segment) => Arc::downgrade(segment),
                 Mapped::Shared(weak) => Weak::clone(weak),
@@ -426,15 +474,51 @@ impl Chain {
         (going, false)
     }
 
-    /// Forgets segments that the manifest names no more; gives the bytes of frames in them.
-    pub(crate) fn forget(&self, segments: &[SegmentNumber]) -> u64 {
+    /// Forgets segments that the manifest names no more. Their files are kept to serve again where nobody can
+    /// reach their bytes, and never can from now on (L7).
+    pub(crate) fn forget(&self, segments: &[SegmentNumber]) -> Forgotten {
         let mut state = self.lock();
-        let forgotten = segments
-            .iter()
-            .filter_map(|number| state.kept.remove(number)?.end);
-        forgotten
-            .map(|end| u64::from(end.position - FRAMES_START))
-            .sum()
+        let mut bytes = 0;
+        let mut useless = Vec::new();
+        for number in segments {
+            let Some(kept) = state.kept.remove(number) else {
+                continue;
+            };
+            bytes += kept
+                .end
+                .map_or(0, |end| u64::from(end.position - FRAMES_START));
+            let spare = Spare::of(*number, kept.nonce, kept.len_bytes);
+            let is_kept = !state.closed && kept.maps.is_spare() && state.spares.keep(spare);
+            if !is_kept {
+                useless.push(*number);
+            }
+        }
+        state.is_trimmed = true;
+        Forgotten {
+            bytes,
+            useless,
+            has_spares: !state.spares.is_empty(),
+        }
+    }
+
+    /// Takes a file of `len_bytes` that may serve again, the last to have become free.
+    pub(crate) fn take_spare(&self, len_bytes: u32) -> Option<Spare> {
+        self.lock().spares.take(len_bytes)
+    }
+
+    /// Gives back what [`take_spare`](Self::take_spare) gave.
+    pub(crate) fn put_back(&self, spare: Spare) {
+        self.lock().spares.put_back(spare);
+    }
+
+    /// Takes the files that nobody needs; see [`Spares::take_unneeded`].
+    pub(crate) fn take_unneeded(&self) -> (Vec<Spare>, bool) {
+        self.lock().spares.take_unneeded()
+    }
+
+    /// Takes all files that were kept to serve again.
+    pub(crate) fn take_spares(&self) -> Vec<Spare> {
+        self.lock().spares.take_all()
     }
 
     /// The end of what is claimed in the active segment, and the bytes of frames of this run up to
@@ -502,6 +586,7 @@ impl Kept {
             footer_bytes: finished.footer_bytes,
             damage: finished.damage,
             mapped: Mapped::Shared(Weak::new()),
+            maps: Maps::default(),
         }
     }
 }
@@ -529,7 +614,9 @@ impl ChainState {
     }
 
     fn activate(&mut self, standby: Standby) {
+        let mut maps = Maps::of_this_run(standby.is_worth_reuse);
         let segment = Arc::new(standby.activate(self.next_base, self.ended_bytes));
+        maps.add(&segment);
         self.kept.insert(
             segment.number(),
             Kept {
@@ -540,6 +627,7 @@ impl ChainState {
                 footer_bytes: 0,
                 damage: Arc::default(),
                 mapped: Mapped::Held(Arc::clone(&segment)),
+                maps,
             },
         );
         self.active = Some(segment);
@@ -556,7 +644,7 @@ mod tests {
     use crate::heap::HeapFolder;
     use crate::layout::Identity;
     use crate::manifest::LogId;
-    use crate::segment::TryClaim;
+    use crate::segment::{Origin, TryClaim};
 
     const LEN_BYTES: u32 = 16 << 20;
 
@@ -573,7 +661,13 @@ mod tests {
             nonce: 0x1234_5678_9ABC_DEF0,
             len_bytes: LEN_BYTES,
         };
-        Standby::new(memory, identity)
+        Standby::new(
+            memory,
+            identity,
+            Origin::Made {
+                is_worth_reuse: true,
+            },
+        )
     }
 
     fn claim(active: &Segment, bytes: u32) -> Option<SegmentEnd> {

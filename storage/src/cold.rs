@@ -250,9 +250,9 @@ pub(crate) fn open_earlier(
     if let Some(segment) = log.chain().mapped(number) {
         return Ok(segment);
     }
-    let finished = log
+    let (finished, mapping) = log
         .chain()
-        .finished(number)
+        .map(number)
         .ok_or_else(|| Unopened::for_good(format!("segment {} is not kept", number.0)))?;
     let name = segment_name(log.identity().id, number);
     let memory = open_patiently(log, &name).map_err(|error| Unopened {
@@ -297,7 +297,7 @@ pub(crate) fn open_earlier(
     if finished.footer_bytes == 0 {
         index_by_walking(&segment);
     }
-    log.chain().share(&segment);
+    log.chain().share(&segment, mapping);
     Ok(segment)
 }
 

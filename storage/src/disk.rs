@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::blocks::{PIECE_BYTES_MAX, PIECE_BYTES_MIN};
@@ -189,6 +189,39 @@ impl Folder for DiskFolder {
             DiskSegment::map(file, len_bytes, Access::ReadWrite, path, &self.unmapper)
         })?;
         Ok(Arc::new(segment))
+    }
+
+    fn is_worth_reuse(&self, blocks: Blocks) -> bool {
+        matches!(blocks, Blocks::Written { .. })
+    }
+
+    fn reuse_segment(
+        &self,
+        from: &str,
+        to: &str,
+        len_bytes: usize,
+    ) -> io::Result<Option<Arc<dyn SegmentMemory>>> {
+        check_file_name(to)?;
+        let file = self.open_file("open", from, OFlags::RDWR)?;
+        let path = self.path.join(to).display().to_string();
+        let segment = file.metadata().and_then(|metadata| {
+            let known_bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+            allocate(&file, len_bytes as u64)?;
+            let segment =
+                DiskSegment::map(file, len_bytes, Access::ReadWrite, path, &self.unmapper)?;
+            // A store to a page that is not in memory would wait until what it held is read.
+            let is_warm = segment.is_resident(0..known_bytes.min(len_bytes));
+            Ok(is_warm.then_some(segment))
+        });
+        let Some(segment) = segment.map_err(|error| self.error("reuse", from, error))? else {
+            return Ok(None);
+        };
+        match rustix::fs::renameat_with(&*self.root, from, &*self.root, to, RenameFlags::NOREPLACE)
+        {
+            Ok(()) => Ok(Some(Arc::new(segment))),
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(self.error("reuse", to, error)),
+        }
     }
 
     fn open_segment(&self, name: &str, access: Access) -> io::Result<Arc<dyn SegmentMemory>> {

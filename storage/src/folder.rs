@@ -74,6 +74,27 @@ pub trait Folder: Send + Sync + fmt::Debug {
         blocks: Blocks,
     ) -> io::Result<Arc<dyn SegmentMemory>>;
 
+    /// Whether a file is worth using again whose blocks were made so, and to which all was stored through its map.
+    /// In one whose pages the kernel keeps one by one it is not: each is a fault the next time as well.
+    fn is_worth_reuse(&self, blocks: Blocks) -> bool;
+
+    /// Makes a segment of the file `from`, which served as one and which nobody has mapped: it is called `to`
+    /// from now on and has `len_bytes` bytes, as many as it had when it was made, all allocated. They are what they
+    /// were, zeros where the file was shorter. Nothing of it is synced.
+    ///
+    /// `None`, and `from` is still there, where a new one costs less, since its pages have left memory, and where
+    /// the file system can't give a name without replacing.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` when there is a file `to`; `StorageFull`; what the disk said. `from` is still there.
+    fn reuse_segment(
+        &self,
+        from: &str,
+        to: &str,
+        len_bytes: usize,
+    ) -> io::Result<Option<Arc<dyn SegmentMemory>>>;
+
     /// Maps a segment that exists, as long as its file is now.
     ///
     /// # Errors

@@ -295,6 +295,39 @@ impl Folder for HeapFolder {
         }))
     }
 
+    fn is_worth_reuse(&self, _: Blocks) -> bool {
+        true
+    }
+
+    fn reuse_segment(
+        &self,
+        from: &str,
+        to: &str,
+        len_bytes: usize,
+    ) -> io::Result<Option<Arc<dyn SegmentMemory>>> {
+        check_file_name(to)?;
+        let file = self.file("reuse", from)?;
+        self.pass(Operation::ReuseSegment, "reuse", to)?;
+        let mut tree = lock(&self.tree);
+        if tree.live.contains_key(to) {
+            return Err(failed("reuse", to, ErrorKind::AlreadyExists));
+        }
+        let Some(block) = lock(&file.content).grown_back(len_bytes) else {
+            return Ok(None);
+        };
+        if let Some(item) = tree.live.remove(from) {
+            tree.live.insert(to.to_owned(), item);
+        }
+        drop(tree);
+        Ok(Some(Arc::new(HeapSegment {
+            block,
+            len_bytes,
+            file,
+            folder: self.clone(),
+            name: to.to_owned(),
+        })))
+    }
+
     fn open_segment(&self, name: &str, _: Access) -> io::Result<Arc<dyn SegmentMemory>> {
         let file = self.file("open", name)?;
         self.pass(Operation::OpenSegment, "open", name)?;
@@ -500,6 +533,26 @@ impl Content {
             Self::Bytes { durable, .. } => durable.clone(),
             Self::Mapped { .. } => self.bytes(),
         }
+    }
+
+    /// The block behind the file, which has `len_bytes` bytes again, the last of them zeros; `None` where it never
+    /// had as many.
+    fn grown_back(&mut self, len_bytes: usize) -> Option<Arc<HeapBlock>> {
+        let Self::Mapped {
+            block,
+            len_bytes: file_bytes,
+        } = self
+        else {
+            return None;
+        };
+        if block.len_bytes() != len_bytes {
+            return None;
+        }
+        // SAFETY: what was cut off the file is touched by nobody, as whoever cut it off promised, and nobody has
+        // it mapped, as the caller of `reuse_segment` promises.
+        unsafe { block.store(*file_bytes, &vec![0; len_bytes - *file_bytes]) };
+        *file_bytes = len_bytes;
+        Some(Arc::clone(block))
     }
 
     /// The block behind the file, made from its bytes the first time.

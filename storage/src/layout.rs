@@ -58,6 +58,11 @@ pub(crate) const fn footer_position(end_position: u32) -> u32 {
     (end_position + FRAME_HEADER_BYTES as u32).next_multiple_of(PAGE_BYTES)
 }
 
+/// Where the identity page has the nonce of the use of the file before this one.
+const FORMER_NONCE_AT: usize = 64;
+/// In the place of that, where there was none: no nonce is zero.
+const FIRST_USE: u64 = 0;
+
 /// Whose segment a file is: the first page of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -124,7 +129,13 @@ fn id_at(bytes: &[u8], at: usize) -> [u8; 16] {
 }
 
 impl Identity {
+    /// The first bytes of a file that was made for this segment.
     pub(crate) fn encode(&self) -> [u8; IDENTITY_BYTES + 4] {
+        self.encode_over(FIRST_USE)
+    }
+
+    /// The first bytes of a file that served before, under `former_nonce`.
+    pub(crate) fn encode_over(&self, former_nonce: u64) -> [u8; IDENTITY_BYTES + 4] {
         let mut page = [0; IDENTITY_BYTES + 4];
         let mut at = 0;
         let mut put = |bytes: &[u8]| {
@@ -141,7 +152,7 @@ impl Identity {
         put(&self.segment.0.to_le_bytes());
         put(&self.len_bytes.to_le_bytes());
         put(&self.nonce.to_le_bytes());
-        put(&[0; 8]);
+        put(&former_nonce.to_le_bytes());
         let (covered, crc) = page.split_at_mut(IDENTITY_BYTES);
         crc.copy_from_slice(&crc32c(covered).to_le_bytes());
         page
@@ -156,6 +167,12 @@ impl Identity {
                 ..found
             } == *self
         })
+    }
+
+    /// Whether `page`, the first of a file, says that the file served before: what it holds beyond the frames
+    /// of this use is of an earlier one, and not zeros.
+    pub(crate) fn is_reuse(page: &[u8]) -> bool {
+        Self::decode(page).is_ok() && u64_at(page, FORMER_NONCE_AT) != FIRST_USE
     }
 
     pub(crate) fn decode(page: &[u8]) -> Result<Self, IdentityError> {

@@ -56,6 +56,7 @@ mod segment;
 mod shared;
 mod slice;
 mod slot;
+mod spares;
 mod still;
 mod store;
 mod sync;
@@ -87,7 +88,9 @@ pub use quarantine::{
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
 pub use repair::{RepairAction, RepairError, RepairPlan, Unrepairable, plan_repair, repair};
-pub use retention::{TrimError, Trimmed, claimed_end, records_between, set_segment_sizes, trim};
+pub use retention::{
+    TrimError, Trimmed, claimed_end, may_trim, records_between, set_segment_sizes, trim,
+};
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;
 pub use store::{CloseError, CreateError, DeleteError, OpenError, Store, StoreOptions};

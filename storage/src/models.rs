@@ -29,7 +29,7 @@ use crate::layout::{Identity, PAGE_BYTES};
 use crate::log::{Level, Log, LogIdentity};
 use crate::manifest::{LogId, Manifest, SegmentNumber};
 use crate::reader::{Chunk, LogReader};
-use crate::segment::Standby;
+use crate::segment::{Origin, Standby};
 use crate::shared::{SegmentSizes, Shared};
 use crate::sync::Extend;
 use crate::sync::mutant::{self, Mutant};
@@ -78,7 +78,11 @@ fn small_log(durability: Durability) -> Arc<Log> {
             nonce: 0x1234_5678_0000_0000 + u64::from(number),
             len_bytes: SEGMENT_BYTES,
         };
-        log.chain().install(Standby::new(memory, identity)).unwrap();
+        let origin = Origin::Made {
+            is_worth_reuse: false,
+        };
+        let standby = Standby::new(memory, identity, origin);
+        log.chain().install(standby).unwrap();
     }
     log
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use millstream_protocol::limits::FRAME_HEADER_BYTES;
+
 use crate::baton::SealedSegment;
 use crate::blocks::Plan;
 use crate::chain::{PrepareFailure, Wanted};
@@ -16,8 +18,11 @@ use crate::log::Log;
 use crate::manifest::{Entry, ManifestError};
 use crate::memory::SegmentMemory;
 use crate::reserve;
-use crate::segment::Standby;
+use crate::retention;
+use crate::segment::{Origin, Standby};
 use crate::shared::SegmentSizes;
+use crate::spares::Spare;
+use crate::work::{Later, SPARES_KEPT};
 
 /// A segment is this many times as large as the one before it, up to the largest.
 const GROWTH: u32 = 4;
@@ -72,7 +77,7 @@ impl Log {
         let id = self.identity().id;
         let shared = self.shared();
         let name = segment_name(id, wanted.number);
-        let (memory, len_bytes) = self.create_where_there_is_room(&name, wanted)?;
+        let (memory, len_bytes, origin) = self.make_memory(&name, wanted)?;
         let made = || -> io::Result<Standby> {
             let standby = Standby::new(
                 Arc::clone(&memory),
@@ -84,6 +89,7 @@ impl Log {
                     nonce: fresh_nonce()?,
                     len_bytes,
                 },
+                origin,
             );
             memory.sync()?;
             shared.folder.sync_dir(&log_dir(id))?;
@@ -128,13 +134,17 @@ impl Log {
         })
     }
 
-    /// Makes the file, smaller than it would be where the disk has no room for that.
-    fn create_where_there_is_room(
+    /// The file: one that served before, where there is one, or a new one, smaller than it would be where the disk
+    /// has no room for that.
+    fn make_memory(
         &self,
         name: &str,
         wanted: &Wanted,
-    ) -> io::Result<(Arc<dyn SegmentMemory>, u32)> {
+    ) -> io::Result<(Arc<dyn SegmentMemory>, u32, Origin)> {
         let (least_bytes, mut len_bytes) = self.len_bytes(wanted);
+        if let Some((memory, origin)) = self.reuse(name, len_bytes)? {
+            return Ok((memory, len_bytes, origin));
+        }
         loop {
             match self
                 .shared()
@@ -148,8 +158,63 @@ impl Log {
                         .next_multiple_of(PAGE_BYTES)
                         .max(least_bytes);
                 }
-                made => return Ok((made?, len_bytes)),
+                made => {
+                    let is_worth_reuse = self.shared().folder.is_worth_reuse(wanted.blocks);
+                    return Ok((made?, len_bytes, Origin::Made { is_worth_reuse }));
+                }
             }
+        }
+    }
+
+    /// Takes a file into use again whose pages are in memory and whose blocks are there (L7).
+    fn reuse(
+        &self,
+        name: &str,
+        len_bytes: u32,
+    ) -> io::Result<Option<(Arc<dyn SegmentMemory>, Origin)>> {
+        let Some(spare) = self.chain().take_spare(len_bytes) else {
+            return Ok(None);
+        };
+        let folder = self.shared().folder.as_ref();
+        let former = segment_name(self.identity().id, spare.number);
+        match folder.reuse_segment(&former, name, len_bytes as usize) {
+            Ok(Some(memory)) => {
+                let former_nonce = spare.nonce;
+                return Ok(Some((memory, Origin::Reused { former_nonce })));
+            }
+            // The number is taken: the next attempt has another.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.chain().put_back(spare);
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(%former, %error, "making a new segment instead"),
+            Ok(None) => {}
+        }
+        retention::remove(folder, &former);
+        Ok(None)
+    }
+
+    /// Removes the files that were kept to serve again and that nobody took for a while.
+    pub(crate) fn release_unneeded(self: &Arc<Self>) {
+        let (unneeded, has_others) = self.chain().take_unneeded();
+        self.remove_spares(unneeded);
+        if has_others {
+            self.release_unneeded_later();
+        }
+    }
+
+    /// Has [`release_unneeded`](Self::release_unneeded) called.
+    pub(crate) fn release_unneeded_later(self: &Arc<Self>) {
+        self.shared()
+            .work
+            .sync_later(self, SPARES_KEPT, Later::Spares);
+    }
+
+    /// Removes files that were kept to serve again.
+    pub(crate) fn remove_spares(&self, spares: Vec<Spare>) {
+        for spare in spares {
+            let name = segment_name(self.identity().id, spare.number);
+            retention::remove(self.shared().folder.as_ref(), &name);
         }
     }
 
@@ -202,18 +267,22 @@ impl Log {
             summary,
             index,
         } = sealed;
-        let bytes = footer::encode(&summary, &index);
+        let pages = footer::encode(&summary, &index);
         let position = footer_position(summary.end_position);
-        footer.write(position, &bytes);
+        // And zeros from the seal on: what stands there may be of an earlier use of the file.
+        let seal_end = summary.end_position + FRAME_HEADER_BYTES as u32;
+        let mut bytes = vec![0; (position - seal_end) as usize];
+        bytes.extend_from_slice(&pages);
+        footer.write(seal_end, &bytes);
         let memory = segment.region().memory();
         let synced = self.sync_under_baton(|| {
-            memory.shrink(position as usize + bytes.len())?;
+            memory.shrink(seal_end as usize + bytes.len())?;
             memory.sync()
         });
         if synced.is_err() {
             return;
         }
-        let footer_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let footer_bytes = u32::try_from(pages.len()).unwrap_or(u32::MAX);
         let entry = Entry::Sealed {
             log: self.identity().id,
             segment: summary.segment,

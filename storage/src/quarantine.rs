@@ -18,7 +18,7 @@ use crate::layout::{FRAMES_START, segment_name};
 use crate::lock::FolderLock;
 use crate::manifest::{CutState, LogId, LogState, Manifest, SegmentNumber, State};
 use crate::recovery::QUARANTINE;
-use crate::still::{FrameAt, HEADER, Still};
+use crate::still::{FrameAt, Still};
 use crate::verify::VerifyError;
 
 /// Whether somebody may have been told that what was cut off is on disk.
@@ -185,8 +185,7 @@ fn walk(
     let identity = identity_of(state.folder_id, (id, log), (number, segment));
     let marks = marks(&mut still, identity.nonce)?;
     let limit = still.len_bytes();
-    let used = still.last_set(from..limit - HEADER)?;
-    let end = used.map_or(from, |last| last + 1);
+    let end = still.used_to(from)?;
     let mut place = FramePlace {
         position: from,
         ..identity.first_frame()

@@ -19,6 +19,7 @@ use crate::layout::{
 };
 use crate::manifest::{Entry, LogId, LogState, SegmentNumber};
 use crate::slot::Slot;
+use crate::still::Still;
 use crate::sync::{CommittedRun, Extend, Region};
 use crate::verdict::{Found, Stopped, Verdict, verdict};
 
@@ -111,6 +112,8 @@ struct Walked {
     /// Everything before it was covered by a finished sync.
     proven_position: u32,
     verdict: Verdict,
+    /// Bytes written behind the end, of a segment that is to be cut there.
+    junk_bytes: u64,
     damaged: Option<Entry>,
 }
 
@@ -229,13 +232,19 @@ impl OpenLog<'_> {
         if slot.is_some_and(|slot| slot.proven.sealed) && walk.position() == proven {
             decided = Verdict::Sealed;
         }
+        let end_position = walk.position();
+        let junk_bytes = match decided {
+            Verdict::Sealed => 0,
+            _ => self.used_bytes(number, end_position)?,
+        };
         Ok(Walked {
             number,
-            end_position: walk.position(),
+            end_position,
             end_offset: walk.offset,
             base_offset,
             proven_position: proven,
             verdict: decided,
+            junk_bytes,
             damaged,
             region,
         })
@@ -270,7 +279,7 @@ impl OpenLog<'_> {
         let mut unused = Vec::new();
         // Prepared, never written: its file may go, unless the cut at it must name what follows.
         if let Some(last) = kept.pop_if(|last| last.is_empty() && last.verdict == Verdict::Cut) {
-            let mut stored = last.junk_bytes();
+            let mut stored = last.junk_bytes;
             for number in &behind {
                 stored += self.frames_in(*number)?;
             }
@@ -362,7 +371,7 @@ impl OpenLog<'_> {
 
     /// Copies what lies behind the cut to the quarantine; gives its length in bytes.
     fn set_aside(&self, cut: &Walked) -> io::Result<u64> {
-        let bytes = cut.junk_bytes();
+        let bytes = cut.junk_bytes;
         if bytes == 0 {
             return Ok(0);
         }
@@ -384,55 +393,31 @@ impl OpenLog<'_> {
         Ok(bytes)
     }
 
-    /// Bytes behind the start of a segment's frames, up to the last that is not zero.
+    /// Bytes behind the start of a segment's frames, up to the last that was written.
     fn frames_in(&self, number: SegmentNumber) -> io::Result<u64> {
-        let name = segment_name(self.id, number);
-        let memory = match self.folder.open_segment(&name, Access::Read) {
+        match self.used_bytes(number, FRAMES_START) {
             // What it held lies behind the end: the log is none the shorter for it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let name = segment_name(self.id, number);
                 tracing::error!(%name, "a segment behind the end of its log is missing");
-                return Ok(0);
+                Ok(0)
             }
-            opened => opened?,
-        };
-        let Ok(len_bytes) = segment_len(memory.as_ref(), &name) else {
-            return Ok(0);
-        };
-        memory.populate(0..memory.len_bytes())?;
-        let limit = len_bytes - HEADER;
-        let region = Region::readable(memory, limit, 0);
-        let frames = region.still_bytes(FRAMES_START, limit - FRAMES_START);
-        Ok(used_bytes(frames))
-    }
-}
-
-/// Length of `bytes` up to the last that is not zero. Compares page by page from the end, since what
-/// is looked at is mostly a large part of a segment that nobody wrote to.
-fn used_bytes(bytes: &[u8]) -> u64 {
-    const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-    let mut end = bytes.len();
-    for page in bytes.rchunks(ZEROS.len()) {
-        if Some(page) != ZEROS.get(..page.len()) {
-            let last = page.iter().rposition(|byte| *byte != 0);
-            return (end - page.len() + last.map_or(0, |last| last + 1)) as u64;
+            used => used,
         }
-        end -= page.len();
     }
-    0
+
+    /// Bytes of a segment from `from` on, up to the last that was written.
+    fn used_bytes(&self, number: SegmentNumber, from: u32) -> io::Result<u64> {
+        match Still::open(self.folder, &segment_name(self.id, number))? {
+            (Some(mut still), _) => Ok(u64::from(still.used_to(from)? - from)),
+            (None, _) => Ok(0),
+        }
+    }
 }
 
 impl Walked {
     fn is_empty(&self) -> bool {
         self.end_position == FRAMES_START
-    }
-
-    /// Bytes behind the end, up to the last that is not zero.
-    fn junk_bytes(&self) -> u64 {
-        let limit = self.region.limit_bytes();
-        let behind = self
-            .region
-            .still_bytes(self.end_position, limit.saturating_sub(self.end_position));
-        used_bytes(behind)
     }
 
     fn sealed_entry(&self, log: LogId) -> Entry {

@@ -89,19 +89,30 @@ pub fn trim(log: &Arc<Log>, before: Offset) -> Result<Trimmed, TrimError> {
         })
         .collect();
     log.shared().commit(&entries).map_err(TrimError)?;
-    let bytes = log.chain().forget(&going);
-    for segment in &going {
+    let forgotten = log.chain().forget(&going);
+    for segment in &forgotten.useless {
         remove(log.shared().folder.as_ref(), &segment_name(id, *segment));
+    }
+    if forgotten.has_spares {
+        log.release_unneeded_later();
     }
     Ok(Trimmed {
         segments: u32::try_from(going.len()).unwrap_or(u32::MAX),
-        bytes,
+        bytes: forgotten.bytes,
         first_offset: log.first_offset(),
         unfinished,
     })
 }
 
-fn remove(folder: &dyn Folder, name: &str) {
+/// Whether [`trim`] to `before` would drop anything, or is owed another look at what is not finished.
+/// Takes a lock for a moment.
+#[must_use]
+pub fn may_trim(log: &Log, before: Offset) -> bool {
+    let (going, unfinished) = log.chain().trimmable(before.min(log.synced()));
+    !going.is_empty() || unfinished
+}
+
+pub(crate) fn remove(folder: &dyn Folder, name: &str) {
     if let Err(error) = folder.remove(name) {
         tracing::warn!(%name, %error, "a dropped segment is left behind until the next start");
     }
@@ -136,7 +147,8 @@ pub fn records_between(log: &Log, from: Offset, to: Offset) -> u64 {
 /// Removes files of dropped segments that a kill left in the folder of log `id`.
 ///
 /// Only those whose identity page says that they are segments of this very log, under a number that
-/// was given out and that the manifest names no more. Anything else is not ours to touch (S7).
+/// was given out and that the manifest names no more; or are called so, and were about to become the segment that
+/// the page speaks of, which the manifest never heard of. Anything else is not ours to touch (S7).
 pub(crate) fn remove_leftovers(
     folder: &dyn Folder,
     folder_id: [u8; 16],
@@ -153,35 +165,38 @@ pub(crate) fn remove_leftovers(
         let number = file
             .strip_suffix(".seg")
             .and_then(|number| number.parse().ok());
-        let Some(number) = number.map(SegmentNumber).filter(|number| number < first) else {
+        let Some(number) = number.map(SegmentNumber) else {
             continue;
         };
+        if state.segments.contains_key(&number) {
+            continue;
+        }
         let name = segment_name(id, number);
         let listed = name.ends_with(&format!("/{file}"));
-        if listed && is_dropped(folder, &name, folder_id, (id, number, state)).unwrap_or(false) {
+        let is_dropped = identity_in(folder, &name).is_ok_and(|found| {
+            found.is_some_and(|found| {
+                let is_ours = found.folder_id == folder_id
+                    && found.incarnation == state.incarnation
+                    && found.log == id;
+                // Of a file on its way to its next use only one of the two is dropped.
+                let is_named = state.segments.contains_key(&found.segment);
+                is_ours && !is_named && (number < *first || found.segment < *first)
+            })
+        });
+        if listed && is_dropped {
             tracing::info!(%name, "removing a dropped segment that a kill left behind");
             remove(folder, &name);
         }
     }
 }
 
-fn is_dropped(
-    folder: &dyn Folder,
-    name: &str,
-    folder_id: [u8; 16],
-    (id, number, state): (LogId, SegmentNumber, &LogState),
-) -> io::Result<bool> {
+/// What the first page of a file says that the file is, if that is a segment.
+fn identity_in(folder: &dyn Folder, name: &str) -> io::Result<Option<Identity>> {
     let memory = folder.open_segment(name, Access::Read)?;
     // Power loss may leave any length; a region holds a seal behind its limit.
     if memory.len_bytes() < PAGE_BYTES as usize + FRAME_HEADER_BYTES {
-        return Ok(false);
+        return Ok(None);
     }
     let region = Region::readable(memory, PAGE_BYTES, 0);
-    let identity = Identity::decode(region.still_bytes(0, PAGE_BYTES));
-    Ok(identity.is_ok_and(|identity| {
-        identity.folder_id == folder_id
-            && identity.incarnation == state.incarnation
-            && identity.log == id
-            && identity.segment == number
-    }))
+    Ok(Identity::decode(region.still_bytes(0, PAGE_BYTES)).ok())
 }

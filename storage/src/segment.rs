@@ -32,19 +32,36 @@ pub(crate) struct SegmentEnd {
 pub(crate) struct Standby {
     pub(crate) identity: Identity,
     parts: RegionParts,
+    /// Its file is worth using again, whatever is stored to it.
+    pub(crate) is_worth_reuse: bool,
+}
+
+/// Where the file of a segment comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was made for it; [`Folder::is_worth_reuse`](crate::Folder::is_worth_reuse) says how.
+    Made { is_worth_reuse: bool },
+    /// It served as another of the same log, under this nonce.
+    Reused { former_nonce: u64 },
 }
 
 impl Standby {
-    /// Writes `identity` into fresh `memory`. The caller syncs before the segment is used.
-    pub(crate) fn new(memory: Arc<dyn SegmentMemory>, identity: Identity) -> Self {
+    /// Writes `identity` into `memory`, which nobody else has. The caller syncs before the segment is used.
+    pub(crate) fn new(memory: Arc<dyn SegmentMemory>, identity: Identity, origin: Origin) -> Self {
+        let limit = limit_bytes(identity.len_bytes);
+        let (head, is_worth_reuse) = match origin {
+            Origin::Made { is_worth_reuse } => (identity.encode(), is_worth_reuse),
+            Origin::Reused { former_nonce } => (identity.encode_over(former_nonce), true),
+        };
+        // The slots with it: a file that served before has the last ones of then.
+        let mut first_pages = [0; FRAMES_START as usize];
+        if let Some(start) = first_pages.first_chunk_mut() {
+            *start = head;
+        }
         Self {
             identity,
-            parts: Region::writable(
-                memory,
-                limit_bytes(identity.len_bytes),
-                identity.nonce,
-                &identity.encode(),
-            ),
+            parts: Region::writable(memory, limit, identity.nonce, &first_pages),
+            is_worth_reuse,
         }
     }
 

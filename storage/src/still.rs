@@ -11,10 +11,10 @@ use millstream_protocol::batch::BatchView;
 use millstream_protocol::frame::{
     CommitWord, FrameError, FrameHeader, FrameKind, FramePlace, StoredFrame, check_stored,
 };
-use millstream_protocol::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
+use millstream_protocol::limits::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
 
 use crate::folder::{Access, Folder};
-use crate::layout::{PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS, u64_at};
+use crate::layout::{Identity, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS, u64_at};
 use crate::slot::Slot;
 use crate::sync::Region;
 
@@ -143,6 +143,51 @@ impl Still {
             end = start;
         }
         Ok(None)
+    }
+
+    /// Whether the file served before as another segment: what it holds beyond this use is not zeros.
+    pub(crate) fn is_reuse(&mut self) -> io::Result<bool> {
+        Ok(Identity::is_reuse(self.bytes(0, PAGE_BYTES)?))
+    }
+
+    /// Where ends what was written at `from` or behind it as the segment that the file is now, in front of the room
+    /// for a last header; `from` where nothing was.
+    ///
+    /// In a file that was made for the segment that is behind the last byte that is not zero. One that served before
+    /// holds frames of then as well; there it is behind the last place where a header of this use stands, and not
+    /// before what a sync was begun for. That says how much is set aside, and never what is served (L7).
+    pub(crate) fn used_to(&mut self, from: u32) -> io::Result<u32> {
+        let limit = self.len_bytes().saturating_sub(HEADER);
+        let reuse = Identity::decode(self.bytes(0, PAGE_BYTES)?).ok();
+        let is_reuse = self.is_reuse()?;
+        let Some(identity) = reuse.filter(|_| is_reuse) else {
+            let last = self.last_set(from..limit)?;
+            return Ok(last.map_or(from, |last| last + 1));
+        };
+        let slots = self.slots(identity.nonce)?;
+        let attempted = slots.iter().flatten().map(|slot| slot.attempted.position);
+        let mut end = attempted.max().unwrap_or(from).clamp(from, limit.max(from));
+        let place = identity.first_frame();
+        let mut start = from;
+        while start < limit {
+            let bytes = WINDOW_BYTES.min(limit - start);
+            let window = self.bytes(start, bytes + HEADER)?;
+            for at in (0..bytes).step_by(FRAME_ALIGN) {
+                let Some(header) = window.get(at as usize..).and_then(<[u8]>::first_chunk) else {
+                    break;
+                };
+                let word = CommitWord::from_u64(u64_at(header, 0));
+                let position = start + at;
+                let is_ours = word.nonce_half == place.nonce_half
+                    && FrameHeader::decode(header, place.seed, position).is_ok();
+                if is_ours {
+                    let frame_end = position.saturating_add(word.frame_bytes).min(limit);
+                    end = end.max(frame_end);
+                }
+            }
+            start += bytes;
+        }
+        Ok(end)
     }
 
     /// The pages of both watermark slots.

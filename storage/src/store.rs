@@ -433,6 +433,7 @@ impl Store {
         drop(guard);
         old.shut_for(Gate::CLOSED);
         drop(old.chain().close());
+        drop(old.chain().take_spares());
         old.wake_everyone();
         self.remove_files(old.identity().id);
         Ok(log)
@@ -469,6 +470,8 @@ impl Store {
             .map_err(DeleteError::Manifest)?;
         log.shut_for(Gate::CLOSED);
         drop(log.chain().close());
+        // They go with all other files.
+        drop(log.chain().take_spares());
         logs.remove(name);
         drop(guard);
         log.wake_everyone();
@@ -554,6 +557,7 @@ fn seal_log(log: &Arc<Log>) {
     if let Some(standby) = standby {
         log.discard(&standby);
     }
+    log.remove_spares(log.chain().take_spares());
     if let Some(active) = active {
         match active.trip() {
             Some(seal) => log.seal(&active, seal, 0),

@@ -19,6 +19,9 @@ pub(crate) const IDLE_PROOF: Duration = Duration::from_millis(50);
 /// A stored topic is synced this long after its first unsynced commit: half of the promised second.
 pub(crate) const STORED_SYNC: Duration = Duration::from_millis(500);
 
+/// How often it is looked for files that nobody takes for a next segment: one that is found twice goes.
+pub(crate) const SPARES_KEPT: Duration = Duration::from_secs(1);
+
 /// A claim that is open this long is named.
 pub(crate) const OPEN_CLAIM: Duration = Duration::from_secs(1);
 
@@ -29,6 +32,8 @@ pub(crate) enum Preparation {
     Standby(Arc<Log>),
     /// Write the footer of a segment that was sealed and synced.
     Footer(Arc<Log>, SealedSegment),
+    /// Remove what this log kept too long for its next segments.
+    Spares(Arc<Log>),
 }
 
 impl Preparation {
@@ -36,6 +41,7 @@ impl Preparation {
         match self {
             Self::Standby(log) => log.prepare_standby(),
             Self::Footer(log, sealed) => log.finish_segment(sealed),
+            Self::Spares(log) => log.release_unneeded(),
         }
     }
 }
@@ -50,6 +56,8 @@ pub(crate) enum Later {
     Proof,
     /// A stored topic's bound comes near.
     Bound,
+    /// Files were kept for its next segments.
+    Spares,
     /// A claim was found open at this segment and position.
     OpenClaim(SegmentNumber, u32),
 }
@@ -263,6 +271,7 @@ impl Work {
             }
             SyncTask::Due(log, Later::Bound) => self.sync_soon(&log),
             SyncTask::Due(log, Later::Proof) => log.prove_idle(),
+            SyncTask::Due(log, Later::Spares) => self.prepare(Preparation::Spares(log)),
             SyncTask::Due(log, Later::OpenClaim(segment, position)) => {
                 log.name_open_claim(segment, position);
             }

@@ -77,6 +77,62 @@ fn a_segment_takes_its_room_when_it_is_made() {
 }
 
 #[test]
+fn a_segments_file_becomes_another_with_what_it_held() {
+    on_each(|folder| {
+        let len_bytes = 64 << 10;
+        let first = folder.create_segment("a.seg", len_bytes, WRITTEN).unwrap();
+        store(&*first, 0, &vec![7; len_bytes]);
+        first.sync().unwrap();
+        first.shrink(40_000).unwrap();
+        drop(first);
+        let again = folder.reuse_segment("a.seg", "b.seg", len_bytes);
+        let again = again.unwrap().expect("its pages are in memory");
+        assert_eq!(again.len_bytes(), len_bytes);
+        assert_eq!(load(&*again, 0, 40_000), [7; 40_000]);
+        let behind = load(&*again, 40_000, len_bytes - 40_000);
+        assert!(behind.iter().all(|byte| *byte == 0));
+        store(&*again, len_bytes - 1, &[9]);
+        again.sync().unwrap();
+        assert_eq!(folder.list("").unwrap(), ["b.seg"]);
+        let bytes = folder.read_file("b.seg").unwrap();
+        assert_eq!((bytes.len(), bytes.last()), (len_bytes, Some(&9)));
+    });
+}
+
+#[test]
+fn no_file_is_reused_over_another_or_where_there_is_none() {
+    on_each(|folder| {
+        drop(folder.create_segment("a.seg", 8192, WRITTEN).unwrap());
+        folder.create_file("b.seg", b"notes").unwrap();
+        let reuse = |from, to| folder.reuse_segment(from, to, 8192);
+        assert_eq!(kind(reuse("a.seg", "b.seg")), ErrorKind::AlreadyExists);
+        assert_eq!(kind(reuse("c.seg", "d.seg")), ErrorKind::NotFound);
+        assert_eq!(kind(reuse("a.seg", "../e")), ErrorKind::InvalidInput);
+        assert_eq!(folder.list("").unwrap(), ["a.seg", "b.seg"]);
+        assert_eq!(folder.read_file("b.seg").unwrap(), b"notes");
+    });
+}
+
+#[test]
+fn a_file_whose_pages_left_memory_is_not_reused() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = DiskFolder::open(root.path()).unwrap();
+    let len_bytes = 1 << 20;
+    let memory = folder.create_segment("a.seg", len_bytes, WRITTEN).unwrap();
+    memory.sync().unwrap();
+    memory.unmap_before_sync(0..len_bytes);
+    let file = std::fs::File::open(root.path().join("a.seg")).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    // A file system in memory keeps its pages.
+    let is_cold = !memory.is_resident(0..len_bytes);
+    drop(memory);
+    let again = folder.reuse_segment("a.seg", "b.seg", len_bytes).unwrap();
+    assert_eq!(again.is_none(), is_cold);
+    let name = if is_cold { "a.seg" } else { "b.seg" };
+    assert_eq!(folder.list("").unwrap(), [name]);
+}
+
+#[test]
 fn opening_a_segment_twice_gives_the_same_memory() {
     on_each(|folder| {
         let first = folder.create_segment("a.seg", 8192, WRITTEN).unwrap();

@@ -26,8 +26,12 @@ pub(super) struct Publishing {
 
 impl Publishing {
     pub(super) fn to(topic: &Topic) -> Self {
+        Self::by(topic.publisher())
+    }
+
+    pub(super) fn by(publisher: Publisher) -> Self {
         Self {
-            publisher: topic.publisher(),
+            publisher,
             batch: BatchBuilder::new(),
             since_wake: 0,
         }

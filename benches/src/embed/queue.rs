@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millstream::{Broker, Consumer, ConsumerOptions, Durability, QueueOptions, Start};
+use millstream::{Broker, Consumer, ConsumerOptions, Durability, QueueOptions};
 
 use super::engine::Publishing;
 use super::hop::{SILENCE, send};
@@ -30,21 +30,19 @@ pub(super) struct Worked {
     pub(super) delivered: Delivered,
 }
 
-/// Sends `messages` parcels, rounded to whole batches, through a queue over a stored topic that is
-/// made for it.
+/// Sends `messages` parcels, rounded to whole batches, through a queue with a stored topic of its own, whose
+/// segments serve again once they are settled.
 ///
 /// # Errors
 ///
 /// The disk failed, or not all was settled.
 pub(super) fn work_through(stage: &mut Stage, messages: u64) -> Result<Worked, Failure> {
     let messages = messages - messages % BATCH as u64;
-    let topic = stage.topic(Durability::Stored);
-    let broker = topic.broker();
-    let mut publishing = Publishing::to(&topic);
-    let queue = format!("{}-work", topic.name());
-    // Behind what warmed the topic up.
-    let options = QueueOptions::new().topic(topic.name()).start(Start::Latest);
-    broker.create_queue(&queue, options)?;
+    let queue = stage.unused_topic(Durability::Stored);
+    let broker = stage.broker();
+    // A topic of its name that nobody used becomes the queue's own.
+    broker.create_queue(&queue, QueueOptions::new())?;
+    let mut publishing = Publishing::by(broker.publisher(&queue)?);
     let mut consumers = Vec::new();
     for _ in 0..WORKERS {
         consumers.push(broker.consumer(&queue, ConsumerOptions::new().prefetch(PREFETCH))?);

@@ -19,8 +19,13 @@ use super::shared::QueueShared;
 
 /// Settles that nobody handed over wait this long at most.
 const NUDGE: Duration = Duration::from_millis(1);
-/// Moves, trimming and checkpoints are looked after this often at most, while there is reason to.
-const CHORES_US: u64 = 500_000;
+/// Moves, trimming and checkpoints are looked after this often at most, while there is reason to: a queue that
+/// settles a gigabyte a second has few segments behind it then, and their files serve again while they are in memory.
+const CHORES_US_MIN: u64 = 25_000;
+/// And this often at least.
+const CHORES_US_MAX: u64 = 500_000;
+/// In between, one part in so many of the thread's time is spent on them.
+const CHORES_SHARE: u64 = 20;
 
 #[derive(Default)]
 struct Lists {
@@ -35,8 +40,10 @@ struct Lists {
 
 #[derive(Default)]
 struct Chores {
-    /// Something changed that the repeated chore looks after.
+    /// Something changed that the repeated chore looks after, or was put off.
     due: bool,
+    /// Something changed.
+    soon: bool,
     stopping: bool,
 }
 
@@ -74,8 +81,8 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Starts both threads. `repeated` is called by the second when something changed, at most
-    /// every half second.
+    /// Starts both threads. `repeated` is called by the second when something changed, after a pause of
+    /// [`CHORES_US_MIN`] to [`CHORES_US_MAX`].
     ///
     /// # Errors
     ///
@@ -137,8 +144,18 @@ impl Keeper {
         }
     }
 
-    /// Has the repeated chore look again.
+    /// Something changed: has the repeated chore look.
     pub(super) fn look_after(&self) {
+        let mut chores = self.chores();
+        if !chores.soon {
+            chores.due = true;
+            chores.soon = true;
+            self.chores_bell.notify_one();
+        }
+    }
+
+    /// Something could not be done: has the repeated chore look again, after the longest pause.
+    pub(super) fn look_again(&self) {
         let mut chores = self.chores();
         if !chores.due {
             chores.due = true;
@@ -196,7 +213,9 @@ impl Keeper {
     /// Whether the repeated chore is due; the caller does it.
     #[cfg(test)]
     pub(super) fn take_chore(&self) -> bool {
-        std::mem::take(&mut self.chores().due)
+        let mut chores = self.chores();
+        chores.soon = false;
+        std::mem::take(&mut chores.due)
     }
 
     fn run_queues(&self) {
@@ -248,7 +267,7 @@ impl Keeper {
     }
 
     fn run_chores(&self, repeated: &impl Fn()) {
-        let mut repeated_us = 0;
+        let (mut repeated_us, mut pause_soon_us) = (0, 0);
         loop {
             let mut chores = self.chores();
             if chores.stopping {
@@ -256,17 +275,24 @@ impl Keeper {
             }
             let now_us = boot_us();
             let since_us = now_us.saturating_sub(repeated_us);
-            if chores.due && since_us >= CHORES_US {
+            let pause_us = match chores.soon {
+                true => pause_soon_us,
+                false => CHORES_US_MAX,
+            };
+            if chores.due && since_us >= pause_us {
                 chores.due = false;
+                chores.soon = false;
                 drop(chores);
                 if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
                     tracing::error!("a queue chore panicked");
                 }
                 repeated_us = boot_us();
+                let spent_us = repeated_us.saturating_sub(now_us);
+                pause_soon_us = (spent_us * (CHORES_SHARE - 1)).clamp(CHORES_US_MIN, CHORES_US_MAX);
                 continue;
             }
             if chores.due {
-                let left = Duration::from_micros(CHORES_US - since_us.min(CHORES_US - 1));
+                let left = Duration::from_micros(pause_us - since_us);
                 drop(self.chores_bell.wait_timeout(chores, left));
             } else {
                 drop(self.chores_bell.wait(chores));

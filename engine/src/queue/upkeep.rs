@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, Start, TopicName};
-use millstream_storage::{Chunk, CreateError, Log, claimed_end, trim};
+use millstream_storage::{Chunk, CreateError, Log, claimed_end, may_trim, trim};
 
 use super::clock::boot_us;
 use super::journal::{self, Journal};
@@ -64,7 +64,7 @@ impl Queues {
         let entries = self.entries();
         for entry in &entries {
             if !entry.carry_moves(self) {
-                self.keeper.look_after();
+                self.keeper.look_again();
             }
         }
         self.trim_topics(&entries);
@@ -111,7 +111,7 @@ impl Queues {
         if !rules.ids().is_loaded() {
             // Which ids must not be forgotten is not known yet.
             self.load_ids_soon(&rules, log);
-            self.keeper.look_after();
+            self.keeper.look_again();
             return;
         }
         let held = rules.ids().hold_from(boot_us());
@@ -127,7 +127,10 @@ impl Queues {
         let mut then = floor.queues.clone();
         then.sort_unstable();
         if now != then {
-            self.keeper.look_after();
+            self.keeper.look_again();
+            return;
+        }
+        if !may_trim(log, before) {
             return;
         }
         let told = self.producers().before_trim(log, before);
@@ -143,11 +146,11 @@ impl Queues {
                 }
                 // Nobody else has us look again: on a full disk nothing more is published or settled.
                 if trimmed.unfinished {
-                    self.keeper.look_after();
+                    self.keeper.look_again();
                 }
             }
             Err(error) => {
-                self.keeper.look_after();
+                self.keeper.look_again();
                 tracing::warn!(%topic, %error, "cannot drop settled segments");
             }
         }
@@ -167,7 +170,7 @@ impl Queues {
         if due && let Err(error) = self.checkpoint(&journal) {
             if error.kind() == std::io::ErrorKind::WouldBlock {
                 // What waits for the journal goes on first, or that is replaced.
-                return self.keeper.look_after();
+                return self.keeper.look_again();
             }
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
         }
@@ -218,7 +221,7 @@ impl Queues {
     pub(super) fn replace_failed_journal(self: &Arc<Self>) {
         // Whoever is at the registry fails now, if that is so, and has us look again.
         let Some(mut state) = self.try_state() else {
-            return self.keeper.look_after();
+            return self.keeper.look_again();
         };
         let Some(journal) = state.journal.clone() else {
             return;
@@ -230,7 +233,7 @@ impl Queues {
             Ok(()) => tracing::warn!("the journal failed and was replaced: nothing of it is lost"),
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::warn!(%error, "the journal failed; there is no room yet for another");
-                self.keeper.look_after();
+                self.keeper.look_again();
                 return;
             }
             Err(error) => {

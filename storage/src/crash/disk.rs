@@ -177,6 +177,13 @@ impl Disk {
         }
     }
 
+    /// A file that was shrunk has room for as many bytes as before again.
+    pub(super) fn grew_back(&mut self, name: &str, len_bytes: usize) {
+        if let Some(file) = self.number(name) {
+            self.shrunk(file, len_bytes);
+        }
+    }
+
     pub(super) fn shrunk(&mut self, file: FileNumber, len_bytes: usize) {
         if let Some(file) = self.files.get_mut(file) {
             file.len_bytes = len_bytes;

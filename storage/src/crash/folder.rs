@@ -267,6 +267,32 @@ impl Folder for CrashFolder {
         Ok(self.segment(name, live)?)
     }
 
+    fn is_worth_reuse(&self, blocks: Blocks) -> bool {
+        self.live.is_worth_reuse(blocks)
+    }
+
+    fn reuse_segment(
+        &self,
+        from: &str,
+        to: &str,
+        len_bytes: usize,
+    ) -> io::Result<Option<Arc<dyn SegmentMemory>>> {
+        let live = self.change(
+            || self.live.reuse_segment(from, to, len_bytes),
+            |disk, done, _| {
+                if matches!(done, Ok(Some(_))) {
+                    disk.grew_back(from, len_bytes);
+                    disk.renamed(from, to);
+                }
+            },
+        )?;
+        self.check_up()?;
+        match live {
+            Some(live) => Ok(Some(self.segment(to, live)?)),
+            None => Ok(None),
+        }
+    }
+
     fn open_segment(&self, name: &str, access: Access) -> io::Result<Arc<dyn SegmentMemory>> {
         self.check_up()?;
         let live = self.live.open_segment(name, access)?;

@@ -20,7 +20,7 @@ use super::tally::Tally;
 use crate::appender::Appender;
 use crate::folder::Folder;
 use crate::hand;
-use crate::heap::Failure;
+use crate::heap::{Failure, Operation};
 use crate::layout::{FRAMES_START, SLOT_POSITIONS, segment_name};
 use crate::log::Log;
 use crate::manifest::{
@@ -203,7 +203,7 @@ impl Life {
         let nth = 1 + self.dice.below(operations);
         let folder = self.folder.failures();
         if self.dice.once_in(2) {
-            let syncs = crate::heap::Operation::Sync;
+            let syncs = Operation::Sync;
             folder.fail(syncs, ".seg", nth.div_ceil(4), Failure::Device);
         } else {
             folder.fail_nth_change(nth, failure);
@@ -254,6 +254,11 @@ impl Life {
                 topic.model.note_synced(synced);
             }
         }
+        let reuses = self
+            .folder
+            .failures()
+            .count(Operation::ReuseSegment, ".seg");
+        self.tally.reused += reuses;
         self.folder = folder;
         self.tally.crashes += 1;
         if end == End::PowerLoss {

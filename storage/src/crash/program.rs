@@ -66,6 +66,7 @@ impl Life {
             35 | 36 => self.read(),
             37 => self.pass_time(),
             38 if claims == 0 => self.rest(),
+            39 => self.turn_over(),
             _ => self.publish(),
         }
     }
@@ -129,8 +130,12 @@ impl Life {
         let Some((at, log)) = self.some_log() else {
             return self.create();
         };
-        let batch = self.batch();
         let who = self.dice.below(2) as usize;
+        self.publish_to((at, &log), who);
+    }
+
+    fn publish_to(&mut self, (at, log): (usize, &Arc<Log>), who: usize) {
+        let batch = self.batch();
         for _ in 0..4 {
             let aborts = self.dice.once_in(12);
             let copies = self.dice.once_in(2);
@@ -281,18 +286,40 @@ impl Life {
     }
 
     fn trim(&mut self) {
-        let Some((at, log)) = self.some_log() else {
-            return;
-        };
+        if let Some((at, log)) = self.some_log() {
+            self.trim_one(at, &log);
+        }
+    }
+
+    fn trim_one(&mut self, at: usize, log: &Arc<Log>) {
         let end = log.synced().0;
         let before = self.dice.below(end + 2);
         let model = &mut self.topics[at].model;
         model.trim(before);
-        if let Ok(trimmed) = trim(&log, Offset(before))
+        if let Ok(trimmed) = trim(log, Offset(before))
             && !self.folder.is_struck()
         {
             model.trimmed(trimmed.first_offset.0);
             self.tally.trimmed += u64::from(trimmed.segments);
+        }
+    }
+
+    /// Segments come and go, so that files of those that went serve again.
+    fn turn_over(&mut self) {
+        let Some((at, log)) = self.some_log() else {
+            return;
+        };
+        for round in 0..20 + self.dice.below(40) {
+            if round % 5 == 4 {
+                self.work_off();
+                self.trim_one(at, &log);
+            } else {
+                self.publish_to((at, &log), round as usize % 2);
+            }
+            self.look();
+            if self.folder.is_struck() {
+                return;
+            }
         }
     }
 

@@ -44,6 +44,7 @@ tally! {
     cuts: "cuts",
     ended: "segments ended",
     trimmed: "segments trimmed",
+    reused: "files of theirs used again",
     closes: "clean stops",
     again: "recoveries repeated without a changed byte",
 }

@@ -8,6 +8,8 @@ use std::io;
 pub enum Operation {
     /// Making a segment. When it fails, no file stays.
     CreateSegment,
+    /// Making a segment of a file that served as one, counted by its new name. When it fails, nothing changed.
+    ReuseSegment,
     /// Mapping a segment.
     OpenSegment,
     /// Writing to a segment's file. When it fails, the first half of the bytes was written.
@@ -47,8 +49,9 @@ pub enum Operation {
 
 impl Operation {
     /// Every one of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::CreateSegment,
+        Self::ReuseSegment,
         Self::OpenSegment,
         Self::Write,
         Self::Shrink,

@@ -19,6 +19,13 @@ fn grown(folder: &HeapFolder) -> (Store, Arc<Log>, Offset) {
     (store, log, end)
 }
 
+/// Has none of the files that are there now serve again.
+fn let_none_serve_again(log: &Log) {
+    for (number, _) in log.chain().numbers() {
+        std::mem::forget(log.chain().map(number));
+    }
+}
+
 fn files(folder: &HeapFolder, log: &Log) -> Vec<String> {
     folder
         .list(&crate::layout::log_dir(log.identity().id))
@@ -35,6 +42,7 @@ fn base(log: &Log, number: u32) -> Offset {
 fn whole_segments_below_the_line_go_and_no_others() {
     let folder = HeapFolder::new();
     let (_store, log, end) = grown(&folder);
+    let_none_serve_again(&log);
     let (all, _) = read(&log, end);
     let (second, third) = (base(&log, 2), base(&log, 3));
     assert_eq!(trim(&log, Offset(second.0 - 1)).unwrap().segments, 0);
@@ -159,6 +167,7 @@ fn r1_the_manifest_forgets_before_a_file_goes() {
 fn files_that_a_kill_or_power_loss_left_go_at_the_next_start() {
     let folder = HeapFolder::new();
     let (_store, log, end) = grown(&folder);
+    let_none_serve_again(&log);
     // The disk forgets the unlinking of one, the kill comes before that of the other.
     folder.fail(Operation::Remove, "00000002.seg", 1, Failure::Device);
     let first = trim(&log, base(&log, 3)).unwrap().first_offset;
@@ -177,6 +186,7 @@ fn files_that_a_kill_or_power_loss_left_go_at_the_next_start() {
 fn s7_a_file_of_a_dropped_segments_name_that_is_not_ours_stays() {
     let folder = HeapFolder::new();
     let (store, log, _) = grown(&folder);
+    let_none_serve_again(&log);
     trim(&log, base(&log, 3)).unwrap();
     let other = file(&log, SegmentNumber(2));
     let third = folder.read_file(&file(&log, SegmentNumber(3))).unwrap();
@@ -195,6 +205,7 @@ fn s7_a_file_of_a_dropped_segments_name_that_is_not_ours_stays() {
 fn a_file_of_a_dropped_segments_name_may_have_any_length() {
     let folder = HeapFolder::new();
     let (store, log, _) = grown(&folder);
+    let_none_serve_again(&log);
     trim(&log, base(&log, 3)).unwrap();
     let name = file(&log, FIRST);
     drop((store, log));
@@ -362,6 +373,7 @@ fn r1_a_segment_whose_end_the_manifest_had_no_room_for_goes_once_it_has() {
 fn r1_a_segment_that_is_finished_while_others_are_dropped_is_told_to_be_left() {
     let folder = HeapFolder::new();
     let (store, log, end) = unfinished(&folder, 2);
+    let_none_serve_again(&log);
     let store = Arc::new(store);
     let worker = Arc::clone(&store);
     folder.on_remove(move |_| while worker.work_by_hand(Piece::Prepare) {});

@@ -66,18 +66,17 @@ impl fmt::Debug for Region {
 impl Region {
     /// A segment that may be claimed from: frames go from [`FRAMES_START`] to `limit_bytes`.
     ///
-    /// `memory` must be fresh: nobody else holds a part of it. `identity` becomes its first bytes.
+    /// Nobody else holds a part of `memory`, and no earlier word in it has the half of `nonce` that commit words
+    /// carry. `head` becomes its first bytes.
     pub(crate) fn writable(
         memory: Arc<dyn SegmentMemory>,
         limit_bytes: u32,
         nonce: u64,
-        identity: &[u8],
+        head: &[u8; FRAMES_START as usize],
     ) -> RegionParts {
         let region = Arc::new(Self::new(memory, FRAMES_START, limit_bytes, nonce));
-        let bytes = u32::try_from(identity.len()).expect("an identity is smaller than a page");
-        assert!(bytes <= PAGE_BYTES);
-        // SAFETY: the first page is written here alone, before anyone else knows the region.
-        unsafe { region.slice_mut(0, bytes) }.copy_from_slice(identity);
+        // SAFETY: what stands before the frames is written here alone, before anyone else knows the region.
+        unsafe { region.slice_mut(0, FRAMES_START) }.copy_from_slice(head);
         RegionParts {
             slots: SlotSpace {
                 region: Arc::clone(&region),

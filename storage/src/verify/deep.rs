@@ -81,6 +81,7 @@ fn around(
     found: &mut Vec<Problem>,
 ) -> io::Result<()> {
     let slots = still.slots(identity.nonce)?;
+    let is_reuse = still.is_reuse()?;
     for (index, (slot, position)) in slots.iter().zip(SLOT_POSITIONS).enumerate() {
         let page = position..position + PAGE_BYTES;
         let Some(slot) = slot else {
@@ -96,7 +97,9 @@ fn around(
             found.push(at.problem(Some(position), Fault::SlotPastEnd));
         }
     }
-    if let Some(end) = end.filter(|end| end.kind != EndKind::Cut) {
+    // A footer is written with zeros before it; without one there may be what an earlier use left.
+    let has_zeros = |end: &SegmentEnd| footer_bytes(end) > 0 || !is_reuse;
+    if let Some(end) = end.filter(|end| end.kind != EndKind::Cut && has_zeros(end)) {
         let room = end.end_position + HEADER..footer_position(end.end_position);
         zeros(at, still, room, "the room behind the seal", found)?;
     }
@@ -220,15 +223,13 @@ fn compare(
     Ok(())
 }
 
-/// Bytes from `from` to the last that is not zero, as recovery counted them.
+/// Bytes from `from` to the last that was written, as recovery counted them.
 fn used_from(folder: &dyn Folder, name: &str, from: u32) -> io::Result<u32> {
     let (still, _) = Still::open(folder, name)?;
     let Some(mut still) = still else {
         return Ok(0);
     };
-    let limit = still.len_bytes() - HEADER;
-    let last = still.last_set(from..limit)?;
-    Ok(last.map_or(0, |last| last + 1 - from))
+    Ok(still.used_to(from)? - from)
 }
 
 fn is_same(

@@ -63,9 +63,9 @@ impl OpenEnd {
 
     /// A segment behind the end: never used, or to be set aside.
     fn behind(&mut self, still: &mut Still) -> io::Result<()> {
-        match still.last_set(FRAMES_START..still.len_bytes())? {
-            None => self.unclean.unused_segments += 1,
-            Some(last) => self.unclean.cut_bytes += u64::from(last + 1 - FRAMES_START),
+        match still.used_to(FRAMES_START)? {
+            FRAMES_START => self.unclean.unused_segments += 1,
+            end => self.unclean.cut_bytes += u64::from(end - FRAMES_START),
         }
         Ok(())
     }
@@ -103,14 +103,12 @@ impl OpenEnd {
         }
         if decided != Verdict::Sealed {
             self.ended = true;
-            match still.last_set(end..limit)? {
-                Some(last) => self.unclean.cut_bytes += u64::from(last + 1 - end),
-                None if end == FRAMES_START => {
-                    self.unclean.unused_segments += 1;
-                    return Ok(());
-                }
-                None => {}
+            let used = still.used_to(end)?;
+            if used == FRAMES_START {
+                self.unclean.unused_segments += 1;
+                return Ok(());
             }
+            self.unclean.cut_bytes += u64::from(used - end);
         }
         self.expected = offset;
         self.base = self.base.or(Some(base));

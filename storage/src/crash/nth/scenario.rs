@@ -17,6 +17,8 @@ pub(super) struct Scenario {
 const T: &str = "t";
 /// One of these fits into a segment, and no two.
 const LARGE: usize = 30_000;
+/// Four of these, so that the next one is no larger.
+const QUARTER: usize = 10_000;
 
 /// All of them.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -96,10 +98,28 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         stage.publish_synced(T, 100);
     }),
     scenario("a log is trimmed", grown, |stage| {
-        let end = stage.topics[T].log.as_ref().unwrap().synced();
-        stage.trim(T, end.0);
+        trim_to_end(stage);
         stage.publish_synced(T, 100);
     }),
+    scenario(
+        "files of trimmed segments serve again",
+        evenly_grown,
+        |stage| {
+            trim_to_end(stage);
+            for _ in 0..8 {
+                stage.publish_synced(T, QUARTER);
+            }
+            stage.settle_down();
+        },
+    ),
+    scenario(
+        "what a kill left of files that served again is recovered",
+        reused,
+        |stage| {
+            stage.open();
+            stage.publish_synced(T, 100);
+        },
+    ),
     scenario("a topic is deleted and made again", grown, |stage| {
         stage.delete(T);
         if stage.topics[T].log.is_none() {
@@ -167,6 +187,34 @@ fn grown(stage: &mut Stage) {
     for _ in 0..3 {
         stage.publish_synced(T, LARGE);
     }
+}
+
+/// The same, all of one length.
+fn evenly_grown(stage: &mut Stage) {
+    running(stage);
+    for _ in 0..9 {
+        stage.publish_synced(T, QUARTER);
+    }
+}
+
+/// Drops the finished segments; their files are kept.
+fn trim_to_end(stage: &mut Stage) {
+    // Whoever looks how far the log goes lets go of the segments before.
+    let log = stage.topics[T].log.as_ref().unwrap();
+    assert_eq!(log.committed(), log.synced());
+    let end = stage.topics[T].log.as_ref().unwrap().synced();
+    stage.trim(T, end.0);
+}
+
+/// Written to in such files until a kill, in front of which a claim is open.
+fn reused(stage: &mut Stage) {
+    evenly_grown(stage);
+    trim_to_end(stage);
+    for _ in 0..6 {
+        stage.publish_synced(T, QUARTER);
+    }
+    stage.hold_claim(T, 6, false);
+    stage.crash(End::Kill);
 }
 
 fn closed(stage: &mut Stage) {
