@@ -143,8 +143,8 @@ impl Broker for Millstream {
             let options = TopicOptions::new().durability(self.durability);
             client.create_topic(topic, options).await?;
             if kind == Kind::Queue {
-                let options = QueueOptions::new().topic(topic);
-                client.create_queue(queue_of(topic), options).await?;
+                // A topic of its name that nobody used becomes the queue's own, as with other brokers.
+                client.create_queue(topic, QueueOptions::new()).await?;
             }
             Ok(())
         }))
@@ -153,11 +153,12 @@ impl Broker for Millstream {
     fn remove(&self, topic: &str) -> Result<(), Failure> {
         let (runtime, client, mut driver) = self.connect()?;
         runtime.block_on(driver.run_until(async {
-            let queue = queue_of(topic);
-            if client.queue(&queue).await.is_ok() {
-                client.delete_queue(&queue).await?;
+            if client.queue(topic).await.is_ok() {
+                // And the topic with it.
+                client.delete_queue(topic).await?;
+            } else {
+                client.delete_topic(topic).await?;
             }
-            client.delete_topic(topic).await?;
             Ok(())
         }))
     }
@@ -193,7 +194,7 @@ impl Broker for Millstream {
             }
             Kind::Queue => {
                 let options = ConsumerOptions::new().prefetch(PREFETCH);
-                let opened = client.consumer_with(queue_of(topic), options);
+                let opened = client.consumer_with(topic, options);
                 let consumer = runtime.block_on(driver.run_until(opened))?;
                 Box::new(Working {
                     alarm,
@@ -205,10 +206,6 @@ impl Broker for Millstream {
             }
         })
     }
-}
-
-fn queue_of(topic: &str) -> String {
-    format!("{topic}.work")
 }
 
 struct Publishing {
