@@ -506,9 +506,15 @@ impl Chain {
         self.lock().spares.take(len_bytes)
     }
 
-    /// Gives back what [`take_spare`](Self::take_spare) gave.
-    pub(crate) fn put_back(&self, spare: Spare) {
-        self.lock().spares.put_back(spare);
+    /// Numbers of the files that are kept to serve again.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn spare_numbers(&self) -> Vec<u32> {
+        self.lock().spares.numbers()
+    }
+
+    /// Whether files are kept to serve again.
+    pub(crate) fn has_spares(&self) -> bool {
+        !self.lock().spares.is_empty()
     }
 
     /// Takes the files that nobody needs; see [`Spares::take_unneeded`].

@@ -206,7 +206,9 @@ impl Folder for DiskFolder {
         let path = self.path.join(to).display().to_string();
         let segment = file.metadata().and_then(|metadata| {
             let known_bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-            allocate(&file, len_bytes as u64)?;
+            if !allocate(&file, len_bytes as u64)? {
+                return Ok(None);
+            }
             let segment =
                 DiskSegment::map(file, len_bytes, Access::ReadWrite, path, &self.unmapper)?;
             // A store to a page that is not in memory would wait until what it held is read.

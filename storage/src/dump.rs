@@ -161,6 +161,7 @@ pub struct SegmentDump {
     still: Still,
     len_bytes: u32,
     identity: DumpedIdentity,
+    made_for: Identity,
     slots: [Option<DumpedSlot>; 2],
     footer: Option<DumpedFooter>,
     index: PageIndex,
@@ -207,6 +208,7 @@ impl SegmentDump {
         Ok(Self {
             len_bytes: still.len_bytes(),
             next: Some(identity.first_frame()),
+            made_for: identity,
             identity: DumpedIdentity {
                 folder_id: identity.folder_id,
                 incarnation: identity.incarnation,
@@ -267,8 +269,8 @@ impl Iterator for SegmentDump {
         if position > self.len_bytes - HEADER {
             return None;
         }
-        // Zeros end a segment that is not finished. Inside a finished one they are damage.
-        if seal.is_none() && self.still.is_blank(position) {
+        // Zeros, or what an earlier use left, end a segment that is not finished. Inside a finished one they are damage.
+        if seal.is_none() && self.still.is_blank(position, &self.made_for) {
             return None;
         }
         let word = self.still.bytes(position, 8);

@@ -61,7 +61,7 @@ pub(crate) const fn footer_position(end_position: u32) -> u32 {
 /// Where the identity page has the nonce of the use of the file before this one.
 const FORMER_NONCE_AT: usize = 64;
 /// In the place of that, where there was none: no nonce is zero.
-const FIRST_USE: u64 = 0;
+pub(crate) const FIRST_USE: u64 = 0;
 
 /// Whose segment a file is: the first page of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,10 +169,10 @@ impl Identity {
         })
     }
 
-    /// Whether `page`, the first of a file, says that the file served before: what it holds beyond the frames
-    /// of this use is of an earlier one, and not zeros.
-    pub(crate) fn is_reuse(page: &[u8]) -> bool {
-        Self::decode(page).is_ok() && u64_at(page, FORMER_NONCE_AT) != FIRST_USE
+    /// The nonce that the file served under before this use, as its first `page` has it; 0 of one that did not.
+    /// What a file that served holds beyond the frames of this use is of an earlier one, and not zeros.
+    pub(crate) fn former_nonce(page: &[u8]) -> Result<u64, IdentityError> {
+        Self::decode(page).map(|_| u64_at(page, FORMER_NONCE_AT))
     }
 
     pub(crate) fn decode(page: &[u8]) -> Result<Self, IdentityError> {

@@ -53,7 +53,9 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     unsafe fn write(&self, position: usize, bytes: &[u8]) -> bool;
 
     /// Says that `range` is stored and about to be synced: a map of a file takes its pages out of the page
-    /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault.
+    /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault. Also where it
+    /// was only read: a store to what is mapped to be read is a fault for each page, and to what is not one for
+    /// all that the kernel keeps together.
     ///
     /// Without it the kernel write-protects page by page while it writes them, and each time interrupts
     /// every processor that runs a thread of ours. Costs a system call.

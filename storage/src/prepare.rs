@@ -22,6 +22,7 @@ use crate::retention;
 use crate::segment::{Origin, Standby};
 use crate::shared::SegmentSizes;
 use crate::spares::Spare;
+use crate::sync::Region;
 use crate::work::{Later, SPARES_KEPT};
 
 /// A segment is this many times as large as the one before it, up to the largest.
@@ -86,7 +87,7 @@ impl Log {
                     incarnation: self.identity().incarnation,
                     log: id,
                     segment: wanted.number,
-                    nonce: fresh_nonce()?,
+                    nonce: nonce_for(memory.as_ref(), origin, random)?,
                     len_bytes,
                 },
                 origin,
@@ -151,6 +152,12 @@ impl Log {
                 .folder
                 .create_segment(name, len_bytes as usize, wanted.blocks)
             {
+                // What is kept for other lengths has room.
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull && self.chain().has_spares() =>
+                {
+                    self.remove_spares(self.chain().take_spares());
+                }
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && len_bytes > least_bytes =>
                 {
@@ -184,7 +191,7 @@ impl Log {
             }
             // The number is taken: the next attempt has another.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.chain().put_back(spare);
+                retention::remove(folder, &former);
                 return Err(error);
             }
             Err(error) => tracing::warn!(%former, %error, "making a new segment instead"),
@@ -304,15 +311,84 @@ fn manifest_failed(error: ManifestError) -> io::Error {
 }
 
 /// A nonce no earlier use of a file can have had: random, and never zero in the half that commit
-/// words carry, so that zeros never read as a frame.
-fn fresh_nonce() -> io::Result<u64> {
-    let mut bytes = [0; 8];
+/// words carry, so that zeros never read as a frame. That half stands nowhere in `memory` where a commit word could,
+/// whoever wrote what is there: it is drawn after the last of it was written (L7).
+fn nonce_for(
+    memory: &dyn SegmentMemory,
+    origin: Origin,
+    mut draw: impl FnMut() -> io::Result<u64>,
+) -> io::Result<u64> {
+    let len_bytes = memory.len_bytes();
     loop {
-        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        let nonce = u64::from_le_bytes(bytes);
+        let nonce = draw()?;
         #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
-        if filled == bytes.len() && nonce as u32 != 0 {
+        let half = nonce as u32;
+        if half == 0 {
+            continue;
+        }
+        if matches!(origin, Origin::Made { .. }) {
             return Ok(nonce);
         }
+        memory.populate(0..len_bytes)?;
+        let is_there = Region::has_word_of(memory, half);
+        // A first store to a page that is mapped to be read is a fault of that page alone.
+        memory.unmap_before_sync(0..len_bytes);
+        if !is_there {
+            return Ok(nonce);
+        }
+    }
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    loop {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        if rustix::rand::getrandom(&mut bytes, flags)? == bytes.len() {
+            return Ok(u64::from_le_bytes(bytes));
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::folder::{Blocks, Folder};
+    use crate::heap::HeapFolder;
+    use crate::segment::TryClaim;
+
+    #[test]
+    fn l7_no_nonce_is_drawn_whose_half_a_file_holds_where_a_commit_word_could_be() {
+        const LEN_BYTES: u32 = 256 << 10;
+        let folder = HeapFolder::new();
+        let made = folder.create_segment("1.seg", LEN_BYTES as usize, Blocks::Reserved);
+        let memory = made.unwrap();
+        let identity = Identity {
+            folder_id: [1; 16],
+            incarnation: [2; 16],
+            log: crate::manifest::LogId(1),
+            segment: crate::manifest::SegmentNumber(1),
+            nonce: 1,
+            len_bytes: LEN_BYTES,
+        };
+        let origin = Origin::Made {
+            is_worth_reuse: true,
+        };
+        let segment = Standby::new(Arc::clone(&memory), identity, origin)
+            .activate(millstream_protocol::Offset(0), 0);
+        let TryClaim::Claim(mut claim) = segment.try_claim(8192, 1, 1) else {
+            panic!("there is room");
+        };
+        // As a publisher may who guesses: the length of a frame, and half a nonce; one beside its place.
+        let body = claim.body_mut();
+        body[4000..4008].copy_from_slice(&(128_u64 | 0x5EED << 32).to_le_bytes());
+        body[5004..5012].copy_from_slice(&(128_u64 | 0x0FF5 << 32).to_le_bytes());
+        let mut drawn = [0xA << 32, 0xB_0000_5EED, 0xC_0000_0FF5].into_iter();
+        let mut draw = || Ok(drawn.next().unwrap());
+        let reused = Origin::Reused { former_nonce: 1 };
+        assert_eq!(
+            nonce_for(memory.as_ref(), reused, &mut draw).unwrap(),
+            0xC_0000_0FF5
+        );
+        std::mem::forget(claim);
     }
 }

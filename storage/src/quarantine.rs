@@ -185,7 +185,7 @@ fn walk(
     let identity = identity_of(state.folder_id, (id, log), (number, segment));
     let marks = marks(&mut still, identity.nonce)?;
     let limit = still.len_bytes();
-    let end = still.used_to(from)?;
+    let end = still.used_to(from, &identity)?;
     let mut place = FramePlace {
         position: from,
         ..identity.first_frame()

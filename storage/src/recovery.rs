@@ -177,28 +177,29 @@ impl OpenLog<'_> {
             .unwrap_or(expected)
     }
 
-    /// Maps a segment without a known end, all of its pages brought in.
-    fn map_unsealed(&self, number: SegmentNumber) -> io::Result<(Arc<Region>, Identity)> {
-        let name = segment_name(self.id, number);
-        let nonce = self
-            .state
-            .segments
-            .get(&number)
-            .map_or(0, |segment| segment.nonce);
-        let memory = self.folder.open_segment(&name, Access::ReadWrite)?;
-        let len_bytes = segment_len(memory.as_ref(), &name)?;
-        // Nothing is touched that can't be read: a bad page would raise a signal.
-        memory.populate(0..memory.len_bytes())?;
-        // Not the limit it was claimed by: a file that got its footer was shrunk to it.
-        let region = Arc::new(Region::readable(memory, len_bytes - HEADER, nonce));
-        let identity = Identity {
+    /// What the first page of a segment's file has to say.
+    fn identity(&self, number: SegmentNumber, len_bytes: u32) -> Identity {
+        let segment = self.state.segments.get(&number);
+        Identity {
             folder_id: self.folder_id,
             incarnation: self.state.incarnation,
             log: self.id,
             segment: number,
-            nonce,
+            nonce: segment.map_or(0, |segment| segment.nonce),
             len_bytes,
-        };
+        }
+    }
+
+    /// Maps a segment without a known end, all of its pages brought in.
+    fn map_unsealed(&self, number: SegmentNumber) -> io::Result<(Arc<Region>, Identity)> {
+        let name = segment_name(self.id, number);
+        let memory = self.folder.open_segment(&name, Access::ReadWrite)?;
+        let len_bytes = segment_len(memory.as_ref(), &name)?;
+        let identity = self.identity(number, len_bytes);
+        // Nothing is touched that can't be read: a bad page would raise a signal.
+        memory.populate(0..memory.len_bytes())?;
+        // Not the limit it was claimed by: a file that got its footer was shrunk to it.
+        let region = Arc::new(Region::readable(memory, len_bytes - HEADER, identity.nonce));
         Ok((region, identity))
     }
 
@@ -409,7 +410,10 @@ impl OpenLog<'_> {
     /// Bytes of a segment from `from` on, up to the last that was written.
     fn used_bytes(&self, number: SegmentNumber, from: u32) -> io::Result<u64> {
         match Still::open(self.folder, &segment_name(self.id, number))? {
-            (Some(mut still), _) => Ok(u64::from(still.used_to(from)? - from)),
+            (Some(mut still), _) => {
+                let identity = self.identity(number, still.len_bytes());
+                Ok(u64::from(still.used_to(from, &identity)? - from))
+            }
             (None, _) => Ok(0),
         }
     }

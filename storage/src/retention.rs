@@ -155,7 +155,12 @@ pub(crate) fn remove_leftovers(
     id: LogId,
     state: &LogState,
 ) {
-    let Some((first, _)) = state.segments.first_key_value() else {
+    // One that was quarantined stays for good, whatever is dropped behind it.
+    let in_service = state
+        .segments
+        .iter()
+        .find(|(_, segment)| !segment.quarantined);
+    let Some((first, _)) = in_service else {
         return;
     };
     let Ok(names) = folder.list(&log_dir(id)) else {

@@ -47,6 +47,8 @@ impl Maps {
     /// `segment` is a map of the file.
     pub(crate) fn add(&mut self, segment: &Segment) {
         self.made.retain(|made| made.strong_count() > 0);
+        // For those that are told of no more (REUSE-1).
+        fence(Ordering::Acquire);
         self.made.push(Arc::downgrade(segment.region().memory()));
     }
 
@@ -105,9 +107,9 @@ impl Spares {
         Some(self.0.remove(at))
     }
 
-    /// Gives back what [`take`](Self::take) gave.
-    pub(crate) fn put_back(&mut self, spare: Spare) {
-        self.0.push(spare);
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.0.iter().map(|spare| spare.number.0).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -14,7 +14,7 @@ use millstream_protocol::frame::{
 use millstream_protocol::limits::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
 
 use crate::folder::{Access, Folder};
-use crate::layout::{Identity, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS, u64_at};
+use crate::layout::{FIRST_USE, Identity, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS, u64_at};
 use crate::slot::Slot;
 use crate::sync::Region;
 
@@ -109,11 +109,15 @@ impl Still {
         }
     }
 
-    /// Whether the `8` bytes of a commit word at `position` are all zero or behind the end: nothing
-    /// was ever committed there.
-    pub(crate) fn is_blank(&mut self, position: u32) -> bool {
-        self.bytes(position, 8)
-            .is_ok_and(|word| word.iter().all(|byte| *byte == 0))
+    /// Whether nothing was ever committed at `position` as the segment `identity`: the `8` bytes of a commit word
+    /// there are all zero or behind the end, or, in a file that served before, of another use.
+    pub(crate) fn is_blank(&mut self, position: u32, identity: &Identity) -> bool {
+        let may_be_reuse = self.may_be_reuse().unwrap_or(true);
+        let nonce_half = identity.first_frame().nonce_half;
+        self.bytes(position, 8).is_ok_and(|word| {
+            let is_ours = CommitWord::from_u64(u64_at(word, 0)).nonce_half == nonce_half;
+            word.iter().all(|byte| *byte == 0) || (may_be_reuse && !is_ours)
+        })
     }
 
     /// Position of the first byte of `range` that is not zero.
@@ -145,25 +149,24 @@ impl Still {
         Ok(None)
     }
 
-    /// Whether the file served before as another segment: what it holds beyond this use is not zeros.
-    pub(crate) fn is_reuse(&mut self) -> io::Result<bool> {
-        Ok(Identity::is_reuse(self.bytes(0, PAGE_BYTES)?))
+    /// Whether the file served before as another segment, or may have, where its first page does not tell: what it
+    /// holds beyond this use need not be zeros.
+    pub(crate) fn may_be_reuse(&mut self) -> io::Result<bool> {
+        let former = Identity::former_nonce(self.bytes(0, PAGE_BYTES)?);
+        Ok(former != Ok(FIRST_USE))
     }
 
-    /// Where ends what was written at `from` or behind it as the segment that the file is now, in front of the room
-    /// for a last header; `from` where nothing was.
+    /// Where ends what was written at `from` or behind it as the segment `identity`, in front of the room for a last
+    /// header; `from` where nothing was.
     ///
     /// In a file that was made for the segment that is behind the last byte that is not zero. One that served before
     /// holds frames of then as well; there it is behind the last place where a header of this use stands, and not
     /// before what a sync was begun for. That says how much is set aside, and never what is served (L7).
-    pub(crate) fn used_to(&mut self, from: u32) -> io::Result<u32> {
+    pub(crate) fn used_to(&mut self, from: u32, identity: &Identity) -> io::Result<u32> {
+        if !self.may_be_reuse()? {
+            return self.set_to(from);
+        }
         let limit = self.len_bytes().saturating_sub(HEADER);
-        let reuse = Identity::decode(self.bytes(0, PAGE_BYTES)?).ok();
-        let is_reuse = self.is_reuse()?;
-        let Some(identity) = reuse.filter(|_| is_reuse) else {
-            let last = self.last_set(from..limit)?;
-            return Ok(last.map_or(from, |last| last + 1));
-        };
         let slots = self.slots(identity.nonce)?;
         let attempted = slots.iter().flatten().map(|slot| slot.attempted.position);
         let mut end = attempted.max().unwrap_or(from).clamp(from, limit.max(from));
@@ -188,6 +191,13 @@ impl Still {
             start += bytes;
         }
         Ok(end)
+    }
+
+    /// Behind the last byte from `from` on that is not zero, in front of the room for a last header.
+    pub(crate) fn set_to(&mut self, from: u32) -> io::Result<u32> {
+        let limit = self.len_bytes().saturating_sub(HEADER);
+        let last = self.last_set(from..limit)?;
+        Ok(last.map_or(from, |last| last + 1))
     }
 
     /// The pages of both watermark slots.

@@ -383,7 +383,7 @@ impl Check<'_> {
             }
             (None, Some(mut still)) => {
                 check_identity(at, &mut still, &identity, &mut found);
-                if !segment.quarantined && !still.is_blank(FRAMES_START) {
+                if !segment.quarantined && !still.is_blank(FRAMES_START, &identity) {
                     found.push(at.problem(Some(FRAMES_START), Fault::UnusedHoldsFrames));
                 }
             }

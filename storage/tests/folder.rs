@@ -132,6 +132,48 @@ fn a_file_whose_pages_left_memory_is_not_reused() {
     assert_eq!(folder.list("").unwrap(), [name]);
 }
 
+/// Has `fallocate` refused to this thread from now on, as some file systems do.
+fn refuse_to_allocate() {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+    let step = |code: u32, jf: u8, k: u32| sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: 0,
+        jf,
+        k,
+    };
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP.unsigned_abs();
+    let call = u32::try_from(libc::SYS_fallocate).unwrap();
+    let mut steps = [
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 1, call),
+        step(BPF_RET | BPF_K, 0, refused),
+        step(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: plain integers.
+    let alone = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the program and its steps live for the call, and it is as long as it says.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
+    assert_eq!((alone, set), (0, 0));
+}
+
+#[test]
+fn where_nothing_can_be_allocated_no_file_is_reused_that_was_shrunk() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = DiskFolder::open(root.path()).unwrap();
+    refuse_to_allocate();
+    let memory = folder.create_segment("a.seg", 1 << 20, WRITTEN).unwrap();
+    memory.shrink(256 << 10).unwrap();
+    drop(memory);
+    // A map behind the end of its file is a signal to whoever stores to it.
+    let again = folder.reuse_segment("a.seg", "b.seg", 1 << 20).unwrap();
+    assert!(again.is_none());
+    assert_eq!(folder.list("").unwrap(), ["a.seg"]);
+}
+
 #[test]
 fn opening_a_segment_twice_gives_the_same_memory() {
     on_each(|folder| {

@@ -44,6 +44,8 @@ struct Chores {
     due: bool,
     /// Something changed.
     soon: bool,
+    /// Something failed: not before the longest pause.
+    failed: bool,
     stopping: bool,
 }
 
@@ -154,9 +156,19 @@ impl Keeper {
         }
     }
 
-    /// Something could not be done: has the repeated chore look again, after the longest pause.
+    /// Something is not done yet: has the repeated chore look again, after the longest pause.
     pub(super) fn look_again(&self) {
         let mut chores = self.chores();
+        if !chores.due {
+            chores.due = true;
+            self.chores_bell.notify_one();
+        }
+    }
+
+    /// Something failed: has the repeated chore try again after the longest pause, whatever changes meanwhile.
+    pub(super) fn try_again(&self) {
+        let mut chores = self.chores();
+        chores.failed = true;
         if !chores.due {
             chores.due = true;
             self.chores_bell.notify_one();
@@ -275,13 +287,14 @@ impl Keeper {
             }
             let now_us = boot_us();
             let since_us = now_us.saturating_sub(repeated_us);
-            let pause_us = match chores.soon {
+            let pause_us = match chores.soon && !chores.failed {
                 true => pause_soon_us,
                 false => CHORES_US_MAX,
             };
             if chores.due && since_us >= pause_us {
                 chores.due = false;
                 chores.soon = false;
+                chores.failed = false;
                 drop(chores);
                 if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
                     tracing::error!("a queue chore panicked");

@@ -64,7 +64,7 @@ impl Queues {
         let entries = self.entries();
         for entry in &entries {
             if !entry.carry_moves(self) {
-                self.keeper.look_again();
+                self.keeper.try_again();
             }
         }
         self.trim_topics(&entries);
@@ -150,7 +150,7 @@ impl Queues {
                 }
             }
             Err(error) => {
-                self.keeper.look_again();
+                self.keeper.try_again();
                 tracing::warn!(%topic, %error, "cannot drop settled segments");
             }
         }
@@ -170,8 +170,9 @@ impl Queues {
         if due && let Err(error) = self.checkpoint(&journal) {
             if error.kind() == std::io::ErrorKind::WouldBlock {
                 // What waits for the journal goes on first, or that is replaced.
-                return self.keeper.look_again();
+                return self.keeper.try_again();
             }
+            self.keeper.try_again();
             tracing::error!(%error, "cannot write a checkpoint: the journal is kept and grows");
         }
     }
@@ -233,7 +234,7 @@ impl Queues {
             Ok(()) => tracing::warn!("the journal failed and was replaced: nothing of it is lost"),
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::warn!(%error, "the journal failed; there is no room yet for another");
-                self.keeper.look_again();
+                self.keeper.try_again();
                 return;
             }
             Err(error) => {

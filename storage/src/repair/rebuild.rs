@@ -6,15 +6,17 @@ use super::RepairAction;
 use crate::folder::Folder;
 use crate::inspect::identity_of;
 use crate::layout::{
-    FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, footer_position, segment_name,
+    FIRST_USE, FRAMES_START, Identity, PAGE_BYTES, SLOT_POSITIONS, footer_position, segment_name,
 };
-use crate::manifest::{EndKind, LogId, SegmentEnd, SegmentNumber, State};
+use crate::manifest::{EndKind, LogId, LogState, SegmentEnd, SegmentNumber, State};
 use crate::slot::{Slot, Watermark};
 use crate::still::{HEADER, Still};
 use crate::verify::{Fault, Finished, Meter, Problem, Whereabouts};
 
 /// Bytes written at a time.
 const PIECE_BYTES: u32 = 1 << 20;
+/// In the place of the nonce of an earlier use that nobody knows any more.
+const UNKNOWN_USE: u64 = u64::MAX;
 
 /// The action that mends `problems` of the segment `file`, if all of them lie around its frames.
 pub(super) fn rebuild(
@@ -99,7 +101,12 @@ pub(super) fn pieces(
         EndKind::Sealed { footer_bytes } => footer_bytes,
         EndKind::Cut => 0,
     };
-    take(&head(&identity, &end))?;
+    let former_nonce = match Identity::former_nonce(still.bytes(0, PAGE_BYTES)?) {
+        Ok(former_nonce) => former_nonce,
+        Err(_) if footer_bytes > 0 => FIRST_USE,
+        Err(_) => guessed_former(&mut still, log, number)?,
+    };
+    take(&head(&identity, &end, former_nonce))?;
     if footer_bytes == 0 {
         // What lies behind the end stays: it is evidence.
         let all = still.len_bytes();
@@ -119,10 +126,27 @@ pub(super) fn pieces(
     take(&footer)
 }
 
+/// What is to stand for the nonce of an earlier use where the page that told it is damaged, of a segment without a
+/// footer: none where what lies behind its end is what recovery found there in a file that did not serve before.
+fn guessed_former(still: &mut Still, log: &LogState, number: SegmentNumber) -> io::Result<u64> {
+    let Some(end) = log.segments.get(&number).and_then(|segment| segment.end) else {
+        return Ok(FIRST_USE);
+    };
+    let cut = log.cuts.iter().find(|cut| cut.segment == number);
+    let (from, stated_bytes) = match cut {
+        Some(cut) if cut.quarantined.is_empty() => (end.end_position, cut.cut_bytes),
+        Some(_) => (end.end_position, 0),
+        None => (end.end_position + HEADER, 0),
+    };
+    let found_bytes = u64::from(still.set_to(from)? - from);
+    let is_first = found_bytes == 0 || found_bytes == stated_bytes;
+    Ok(if is_first { FIRST_USE } else { UNKNOWN_USE })
+}
+
 /// Identity and slots, both of which prove the end that the manifest states.
-fn head(identity: &Identity, end: &SegmentEnd) -> Vec<u8> {
+fn head(identity: &Identity, end: &SegmentEnd, former_nonce: u64) -> Vec<u8> {
     let mut head = vec![0; FRAMES_START as usize];
-    put(&mut head, 0, &identity.encode());
+    put(&mut head, 0, &identity.encode_over(former_nonce));
     let mark = Watermark {
         position: end.end_position,
         offset: end.end_offset,

@@ -89,11 +89,7 @@ impl Bench {
     fn drop_first(&self, segments: usize) -> Vec<u32> {
         let line = self.log.chain().numbers()[segments].1;
         assert_eq!(trim(&self.log, line).unwrap().segments as usize, segments);
-        let spares = self.log.chain().take_spares();
-        spares
-            .iter()
-            .for_each(|spare| self.log.chain().put_back(*spare));
-        spares.iter().map(|spare| spare.number.0).collect()
+        self.log.chain().spare_numbers()
     }
 
     fn reuses(&self) -> u64 {
@@ -308,7 +304,7 @@ fn whatever_fails_when_a_file_is_to_serve_again_a_new_one_is_made() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_passed_over_and_the_file_serves_the_next() {
+fn a_name_that_is_taken_is_passed_over() {
     let mut bench = Bench::grown();
     bench.drop_first(3);
     let taken = file(&bench.log, SegmentNumber(6));
@@ -320,4 +316,85 @@ fn a_name_that_is_taken_is_passed_over_and_the_file_serves_the_next() {
     assert_eq!(bench.folder.read_file(&taken).unwrap(), b"somebody's notes");
     assert!(bench.reads_all(end));
     assert_eq!(bench.reuses(), 3, "one of which found the name taken");
+    assert!(!bench.files().contains(&"00000003.seg".to_owned()));
+}
+
+#[test]
+fn repair_keeps_that_a_file_served_before() {
+    let mut bench = Bench::grown();
+    bench.drop_first(3);
+    bench.publish_to_segment(6);
+    bench.publish(200);
+    let name = file(&bench.log, SegmentNumber(6));
+    let left = bench.folder.duplicate();
+    Bench::over(left.clone()).store.close().unwrap();
+    assert!(deep(&left).problems.is_empty());
+    let slots = SLOT_POSITIONS.map(|at| at as usize + 20);
+    // Both slots; the identity page, which tells it.
+    for rotten in [&slots[..], &[20]] {
+        let left = left.duplicate();
+        for at in rotten {
+            left.edit(&name, |bytes| bytes[*at] ^= 1).unwrap();
+        }
+        let plan = crate::repair::plan(&left).unwrap();
+        assert_eq!((plan.actions.len(), plan.remains.len()), (1, 0), "{plan:?}");
+        crate::repair::apply(Arc::new(left.clone()), &plan).unwrap();
+        let after = deep(&left);
+        assert!(after.problems.is_empty(), "{:?}", after.problems);
+    }
+}
+
+#[test]
+fn a_dump_of_a_file_that_served_before_ends_with_this_use() {
+    let mut bench = Bench::grown();
+    bench.drop_first(3);
+    bench.publish_to_segment(6);
+    bench.publish(200);
+    let name = file(&bench.log, SegmentNumber(6));
+    let dump = crate::dump::SegmentDump::open(&bench.folder, &name).unwrap();
+    let frames: Vec<_> = dump.collect();
+    assert!(frames.len() >= 2);
+    let bad = frames.iter().find(|frame| frame.problem.is_some());
+    assert!(bad.is_none(), "{bad:?}");
+}
+
+#[test]
+fn what_a_kill_left_goes_behind_a_quarantined_segment_too() {
+    let mut bench = Bench::grown();
+    let active = bench.log.chain().live_behind(Some(SegmentNumber(3)));
+    let active = active.unwrap();
+    let TryClaim::Claim(claim) = active.try_claim(128, 1, 1) else {
+        panic!("there is room");
+    };
+    // Past the hole, into the next segment.
+    let fields = PublisherFields::single(LARGE as u32);
+    let fifth = SegmentNumber(5);
+    let holds_any = |log: &Log| {
+        let segment = log.chain().live_behind(Some(SegmentNumber(4)));
+        segment.is_some_and(|segment| segment.claimed_bytes() > 0)
+    };
+    while !holds_any(&bench.log) {
+        let body = [7; LARGE];
+        let appended = bench
+            .appender
+            .try_append_with(&fields, |room| room.put(&body));
+        if let Err(error) = appended {
+            assert!(matches!(error, AppendError::Rotating), "{error}");
+            bench.work();
+        }
+    }
+    let left = bench.folder.duplicate();
+    drop(claim);
+    let mut again = Bench::over(left);
+    let state = state(&again.folder);
+    let log = state.logs.values().next().unwrap();
+    assert!(log.segments[&fifth].quarantined);
+    again.publish_to_segment(10);
+    // Those of the run before, which are cut or read by others, and those of this one.
+    trim(&again.log, again.log.committed()).unwrap();
+    assert!(!again.log.chain().spare_numbers().is_empty());
+    let killed = again.folder.duplicate();
+    Bench::over(killed.clone()).store.close().unwrap();
+    let report = deep(&killed);
+    assert!(report.unnamed.is_empty(), "{:?}", report.unnamed);
 }

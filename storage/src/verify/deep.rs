@@ -81,7 +81,7 @@ fn around(
     found: &mut Vec<Problem>,
 ) -> io::Result<()> {
     let slots = still.slots(identity.nonce)?;
-    let is_reuse = still.is_reuse()?;
+    let may_be_reuse = still.may_be_reuse()?;
     for (index, (slot, position)) in slots.iter().zip(SLOT_POSITIONS).enumerate() {
         let page = position..position + PAGE_BYTES;
         let Some(slot) = slot else {
@@ -98,7 +98,7 @@ fn around(
         }
     }
     // A footer is written with zeros before it; without one there may be what an earlier use left.
-    let has_zeros = |end: &SegmentEnd| footer_bytes(end) > 0 || !is_reuse;
+    let has_zeros = |end: &SegmentEnd| footer_bytes(end) > 0 || !may_be_reuse;
     if let Some(end) = end.filter(|end| end.kind != EndKind::Cut && has_zeros(end)) {
         let room = end.end_position + HEADER..footer_position(end.end_position);
         zeros(at, still, room, "the room behind the seal", found)?;
@@ -189,11 +189,16 @@ fn compare(
     end: u32,
     found: &mut Vec<Problem>,
 ) -> io::Result<()> {
-    let behind = used_from(folder, &segment_name(at.log, at.segment), end)?;
+    let Some(behind) = used_from(folder, &segment_name(at.log, at.segment), end)? else {
+        return Ok(());
+    };
     let mut cut_bytes = u64::from(behind);
     for number in &cut.quarantined {
         let name = segment_name(at.log, *number);
-        cut_bytes += u64::from(used_from(folder, &name, FRAMES_START)?);
+        let Some(used) = used_from(folder, &name, FRAMES_START)? else {
+            return Ok(());
+        };
+        cut_bytes += u64::from(used);
     }
     if cut_bytes != cut.cut_bytes {
         let fault = Fault::CutBytes {
@@ -223,13 +228,17 @@ fn compare(
     Ok(())
 }
 
-/// Bytes from `from` to the last that was written, as recovery counted them.
-fn used_from(folder: &dyn Folder, name: &str, from: u32) -> io::Result<u32> {
+/// Bytes from `from` to the last that was written, as recovery counted them. `None` where the first page, which
+/// tells what is of this use of the file, is damaged: that is told by itself.
+fn used_from(folder: &dyn Folder, name: &str, from: u32) -> io::Result<Option<u32>> {
     let (still, _) = Still::open(folder, name)?;
     let Some(mut still) = still else {
-        return Ok(0);
+        return Ok(Some(0));
     };
-    Ok(still.used_to(from)? - from)
+    match Identity::decode(still.bytes(0, PAGE_BYTES)?) {
+        Ok(identity) => Ok(Some(still.used_to(from, &identity)? - from)),
+        Err(_) => Ok(None),
+    }
 }
 
 fn is_same(

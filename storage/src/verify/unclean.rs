@@ -51,7 +51,7 @@ impl OpenEnd {
         let mut found = Vec::new();
         check_identity(at, still, identity, &mut found);
         let looked = if self.ended {
-            self.behind(still)
+            self.behind(still, identity)
         } else {
             self.walk(at, still, identity, meter, &mut found)
         };
@@ -62,8 +62,8 @@ impl OpenEnd {
     }
 
     /// A segment behind the end: never used, or to be set aside.
-    fn behind(&mut self, still: &mut Still) -> io::Result<()> {
-        match still.used_to(FRAMES_START)? {
+    fn behind(&mut self, still: &mut Still, identity: &Identity) -> io::Result<()> {
+        match still.used_to(FRAMES_START, identity)? {
             FRAMES_START => self.unclean.unused_segments += 1,
             end => self.unclean.cut_bytes += u64::from(end - FRAMES_START),
         }
@@ -103,7 +103,7 @@ impl OpenEnd {
         }
         if decided != Verdict::Sealed {
             self.ended = true;
-            let used = still.used_to(end)?;
+            let used = still.used_to(end, identity)?;
             if used == FRAMES_START {
                 self.unclean.unused_segments += 1;
                 return Ok(());
