@@ -560,7 +560,7 @@ impl fmt::Display for WireError {
             } => {
                 write!(
                     f,
-                    "message kind: {found:?} came where a hello must come first"
+                    "message kind: {found:?} came where a hello must come first; is the peer a Millstream client?"
                 )
             }
             Self::KindNow { found, .. } => {
