@@ -122,6 +122,9 @@ mod tests {
             };
             assert_eq!(written_to.blocks(&stored(), false), Blocks::Reserved);
             assert_eq!(late.blocks(&stored(), false), Blocks::Reserved);
+            // What serves again is to have them, and what is written to has no use for them.
+            assert_ne!(late.blocks(&stored(), true), Blocks::Reserved);
+            assert_eq!(written_to.blocks(&stored(), true), Blocks::Reserved);
         }
         for us in [65_000, u64::MAX] {
             let slow = Past {

@@ -83,7 +83,7 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// were, zeros where the file was shorter. Nothing of it is synced.
     ///
     /// `None`, and `from` is still there, where a new one costs less, since its pages have left memory, and where
-    /// the file system can't give a name without replacing.
+    /// the file system can't allocate, or can't give a name without replacing.
     ///
     /// # Errors
     ///

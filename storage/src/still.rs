@@ -112,12 +112,14 @@ impl Still {
     /// Whether nothing was ever committed at `position` as the segment `identity`: the `8` bytes of a commit word
     /// there are all zero or behind the end, or, in a file that served before, of another use.
     pub(crate) fn is_blank(&mut self, position: u32, identity: &Identity) -> bool {
-        let may_be_reuse = self.may_be_reuse().unwrap_or(true);
+        let Ok(word) = self.bytes(position, 8).map(|word| u64_at(word, 0)) else {
+            return false;
+        };
         let nonce_half = identity.first_frame().nonce_half;
-        self.bytes(position, 8).is_ok_and(|word| {
-            let is_ours = CommitWord::from_u64(u64_at(word, 0)).nonce_half == nonce_half;
-            word.iter().all(|byte| *byte == 0) || (may_be_reuse && !is_ours)
-        })
+        // The first page is looked at last: for a frame of this use that would bring in another window.
+        word == 0
+            || (CommitWord::from_u64(word).nonce_half != nonce_half
+                && self.may_be_reuse().unwrap_or(true))
     }
 
     /// Position of the first byte of `range` that is not zero.

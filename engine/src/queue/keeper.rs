@@ -49,6 +49,17 @@ struct Chores {
     stopping: bool,
 }
 
+impl Chores {
+    /// How long after the last time they are done again, where `soon_us` is what that time allows.
+    fn pause_us(&self, soon_us: u64) -> u64 {
+        if self.soon && !self.failed {
+            soon_us
+        } else {
+            CHORES_US_MAX
+        }
+    }
+}
+
 /// Both threads, once they were started.
 #[derive(Default)]
 struct Threads {
@@ -226,7 +237,7 @@ impl Keeper {
     #[cfg(test)]
     pub(super) fn take_chore(&self) -> bool {
         let mut chores = self.chores();
-        chores.soon = false;
+        (chores.soon, chores.failed) = (false, false);
         std::mem::take(&mut chores.due)
     }
 
@@ -287,10 +298,7 @@ impl Keeper {
             }
             let now_us = boot_us();
             let since_us = now_us.saturating_sub(repeated_us);
-            let pause_us = match chores.soon && !chores.failed {
-                true => pause_soon_us,
-                false => CHORES_US_MAX,
-            };
+            let pause_us = chores.pause_us(pause_soon_us);
             if chores.due && since_us >= pause_us {
                 chores.due = false;
                 chores.soon = false;
@@ -343,5 +351,26 @@ impl Lists {
 fn guarded(queue: &Arc<QueueShared>, run: impl FnOnce(&Arc<QueueShared>)) {
     if catch_unwind(AssertUnwindSafe(|| run(queue))).is_err() {
         tracing::error!(queue = %queue.name, "a queue panicked and is stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_waits_for_the_longest_pause_whatever_changes() {
+        let keeper = Keeper::default();
+        let soon_us = CHORES_US_MIN;
+        keeper.look_again();
+        assert_eq!(keeper.chores().pause_us(soon_us), CHORES_US_MAX);
+        keeper.look_after();
+        assert_eq!(keeper.chores().pause_us(soon_us), soon_us);
+        keeper.try_again();
+        keeper.look_after();
+        assert_eq!(keeper.chores().pause_us(soon_us), CHORES_US_MAX);
+        assert!(keeper.take_chore());
+        keeper.look_after();
+        assert_eq!(keeper.chores().pause_us(soon_us), soon_us);
     }
 }

@@ -398,3 +398,23 @@ fn what_a_kill_left_goes_behind_a_quarantined_segment_too() {
     let report = deep(&killed);
     assert!(report.unnamed.is_empty(), "{:?}", report.unnamed);
 }
+
+/// Where the disk has no room for a segment of another length, what is kept gives it.
+#[test]
+fn a_full_disk_takes_back_what_is_kept() {
+    let mut bench = Bench::grown();
+    assert_eq!(bench.drop_first(3), [1, 2, 3]);
+    let full = Operation::CreateSegment;
+    bench.folder.fail(full, ".seg", 1, Failure::Full);
+    // It needs a longer segment than those were.
+    let end = bench.publish(240_000);
+    assert_eq!(bench.folder.failures_met().len(), 1);
+    assert!(bench.log.chain().spare_numbers().is_empty());
+    assert!(
+        bench
+            .files()
+            .iter()
+            .all(|name| name.as_str() > "00000003.seg")
+    );
+    assert!(bench.reads_all(end));
+}
