@@ -327,6 +327,17 @@ pub(crate) enum TopicCommand {
         #[arg(long, value_enum, default_value_t = Level::Synced)]
         durability: Level,
         #[command(flatten)]
+        retention: RetentionArgs,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Change how much of a topic is kept
+    Set {
+        /// Topic to change
+        topic: TopicName,
+        #[command(flatten)]
+        retention: RetentionArgs,
+        #[command(flatten)]
         connect: ConnectArgs,
     },
     /// List the topics
@@ -349,6 +360,20 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
+}
+
+/// How much of a topic is kept. What is not given stays as it is.
+#[derive(Debug, Args)]
+pub(crate) struct RetentionArgs {
+    /// Keep at least so much of the newest messages, for example 10GiB, and let older ones go; none: keep all
+    /// [a new topic: none]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::parse_bytes_limit)]
+    pub(crate) retention_bytes: Option<u64>,
+
+    /// Keep messages at least so long after their publishing, for example 7d, and let older ones go; none: for
+    /// ever [a new topic: none]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_time_limit)]
+    pub(crate) retention_age: Option<u64>,
 }
 
 /// Arguments of `segment`.

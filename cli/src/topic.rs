@@ -1,14 +1,14 @@
 //! `millstream topic`: topics created, listed, shown and removed.
 
-use millstream_client::{Durability, TopicInfo, TopicOptions};
+use millstream_client::{Durability, Retention, TopicInfo, TopicOptions};
 use millstream_protocol::TopicName;
 use serde::Serialize;
 
-use crate::args::{ConnectArgs, Level, TopicArgs, TopicCommand};
-use crate::connect::{connect, topic_failure};
+use crate::args::{ConnectArgs, Level, RetentionArgs, TopicArgs, TopicCommand};
+use crate::connect::{Connected, connect, topic_failure};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
-use crate::quantity::show_bytes;
+use crate::quantity::{show_bytes, show_ms};
 
 /// A topic as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -26,6 +26,41 @@ struct TopicObject<'a> {
     incarnation: String,
     /// Why it takes no more messages.
     poisoned: Option<&'a str>,
+}
+
+/// A topic as `topic show --json` prints it.
+#[derive(Debug, Serialize)]
+struct ShownObject<'a> {
+    #[serde(flatten)]
+    topic: TopicObject<'a>,
+    /// The newest bytes that are kept at least; 0: all.
+    retention_bytes: u64,
+    /// Milliseconds for which messages are kept at least; 0: for ever.
+    retention_age_ms: u64,
+}
+
+/// What is kept of a topic, as `topic set --json` prints it.
+#[derive(Debug, Serialize)]
+struct RetentionObject<'a> {
+    topic: &'a str,
+    retention_bytes: u64,
+    retention_age_ms: u64,
+}
+
+impl<'a> RetentionObject<'a> {
+    fn of(topic: &'a TopicName, retention: Retention) -> Self {
+        Self {
+            topic: topic.as_str(),
+            retention_bytes: retention.bytes,
+            retention_age_ms: retention.age_ms,
+        }
+    }
+}
+
+impl RetentionArgs {
+    const fn is_given(&self) -> bool {
+        self.retention_bytes.is_some() || self.retention_age.is_some()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -68,8 +103,14 @@ pub(crate) fn run(args: &TopicArgs, output: Output) -> Result<(), Failure> {
         TopicCommand::Create {
             topic,
             durability,
+            retention,
             connect,
-        } => create(topic, (*durability).into(), connect, output),
+        } => create(topic, (*durability).into(), retention, connect, output),
+        TopicCommand::Set {
+            topic,
+            retention,
+            connect,
+        } => set(topic, retention, connect, output),
         TopicCommand::Ls { connect } => list(connect, output),
         TopicCommand::Show { topic, connect } => show(topic, connect, output),
         TopicCommand::Rm { topics, connect } => remove(topics, connect, output),
@@ -79,6 +120,7 @@ pub(crate) fn run(args: &TopicArgs, output: Output) -> Result<(), Failure> {
 fn create(
     topic: &TopicName,
     durability: Durability,
+    retention: &RetentionArgs,
     args: &ConnectArgs,
     output: Output,
 ) -> Result<(), Failure> {
@@ -88,10 +130,63 @@ fn create(
         .runtime
         .block_on(server.client.create_topic(topic, options))
         .map_err(|error| topic_failure(&error))?;
+    if retention.is_given() {
+        change_retention(&server, topic, retention)?;
+    }
     output.line(
         &TopicObject::of(&info),
         format_args!("{} ({})", info.name, info.durability),
     )
+}
+
+fn set(
+    topic: &TopicName,
+    args: &RetentionArgs,
+    connect_args: &ConnectArgs,
+    output: Output,
+) -> Result<(), Failure> {
+    if !args.is_given() {
+        let message = "nothing to change: give --retention-bytes, --retention-age or both";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let server = connect(connect_args)?;
+    let retention = change_retention(&server, topic, args)?;
+    output.line(
+        &RetentionObject::of(topic, retention),
+        format_args!("{topic} keeps {}", show_retention(retention)),
+    )
+}
+
+/// Sets what is given and leaves the rest as it is.
+fn change_retention(
+    server: &Connected,
+    topic: &TopicName,
+    args: &RetentionArgs,
+) -> Result<Retention, Failure> {
+    let client = &server.client;
+    let changed = async {
+        let known = client.retention(topic).await?;
+        let retention = Retention {
+            bytes: args.retention_bytes.unwrap_or(known.bytes),
+            age_ms: args.retention_age.unwrap_or(known.age_ms),
+        };
+        client.set_retention(topic, retention).await?;
+        Ok(retention)
+    };
+    let changed = server.runtime.block_on(changed);
+    changed.map_err(|error| topic_failure(&error))
+}
+
+fn show_retention(retention: Retention) -> String {
+    let Retention { bytes, age_ms } = retention;
+    let newest = format!("the newest {}", show_bytes(bytes));
+    let young = format!("what is younger than {}", show_ms(age_ms));
+    match (bytes, age_ms) {
+        (0, 0) => "everything".to_owned(),
+        (_, 0) => newest,
+        (0, _) => young,
+        _ => format!("{newest} of {young}"),
+    }
 }
 
 fn list(args: &ConnectArgs, output: Output) -> Result<(), Failure> {
@@ -138,18 +233,27 @@ fn show(topic: &TopicName, args: &ConnectArgs, output: Output) -> Result<(), Fai
         .runtime
         .block_on(server.client.topic(topic))
         .map_err(|error| topic_failure(&error))?;
-    let object = TopicObject::of(&info);
+    let retention = server
+        .runtime
+        .block_on(server.client.retention(topic))
+        .map_err(|error| topic_failure(&error))?;
+    let object = ShownObject {
+        topic: TopicObject::of(&info),
+        retention_bytes: retention.bytes,
+        retention_age_ms: retention.age_ms,
+    };
     let text = format!(
-        "topic       {}\ndurability  {}\nfirst       {}\nnext        {}\nsynced      {}\n\
+        "topic       {}\ndurability  {}\nkeeps       {}\nfirst       {}\nnext        {}\nsynced      {}\n\
          size        {} in {} segments\nincarnation {}\nstate       {}",
         info.name,
         info.durability,
+        show_retention(retention),
         info.first_offset,
         info.next_offset,
         info.synced_offset,
         show_bytes(info.bytes),
         info.segments,
-        object.incarnation,
+        object.topic.incarnation,
         info.poisoned.as_deref().unwrap_or("ok"),
     );
     output.line(&object, format_args!("{text}"))

@@ -35,7 +35,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use millstream_protocol::batch::{BatchBuilder, Message, Record};
-use millstream_protocol::control::{TopicInfo, TopicList, Welcome};
+use millstream_protocol::control::{Retention, TopicInfo, TopicList, Welcome};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
@@ -119,6 +119,29 @@ impl Client {
     /// There is no such topic, or the server did not answer.
     pub fn topic(&self, name: impl AsRef<str>) -> Result<TopicInfo, TopicError> {
         self.runtime.block_on(self.client.topic(name))
+    }
+
+    /// See [`crate::Client::set_retention`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, the server refused or knows no retention, or it did not answer.
+    pub fn set_retention(
+        &self,
+        topic: impl AsRef<str>,
+        retention: Retention,
+    ) -> Result<(), TopicError> {
+        self.runtime
+            .block_on(self.client.set_retention(topic, retention))
+    }
+
+    /// See [`crate::Client::retention`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, the server knows no retention, or it did not answer.
+    pub fn retention(&self, topic: impl AsRef<str>) -> Result<Retention, TopicError> {
+        self.runtime.block_on(self.client.retention(topic))
     }
 
     /// See [`crate::Client::delete_topic`].

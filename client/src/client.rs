@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_protocol::control::{
-    CreateTopic, DeleteTopic, DescribeTopic, ListTopics, TopicInfo, TopicList, Welcome,
+    CreateTopic, DeleteTopic, DescribeRetention, DescribeTopic, ListTopics, Retention,
+    SetRetention, TopicInfo, TopicList, Welcome, features,
 };
 use millstream_protocol::{Durability, Start, TopicName};
 use tokio::sync::{mpsc, oneshot};
@@ -267,6 +268,38 @@ impl Client {
         asking.topic(Request::Describe(request)).await
     }
 
+    /// Sets how much of a topic is kept; on the server's disk when this returns. Holds for what is there as well.
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, the server refused or knows no retention, or it did not answer.
+    pub async fn set_retention(
+        &self,
+        topic: impl AsRef<str>,
+        retention: Retention,
+    ) -> Result<(), TopicError> {
+        let asking = Asking::new(self, Action::SetRetention, topic.as_ref());
+        let request = SetRetention {
+            topic: asking.name()?,
+            retention,
+        };
+        let asked = Request::SetRetention(request);
+        asking.retention(asked).await.map(drop)
+    }
+
+    /// How much of a topic is kept.
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic, the server knows no retention, or it did not answer.
+    pub async fn retention(&self, topic: impl AsRef<str>) -> Result<Retention, TopicError> {
+        let asking = Asking::new(self, Action::DescribeRetention, topic.as_ref());
+        let request = DescribeRetention {
+            topic: asking.name()?,
+        };
+        asking.retention(Request::DescribeRetention(request)).await
+    }
+
     /// Deletes a topic and its records.
     ///
     /// # Errors
@@ -480,6 +513,17 @@ impl<'a> Asking<'a> {
     async fn topic(&self, request: Request) -> Result<TopicInfo, TopicError> {
         match self.ask(request).await? {
             Answer::Topic(info) => Ok(info),
+            _ => Err(self.mismatched()),
+        }
+    }
+
+    async fn retention(&self, request: Request) -> Result<Retention, TopicError> {
+        let features = self.connection.lock().core.welcome().features;
+        if features & features::RETENTION == 0 {
+            return Err(self.error(TopicErrorCause::unsupported("retention")));
+        }
+        match self.ask(request).await? {
+            Answer::Retention(retention) => Ok(retention),
             _ => Err(self.mismatched()),
         }
     }

@@ -85,8 +85,8 @@ pub use error::{
 pub use millstream_protocol::batch::{BatchBuilder, Message, Record, RecordView};
 pub use millstream_protocol::control::{
     Backoff, CursorInfo, CursorList, DeadLetter, GapReason, LeaseInfo, OnExpiry, PeekedRecord,
-    QueueInfo, QueueList, QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError,
-    TopicInfo, TopicList, Welcome, WhenFull,
+    QueueInfo, QueueList, QueueMode, QueueSettings, QueueTotals, RecordState, Retention,
+    SettingsError, TopicInfo, TopicList, Welcome, WhenFull,
 };
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use millstream_protocol::control::TopicInfo;
+use millstream_protocol::control::{Retention, TopicInfo};
 use millstream_protocol::{AckLevel, Durability, Start, TopicName};
 use millstream_storage::{
     Appender, CloseError, CreateError, DeleteError, Level, Log, LogReader, LogRecovery, OpenError,
@@ -238,16 +238,48 @@ impl Broker {
         if !queues.is_empty() {
             return Err(TopicError::InUse { name, queues });
         }
-        if let Some(log) = self.inner.store.log(&name) {
-            self.inner.queues.forget_rules(&log);
+        let log = self.inner.store.log(&name);
+        if let Some(log) = &log {
+            self.inner.queues.forget_rules(log);
         }
         match self.inner.store.delete_log(&name) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(log) = &log {
+                    self.inner.queues.forget_retention(log);
+                }
+                Ok(())
+            }
             Err(DeleteError::NotFound) => Err(TopicError::NotFound { name }),
             Err(error) => Err(TopicError::Storage {
                 message: error.to_string(),
             }),
         }
+    }
+
+    /// Sets how much of a topic is kept; it is on disk when this returns, and holds for what is there as well.
+    /// What goes does so in the background, in whole segments and from the front; the last segment stays, and so
+    /// does what a queue over the topic has not settled, or what came with an id that is still remembered.
+    /// Readers further back get a [`Gap`](crate::Gap). A topic that was made for its queue keeps what that has
+    /// not settled, whatever is said here.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    pub fn set_retention(
+        &self,
+        topic: impl AsRef<str>,
+        retention: Retention,
+    ) -> Result<(), TopicError> {
+        self.inner.queues.set_retention(topic.as_ref(), retention)
+    }
+
+    /// How much of a topic is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError::Name`] or [`TopicError::NotFound`].
+    pub fn retention(&self, topic: impl AsRef<str>) -> Result<Retention, TopicError> {
+        self.inner.queues.retention(topic.as_ref())
     }
 
     /// A publisher to `topic`, which is made, synced, if it is not there.

@@ -40,7 +40,8 @@ pub use millstream_protocol::batch::{
 };
 pub use millstream_protocol::control::{
     Backoff, CursorInfo, DeadLetter, Gap, GapReason, LeaseInfo, OnExpiry, PeekedRecord, QueueInfo,
-    QueueMode, QueueSettings, QueueTotals, RecordState, SettingsError, TopicInfo, WhenFull,
+    QueueMode, QueueSettings, QueueTotals, RecordState, Retention, SettingsError, TopicInfo,
+    WhenFull,
 };
 pub use millstream_protocol::error::{Effect, ErrorCode};
 pub use millstream_protocol::{AckLevel, Durability, Offset, Start, TopicName, TopicNameError};

@@ -42,6 +42,7 @@ mod rate;
 mod recovery;
 mod redrive;
 mod registry;
+mod retention;
 mod scanner;
 pub(crate) mod scheduler;
 mod shared;

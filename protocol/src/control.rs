@@ -41,7 +41,10 @@ pub use settle::{
     FaultEntry, Faults, Leaser, Settle, SettleAck, SettleEntries, SettleEntry, SettleFault,
     SettleVerb,
 };
-pub use topic::{CreateTopic, DeleteTopic, DescribeTopic, ListTopics, TopicInfo, TopicList};
+pub use topic::{
+    CreateTopic, DeleteTopic, DescribeRetention, DescribeTopic, ListTopics, Retention,
+    SetRetention, TopicInfo, TopicList,
+};
 pub(crate) use work::covered as work_covered;
 pub use work::{Work, WorkEntries, WorkEntry, WorkRecords};
 
@@ -49,4 +52,8 @@ pub use work::{Work, WorkEntries, WorkEntry, WorkRecords};
 pub mod features {
     /// [`OpenProducer`](super::OpenProducer) and what follows from it.
     pub const PRODUCERS: u64 = 1 << 0;
+    /// [`SetRetention`](super::SetRetention) and [`DescribeRetention`](super::DescribeRetention).
+    pub const RETENTION: u64 = 1 << 1;
+    /// All that this version knows.
+    pub const ALL: u64 = PRODUCERS | RETENTION;
 }

@@ -59,12 +59,18 @@ coded_enum! {
         DescribeTopic = 18,
         /// [`crate::control::ListTopics`].
         ListTopics = 19,
+        /// [`crate::control::SetRetention`].
+        SetRetention = 20,
+        /// [`crate::control::DescribeRetention`].
+        DescribeRetention = 21,
         /// [`crate::control::TopicInfo`].
         TopicInfo = 24,
         /// [`crate::control::TopicList`].
         TopicList = 25,
         /// Answers a deletion; no body.
         TopicDeleted = 26,
+        /// [`crate::control::Retention`].
+        Retention = 27,
         /// [`crate::control::OpenPublisher`].
         OpenPublisher = 32,
         /// [`crate::control::PublisherOpened`].
@@ -191,6 +197,8 @@ impl MessageKind {
                 | Self::DeleteTopic
                 | Self::DescribeTopic
                 | Self::ListTopics
+                | Self::SetRetention
+                | Self::DescribeRetention
                 | Self::OpenPublisher
                 | Self::OpenProducer
                 | Self::Publish

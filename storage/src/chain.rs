@@ -438,16 +438,22 @@ impl Chain {
     /// Number of kept segments and the bytes of frames in them.
     pub(crate) fn size(&self) -> (u32, u64) {
         let state = self.lock();
-        let bytes = state
-            .kept
-            .values()
-            .map(|kept| match (&kept.mapped, kept.end) {
-                (_, Some(end)) => u64::from(end.position - FRAMES_START),
-                (Mapped::Held(segment), None) => u64::from(segment.claimed_bytes()),
-                (Mapped::Shared(_), None) => 0,
-            })
-            .sum();
+        let bytes = state.kept.values().map(Kept::frame_bytes).sum();
         (u32::try_from(state.kept.len()).unwrap_or(u32::MAX), bytes)
+    }
+
+    /// The lowest offset from which on the kept segments have no more than is needed to have `bytes` of frames;
+    /// the first offset where they have less.
+    pub(crate) fn newest(&self, bytes: u64) -> Offset {
+        let state = self.lock();
+        let mut sum = 0;
+        let mut newest = state.kept.values().rev();
+        let from = newest.find(|kept| {
+            sum += kept.frame_bytes();
+            sum >= bytes
+        });
+        let from = from.or_else(|| state.kept.values().next());
+        from.map_or(state.next_base, |kept| kept.base_offset)
     }
 
     /// The finished segments at the front whose records all lie below `before`, and whether the one
@@ -582,6 +588,14 @@ pub(crate) struct Finished {
 }
 
 impl Kept {
+    fn frame_bytes(&self) -> u64 {
+        match (&self.mapped, self.end) {
+            (_, Some(end)) => u64::from(end.position - FRAMES_START),
+            (Mapped::Held(segment), None) => u64::from(segment.claimed_bytes()),
+            (Mapped::Shared(_), None) => 0,
+        }
+    }
+
     /// A segment that an earlier run left behind and that the manifest knows the end of.
     pub(crate) fn earlier(finished: Finished, len_bytes: u32) -> Self {
         Self {

@@ -89,7 +89,8 @@ pub use reader::{Chunk, LogReader, ReadError};
 pub use recovery::LogRecovery;
 pub use repair::{RepairAction, RepairError, RepairPlan, Unrepairable, plan_repair, repair};
 pub use retention::{
-    TrimError, Trimmed, claimed_end, may_trim, records_between, set_segment_sizes, trim,
+    TrimError, Trimmed, claimed_end, is_one_segment, may_trim, newest, records_between,
+    set_segment_sizes, trim,
 };
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;

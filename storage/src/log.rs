@@ -84,6 +84,7 @@ pub struct Log {
     identity: LogIdentity,
     shared: Arc<Shared>,
     chain: Chain,
+    started_at: Offset,
     gate: Gate,
     poison: OnceLock<Arc<str>>,
     synced: Frontier,
@@ -115,11 +116,13 @@ pub struct Log {
 
 impl Log {
     pub(crate) fn new(identity: LogIdentity, shared: Arc<Shared>, chain: Chain) -> Arc<Self> {
-        let start = chain.next_base().unwrap_or(Offset(0)).0;
+        let started_at = chain.next_base().unwrap_or(Offset(0));
+        let start = started_at.0;
         Arc::new(Self {
             identity,
             shared,
             chain,
+            started_at,
             gate: Gate::open(),
             poison: OnceLock::new(),
             synced: Frontier::new(start),
@@ -164,9 +167,10 @@ impl Log {
     pub(crate) fn note_ends(&self, end: Option<Entry>) -> Result<(), ManifestError> {
         let mut unnoted = lock(&self.unnoted);
         unnoted.extend(end);
-        if !unnoted.is_empty() {
-            self.shared.commit(&unnoted)?;
+        if unnoted.is_empty() {
+            return Ok(());
         }
+        self.shared.commit(&unnoted)?;
         for entry in unnoted.drain(..) {
             if let Entry::Sealed {
                 segment,
@@ -177,6 +181,8 @@ impl Log {
                 self.chain.finish(segment, footer_bytes);
             }
         }
+        drop(unnoted);
+        self.shared.finished_bell.ring();
         Ok(())
     }
 
@@ -190,6 +196,12 @@ impl Log {
         self.poison.get().map(|reason| Poisoned {
             reason: Arc::clone(reason),
         })
+    }
+
+    /// Records below were there when the store was opened, all others were appended since.
+    #[must_use]
+    pub const fn started_at(&self) -> Offset {
+        self.started_at
     }
 
     /// The offset of the oldest record kept.

@@ -118,6 +118,18 @@ pub(crate) fn remove(folder: &dyn Folder, name: &str) {
     }
 }
 
+/// The lowest offset that must stay for the newest `bytes` of frames to be kept: the first of a segment.
+#[must_use]
+pub fn newest(log: &Log, bytes: u64) -> Offset {
+    log.chain().newest(bytes)
+}
+
+/// Whether all that is kept is in one segment, which never goes.
+#[must_use]
+pub fn is_one_segment(log: &Log) -> bool {
+    log.size().0 <= 1
+}
+
 /// Sets how large segments of `log` are made from now on, where that is less than the folder's sizes.
 /// The first call holds, until the store is opened again.
 pub fn set_segment_sizes(log: &Log, first_bytes: u32, largest_bytes: u32) {

@@ -1,6 +1,7 @@
 //! What all logs of one open folder share: the folder, its manifest, the work lists.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use millstream_protocol::Offset;
 
@@ -17,6 +18,30 @@ pub(crate) struct SegmentSizes {
     pub(crate) largest_bytes: u32,
 }
 
+/// Whom to tell when the manifest knows the end of one more segment.
+#[derive(Default)]
+pub(crate) struct FinishedBell(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl FinishedBell {
+    /// The first call holds.
+    pub(crate) fn set(&self, ring: impl Fn() + Send + Sync + 'static) {
+        // The first call holds.
+        let _ = self.0.set(Box::new(ring));
+    }
+
+    pub(crate) fn ring(&self) {
+        if let Some(ring) = self.0.get() {
+            ring();
+        }
+    }
+}
+
+impl fmt::Debug for FinishedBell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FinishedBell").finish_non_exhaustive()
+    }
+}
+
 /// Shared by every log of a folder.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -26,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) work: Work,
     /// Room that was set aside is in use, and to be set aside again.
     pub(crate) reserve_released: Mark,
+    pub(crate) finished_bell: FinishedBell,
     manifest: Mutex<Manifest>,
 }
 
@@ -42,6 +68,7 @@ impl Shared {
             sizes,
             work: Work::default(),
             reserve_released: Mark::clean(),
+            finished_bell: FinishedBell::default(),
             manifest: Mutex::new(manifest),
         }
     }

@@ -48,7 +48,7 @@ impl Greeting {
             magic: Magic,
             version_min: WIRE_VERSION,
             version_max: WIRE_VERSION,
-            features: features::PRODUCERS,
+            features: features::ALL,
             client: self.name.clone(),
         };
         let mut bytes = Vec::new();

@@ -2,9 +2,10 @@
 
 use millstream_protocol::control::{
     ControlError, ControlQueue, CreateQueue, CreateTopic, CursorInfo, CursorList, DeleteCursor,
-    DeleteQueue, DeleteTopic, DescribeCursor, DescribeQueue, DescribeTopic, LeaseList, ListCursors,
-    ListLeases, ListQueues, ListTopics, PeekQueue, PeekedList, QueueDone, QueueInfo, QueueList,
-    RedriveQueue, SetCursor, SetQueue, TopicInfo, TopicList,
+    DeleteQueue, DeleteTopic, DescribeCursor, DescribeQueue, DescribeRetention, DescribeTopic,
+    LeaseList, ListCursors, ListLeases, ListQueues, ListTopics, PeekQueue, PeekedList, QueueDone,
+    QueueInfo, QueueList, RedriveQueue, Retention, SetCursor, SetQueue, SetRetention, TopicInfo,
+    TopicList,
 };
 use millstream_protocol::wire::{MessageKind, StreamId};
 
@@ -39,6 +40,10 @@ requests! {
     Delete(DeleteTopic): TopicDeleted,
     /// List topics; answered by [`Answer::Topics`].
     List(ListTopics): TopicList,
+    /// Set how much of a topic is kept; answered by [`Answer::Retention`].
+    SetRetention(SetRetention): Retention,
+    /// Describe how much of a topic is kept; answered by [`Answer::Retention`].
+    DescribeRetention(DescribeRetention): Retention,
     /// Create a queue; answered by [`Answer::Queue`].
     CreateQueue(CreateQueue): QueueInfo,
     /// Change a queue; answered by [`Answer::Queue`].
@@ -74,6 +79,8 @@ pub enum Answer {
     Topic(TopicInfo),
     /// Some topics.
     Topics(TopicList),
+    /// How much of a topic is kept.
+    Retention(Retention),
     /// A topic or a cursor was deleted.
     Deleted,
     /// A queue, created, changed or described.
@@ -98,6 +105,7 @@ pub(super) enum Asked {
     TopicInfo,
     TopicList,
     TopicDeleted,
+    Retention,
     QueueInfo,
     QueueList,
     QueueDone,
@@ -115,6 +123,7 @@ impl Asked {
             Self::TopicInfo => MessageKind::TopicInfo,
             Self::TopicList => MessageKind::TopicList,
             Self::TopicDeleted => MessageKind::TopicDeleted,
+            Self::Retention => MessageKind::Retention,
             Self::QueueInfo => MessageKind::QueueInfo,
             Self::QueueList => MessageKind::QueueList,
             Self::QueueDone => MessageKind::QueueDone,
@@ -132,6 +141,7 @@ impl Asked {
             Self::TopicInfo => Answer::Topic(TopicInfo::decode(body)?),
             Self::TopicList => Answer::Topics(TopicList::decode(body)?),
             Self::TopicDeleted | Self::CursorDeleted => Answer::Deleted,
+            Self::Retention => Answer::Retention(Retention::decode(body)?),
             Self::QueueInfo => Answer::Queue(Box::new(QueueInfo::decode(body)?)),
             Self::QueueList => Answer::Queues(QueueList::decode(body)?),
             Self::QueueDone => Answer::Done(QueueDone::decode(body)?),

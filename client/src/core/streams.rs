@@ -6,7 +6,6 @@ use millstream_protocol::batch::Message;
 use millstream_protocol::control::{
     Credit, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, Receive, Window, features,
 };
-use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::limits::STREAMS_PER_CONNECTION_MAX;
 use millstream_protocol::wire::{MessageKind, StreamId};
 
@@ -14,7 +13,7 @@ use super::consuming::{Consuming, SettleRequest};
 use super::publishing::{NotTaken, Place, Publishing, ReadyFrame};
 use super::reading::Reading;
 use super::{Closing, Core, Stream};
-use crate::error::{Refusal, TopicErrorCause};
+use crate::error::TopicErrorCause;
 
 impl Core {
     /// Asks for a publisher stream; [`Event::PublisherOpened`](super::Event::PublisherOpened) or
@@ -41,12 +40,7 @@ impl Core {
     /// in use.
     pub fn open_producer(&mut self, open: &OpenProducer) -> Result<StreamId, TopicErrorCause> {
         if self.welcome().features & features::PRODUCERS == 0 {
-            return Err(TopicErrorCause::Refused(Refusal {
-                code: ErrorCode::Unsupported,
-                effect: Effect::NotApplied,
-                retriable: false,
-                message: "this server knows no producers; a newer one does".into(),
-            }));
+            return Err(TopicErrorCause::unsupported("producers"));
         }
         let stream = self.next_stream()?;
         open.encode(stream, 0, &mut self.control);

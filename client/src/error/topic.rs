@@ -20,6 +20,10 @@ pub enum Action {
     Delete,
     /// List all topics.
     List,
+    /// Set how much of a topic is kept.
+    SetRetention,
+    /// Describe how much of a topic is kept.
+    DescribeRetention,
     /// Open a topic for publishing.
     OpenPublisher,
     /// Open a topic for reading.
@@ -33,6 +37,8 @@ impl Action {
             Self::Describe => "describe the topic",
             Self::Delete => "delete the topic",
             Self::List => "list the topics",
+            Self::SetRetention => "set the retention of the topic",
+            Self::DescribeRetention => "describe the retention of the topic",
             Self::OpenPublisher => "publish to the topic",
             Self::OpenReader => "read the topic",
         }
@@ -40,7 +46,10 @@ impl Action {
 
     /// Whether an answer that never came leaves something changed.
     const fn changes_nothing(self) -> bool {
-        matches!(self, Self::Describe | Self::List | Self::OpenReader)
+        matches!(
+            self,
+            Self::Describe | Self::List | Self::DescribeRetention | Self::OpenReader
+        )
     }
 }
 
@@ -79,6 +88,18 @@ pub enum TopicErrorCause {
     },
     /// The server closed the stream instead of opening it.
     Closed,
+}
+
+impl TopicErrorCause {
+    /// The server did not say in its welcome that it has `what`.
+    pub(crate) fn unsupported(what: &str) -> Self {
+        Self::Refused(Refusal {
+            code: ErrorCode::Unsupported,
+            effect: Effect::NotApplied,
+            retriable: false,
+            message: format!("this server knows no {what}; a newer one does").into(),
+        })
+    }
 }
 
 impl TopicError {

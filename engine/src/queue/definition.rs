@@ -1,7 +1,7 @@
 //! What the registry keeps: queues as they were made, cursors, and the journal entries of both.
 
 use millstream_protocol::control::{
-    Backoff, DeadLetter, OnExpiry, QueueMode, QueueSettings, WhenFull,
+    Backoff, DeadLetter, OnExpiry, QueueMode, QueueSettings, Retention, WhenFull,
 };
 use millstream_protocol::{Offset, TopicName};
 
@@ -93,6 +93,14 @@ pub(super) struct CursorState {
     pub(super) updated_us: u64,
 }
 
+/// How much of a topic is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TopicRetention {
+    pub(super) topic: TopicName,
+    pub(super) incarnation: [u8; 16],
+    pub(super) retention: Retention,
+}
+
 /// A change of the registry, as the journal has it.
 ///
 /// ```text
@@ -102,6 +110,7 @@ pub(super) struct CursorState {
 /// 3 cursor     topic, incarnation 16, name, offset u64, updated u64
 /// 4 no cursor  incarnation 16, name
 /// 5 next id    u32
+/// 6 retention  topic, incarnation 16, bytes u64, age in ms u64
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
@@ -112,6 +121,7 @@ pub(super) enum Change {
     CursorDeleted([u8; 16], TopicName),
     /// Ids below were given out.
     NextId(u32),
+    Retention(TopicRetention),
 }
 
 impl Change {
@@ -150,6 +160,13 @@ impl Change {
                 out.push(5);
                 out.extend_from_slice(&id.to_le_bytes());
             }
+            Self::Retention(kept) => {
+                out.push(6);
+                put_text(out, kept.topic.as_str());
+                out.extend_from_slice(&kept.incarnation);
+                out.extend_from_slice(&kept.retention.bytes.to_le_bytes());
+                out.extend_from_slice(&kept.retention.age_ms.to_le_bytes());
+            }
         }
     }
 
@@ -181,6 +198,14 @@ impl Change {
             }),
             4 => Self::CursorDeleted(fields.array()?, name(fields)?),
             5 => Self::NextId(fields.u32()?),
+            6 => Self::Retention(TopicRetention {
+                topic: name(fields)?,
+                incarnation: fields.array()?,
+                retention: Retention {
+                    bytes: fields.u64()?,
+                    age_ms: fields.u64()?,
+                },
+            }),
             _ => return Err(fields.malformed()),
         })
     }
@@ -295,6 +320,14 @@ mod tests {
             }),
             Change::CursorDeleted([3; 16], TopicName::parse("report").unwrap()),
             Change::NextId(8),
+            Change::Retention(TopicRetention {
+                topic: TopicName::parse("mail").unwrap(),
+                incarnation: [3; 16],
+                retention: Retention {
+                    bytes: 1 << 40,
+                    age_ms: 7,
+                },
+            }),
         ];
         let mut bytes = Vec::new();
         for change in &changes {

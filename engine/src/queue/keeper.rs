@@ -46,10 +46,27 @@ struct Chores {
     soon: bool,
     /// Something failed: not before the longest pause.
     failed: bool,
+    /// Boot time at which it is due, whatever changes before.
+    at_us: Option<u64>,
     stopping: bool,
 }
 
 impl Chores {
+    /// Whether it is due at boot time `now_us`, but for the pause.
+    fn is_due(&mut self, now_us: u64) -> bool {
+        self.due |= self.at_us.is_some_and(|at_us| at_us <= now_us);
+        self.due
+    }
+
+    /// Notes that it is done now.
+    fn begin(&mut self) {
+        let stopping = self.stopping;
+        *self = Self {
+            stopping,
+            ..Self::default()
+        };
+    }
+
     /// How long after the last time they are done again, where `soon_us` is what that time allows.
     fn pause_us(&self, soon_us: u64) -> u64 {
         if self.soon && !self.failed {
@@ -176,6 +193,15 @@ impl Keeper {
         }
     }
 
+    /// Has the repeated chore look again at boot time `at_us`, and then ask anew; the earliest time holds.
+    pub(super) fn look_at(&self, at_us: u64) {
+        let mut chores = self.chores();
+        if chores.at_us.is_none_or(|earliest_us| at_us < earliest_us) {
+            chores.at_us = Some(at_us);
+            self.chores_bell.notify_one();
+        }
+    }
+
     /// Something failed: has the repeated chore try again after the longest pause, whatever changes meanwhile.
     pub(super) fn try_again(&self) {
         let mut chores = self.chores();
@@ -237,8 +263,11 @@ impl Keeper {
     #[cfg(test)]
     pub(super) fn take_chore(&self) -> bool {
         let mut chores = self.chores();
-        (chores.soon, chores.failed) = (false, false);
-        std::mem::take(&mut chores.due)
+        let is_due = chores.is_due(boot_us());
+        if is_due {
+            chores.begin();
+        }
+        is_due
     }
 
     fn run_queues(&self) {
@@ -299,10 +328,9 @@ impl Keeper {
             let now_us = boot_us();
             let since_us = now_us.saturating_sub(repeated_us);
             let pause_us = chores.pause_us(pause_soon_us);
-            if chores.due && since_us >= pause_us {
-                chores.due = false;
-                chores.soon = false;
-                chores.failed = false;
+            let is_due = chores.is_due(now_us);
+            if is_due && since_us >= pause_us {
+                chores.begin();
                 drop(chores);
                 if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
                     tracing::error!("a queue chore panicked");
@@ -312,8 +340,12 @@ impl Keeper {
                 pause_soon_us = (spent_us * (CHORES_SHARE - 1)).clamp(CHORES_US_MIN, CHORES_US_MAX);
                 continue;
             }
-            if chores.due {
-                let left = Duration::from_micros(pause_us - since_us);
+            let left_us = match chores.at_us {
+                _ if is_due => Some(pause_us - since_us),
+                at_us => at_us.map(|at_us| at_us - now_us),
+            };
+            if let Some(left_us) = left_us {
+                let left = Duration::from_micros(left_us);
                 drop(self.chores_bell.wait_timeout(chores, left));
             } else {
                 drop(self.chores_bell.wait(chores));

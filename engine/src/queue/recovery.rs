@@ -18,7 +18,7 @@ use millstream_protocol::{Offset, TopicName};
 use millstream_storage::{Checkpoints, Log, Store};
 
 use super::codec::{Fields, Malformed, put_bytes, put_text};
-use super::definition::{Change, CursorState, Definition};
+use super::definition::{Change, CursorState, Definition, TopicRetention};
 use super::journal::{self, JournalFrame, Owner};
 use super::patient::{PAUSE, TRIES};
 use super::scheduler::{Durable, Entry};
@@ -81,6 +81,7 @@ impl RecoveredQueue {
 pub(super) struct Recovered {
     pub(super) queues: BTreeMap<u32, RecoveredQueue>,
     pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
+    pub(super) retentions: BTreeMap<TopicName, TopicRetention>,
     pub(super) next_id: u32,
     /// What of the journal the checkpoint that was read needs; `None` where there was none.
     pub(super) keep_from: Option<Offset>,
@@ -215,6 +216,9 @@ impl Recovered {
                 .cursors
                 .retain(|_, cursor| cursor.incarnation != incarnation || cursor.name != name),
             Change::NextId(id) => self.next_id = self.next_id.max(id),
+            Change::Retention(kept) => {
+                self.retentions.insert(kept.topic.clone(), kept);
+            }
         }
     }
 }

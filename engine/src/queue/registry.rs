@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
-use millstream_protocol::control::{DeadLetter, QueueMode, QueueSettings};
+use millstream_protocol::control::{DeadLetter, QueueMode, QueueSettings, Retention};
 use millstream_protocol::{Durability, Offset, Start, TopicName};
 use millstream_storage::{CreateError, Log, OpenError, Store};
 
 use super::clock::Clock;
 use super::core::{Core, CoreParts};
 use super::definition::{
-    Change, CursorState, Definition, dead_letter_queue, dead_letter_settings, policy,
+    Change, CursorState, Definition, TopicRetention, dead_letter_queue, dead_letter_settings,
+    policy,
 };
 use super::error::{ConsumeError, QueueError};
 use super::far::FarStore;
@@ -69,6 +70,8 @@ pub(super) struct State {
     writer: Option<Writer>,
     pub(super) queues: BTreeMap<TopicName, Entry>,
     pub(super) cursors: BTreeMap<(TopicName, TopicName), CursorState>,
+    /// Of topics that do not keep everything.
+    pub(super) retentions: BTreeMap<TopicName, TopicRetention>,
     pub(super) next_id: u32,
     /// Why it is not known what queues and cursors there are: none is made, found or changed then.
     offline: Option<String>,
@@ -88,12 +91,22 @@ impl State {
         }
     }
 
+    /// How much of the topic is kept.
+    pub(super) fn retention_of(&self, log: &Log) -> Retention {
+        let identity = log.identity();
+        let kept = self.retentions.get(&identity.name);
+        // That of one that had the name before says nothing.
+        let kept = kept.filter(|kept| kept.incarnation == identity.incarnation);
+        kept.map_or(Retention::KEEP_ALL, |kept| kept.retention)
+    }
+
     /// Changes that make the registry what it is.
     pub(super) fn changes(&self) -> Vec<Change> {
         let mut changes = vec![Change::NextId(self.next_id)];
         let queues = self.queues.values();
         changes.extend(queues.map(|entry| Change::Queue(entry.definition.clone())));
         changes.extend(self.cursors.values().cloned().map(Change::Cursor));
+        changes.extend(self.retentions.values().cloned().map(Change::Retention));
         changes
     }
 }
@@ -134,6 +147,12 @@ impl Queues {
             rules: Mutex::default(),
             upkeep: Mutex::default(),
         });
+        let keeper = Arc::downgrade(&queues.keeper);
+        store.on_finished(move || {
+            if let Some(keeper) = keeper.upgrade() {
+                keeper.look_after();
+            }
+        });
         if let Some(log) = journal::open(store) {
             match Recovered::read(store, &log) {
                 Ok(recovered) => {
@@ -156,6 +175,14 @@ impl Queues {
         let found = Upkeep::after_start(log.size().1, recovered.keep_from);
         *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = found;
         state.cursors = recovered.cursors;
+        state.retentions = recovered.retentions;
+        let is_of_topic = |kept: &TopicRetention| {
+            let log = self.store.log(&kept.topic);
+            log.is_some_and(|log| log.identity().incarnation == kept.incarnation)
+        };
+        state
+            .retentions
+            .retain(|_, kept| is_of_topic(kept) && !kept.retention.keeps_all());
         for (_, queue) in recovered.queues {
             let name = queue.definition.name.clone();
             let topic = self.store.log(&queue.definition.topic);
@@ -567,6 +594,9 @@ impl Queues {
             // Records go with the last queue that was to work on them.
             self.forget_rules(&entry.queue.topic);
             let deleted = self.store.delete_log(&topic);
+            if deleted.is_ok() {
+                self.forget_retention(&entry.queue.topic);
+            }
             deleted.map_err(|error| QueueError::TopicLeft {
                 name: name.clone(),
                 reason: error.to_string(),
@@ -661,7 +691,7 @@ pub(crate) fn check_public(name: &TopicName) -> Result<(), TopicError> {
 }
 
 /// The first offset appended at `time_us` or later.
-fn start_at(topic: &Arc<Log>, time_us: u64) -> Offset {
+pub(super) fn start_at(topic: &Arc<Log>, time_us: u64) -> Offset {
     let mut reader = millstream_storage::LogReader::new(topic, Start::Time(time_us));
     millstream_storage::park_until(|cx| reader.poll_start(cx))
 }

@@ -1,10 +1,9 @@
 //! What is done behind the queues' backs: moves, trimming, checkpoints, ids of before the start.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millstream_protocol::{Offset, Start, TopicName};
-use millstream_storage::{Chunk, CreateError, Log, claimed_end, may_trim, trim};
+use millstream_protocol::{Offset, Start};
+use millstream_storage::{Chunk, CreateError, Log, claimed_end, trim};
 
 use super::clock::boot_us;
 use super::journal::{self, Journal};
@@ -45,18 +44,6 @@ impl Upkeep {
     }
 }
 
-/// How far one topic may be trimmed.
-#[derive(Debug)]
-struct Floor {
-    log: Arc<Log>,
-    /// It was made for one of its queues.
-    own_topic: bool,
-    /// All its queues have settled what is below, and nobody looks for copies there.
-    settled: Offset,
-    /// The queues that were asked.
-    queues: Vec<u32>,
-}
-
 impl Queues {
     /// Looks after everything once. Waits for the disk.
     pub(super) fn look_after(self: &Arc<Self>) {
@@ -69,91 +56,6 @@ impl Queues {
         }
         self.trim_topics(&entries);
         self.checkpoint_if_due();
-    }
-
-    /// Drops segments of topics that were made for their queues, once all have settled them (R1).
-    fn trim_topics(self: &Arc<Self>, entries: &[Entry]) {
-        let mut floors: BTreeMap<TopicName, Floor> = BTreeMap::new();
-        for entry in entries {
-            // One that can't say keeps everything.
-            let settled = entry.queue.look(|core, _| core.synced_floor());
-            let settled = settled.unwrap_or(Offset(0));
-            let definition = &entry.definition;
-            let known = floors.entry(definition.topic.clone());
-            let known = known.or_insert_with(|| Floor {
-                log: Arc::clone(&entry.queue.topic),
-                own_topic: false,
-                settled,
-                queues: Vec::new(),
-            });
-            known.own_topic |= definition.own_topic;
-            known.settled = known.settled.min(settled);
-            known.queues.push(definition.id);
-        }
-        for entry in entries {
-            let mover = entry.mover();
-            for (topic, offset) in mover.unapplied() {
-                if let Some(floor) = floors.get_mut(&topic) {
-                    floor.settled = floor.settled.min(offset);
-                }
-            }
-        }
-        for (topic, floor) in floors {
-            if floor.own_topic && floor.settled > floor.log.first_offset() {
-                self.trim_topic(&topic, &floor);
-            }
-        }
-    }
-
-    fn trim_topic(self: &Arc<Self>, topic: &TopicName, floor: &Floor) {
-        let log = &floor.log;
-        let rules = self.rules(log);
-        if !rules.ids().is_loaded() {
-            // Which ids must not be forgotten is not known yet.
-            self.load_ids_soon(&rules, log);
-            self.keeper.look_again();
-            return;
-        }
-        let held = rules.ids().hold_from(boot_us());
-        let before = held.map_or(floor.settled, |held| held.min(floor.settled));
-        // No queue begins over the topic, and none goes with it, while it is trimmed.
-        let state = self.state();
-        let over = state
-            .queues
-            .values()
-            .filter(|entry| entry.definition.topic == *topic);
-        let mut now: Vec<u32> = over.map(|entry| entry.definition.id).collect();
-        now.sort_unstable();
-        let mut then = floor.queues.clone();
-        then.sort_unstable();
-        if now != then {
-            self.keeper.look_again();
-            return;
-        }
-        if !may_trim(log, before) {
-            return;
-        }
-        let told = self.producers().before_trim(log, before);
-        let trimmed = told.map_err(|error| error.to_string()).and_then(|()| {
-            let trimmed = trim(log, before);
-            trimmed.map_err(|error| error.to_string())
-        });
-        drop(state);
-        match trimmed {
-            Ok(trimmed) => {
-                if trimmed.segments > 0 {
-                    tracing::debug!(%topic, segments = trimmed.segments, bytes = trimmed.bytes, "dropped settled segments");
-                }
-                // Nobody else has us look again: on a full disk nothing more is published or settled.
-                if trimmed.unfinished {
-                    self.keeper.look_again();
-                }
-            }
-            Err(error) => {
-                self.keeper.try_again();
-                tracing::warn!(%topic, %error, "cannot drop settled segments");
-            }
-        }
     }
 
     fn checkpoint_if_due(self: &Arc<Self>) {
@@ -353,7 +255,8 @@ fn ids_since(log: &Arc<Log>, wall_us: u64) -> Vec<(u64, Vec<u8>, Offset)> {
     let now_us = boot_us();
     let since_us = wall_us.saturating_sub(ID_WINDOW_US);
     let mut reader = PatientReader::new(log, Start::Time(since_us));
-    let end = log.high_watermark();
+    // Those that came since are noted by who publishes them.
+    let end = log.started_at();
     while reader.next_offset() < end {
         let Ok(chunk) = reader.next(LOAD_BYTES) else {
             break;

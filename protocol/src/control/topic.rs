@@ -123,6 +123,77 @@ impl TopicInfo {
     }
 }
 
+/// How much of a topic is kept. Where both are given, what either lets go may go.
+///
+/// ```
+/// use millstream_protocol::control::Retention;
+/// let week = Retention { age_ms: 7 * 86_400_000, ..Retention::KEEP_ALL };
+/// assert!(!week.keeps_all());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize)]
+pub struct Retention {
+    /// Of the newest frames at least so many bytes are kept; 0: all.
+    pub bytes: u64,
+    /// Records are kept at least so many milliseconds after they were appended; 0: for ever.
+    pub age_ms: u64,
+}
+
+impl Retention {
+    /// Nothing goes.
+    pub const KEEP_ALL: Self = Self {
+        bytes: 0,
+        age_ms: 0,
+    };
+
+    /// Whether nothing goes.
+    #[must_use]
+    pub const fn keeps_all(&self) -> bool {
+        self.bytes == 0 && self.age_ms == 0
+    }
+
+    fn read(archived: &ArchivedRetention) -> Result<Self, ControlError> {
+        Ok(Self {
+            bytes: archived.bytes.to_native(),
+            age_ms: archived.age_ms.to_native(),
+        })
+    }
+}
+
+/// Sets how much of a topic is kept; answered by a [`Retention`] once that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize)]
+pub struct SetRetention {
+    /// The topic.
+    #[rkyv(with = Text<TOPIC_NAME_BYTES_MAX>)]
+    pub topic: TopicName,
+    /// What holds from now on, of records that are there as well.
+    pub retention: Retention,
+}
+
+impl SetRetention {
+    fn read(archived: &ArchivedSetRetention) -> Result<Self, ControlError> {
+        Ok(Self {
+            topic: topic_name(&archived.topic)?,
+            retention: Retention::read(&archived.retention)?,
+        })
+    }
+}
+
+/// Asks how much of a topic is kept; answered by a [`Retention`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize)]
+pub struct DescribeRetention {
+    /// The topic.
+    #[rkyv(with = Text<TOPIC_NAME_BYTES_MAX>)]
+    pub topic: TopicName,
+}
+
+impl DescribeRetention {
+    fn read(archived: &ArchivedDescribeRetention) -> Result<Self, ControlError> {
+        Ok(Self {
+            topic: topic_name(&archived.topic)?,
+        })
+    }
+}
+
 /// Topics by rising name.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize)]
 pub struct TopicList {
@@ -160,4 +231,7 @@ archived_message!(
     ListTopics: ListTopics,
     TopicInfo: TopicInfo,
     TopicList: TopicList,
+    SetRetention: SetRetention,
+    DescribeRetention: DescribeRetention,
+    Retention: Retention,
 );

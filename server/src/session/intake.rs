@@ -1,8 +1,9 @@
 //! What a session does with each message, and with the outcome of each request.
 
 use millstream_protocol::control::{
-    CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Hello, ListTopics, OpenConsumer,
-    OpenProducer, OpenPublisher, OpenReader, Welcome, features,
+    CreateTopic, Credit, DeleteTopic, DescribeRetention, DescribeTopic, ErrorMessage, Hello,
+    ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, SetRetention, Welcome,
+    features,
 };
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::{
@@ -40,6 +41,8 @@ impl Session {
             | MessageKind::DeleteTopic
             | MessageKind::DescribeTopic
             | MessageKind::ListTopics
+            | MessageKind::SetRetention
+            | MessageKind::DescribeRetention
             | MessageKind::OpenPublisher
             | MessageKind::OpenProducer
             | MessageKind::OpenReader
@@ -77,7 +80,7 @@ impl Session {
         }
         let welcome = Welcome {
             version: WIRE_VERSION,
-            features: hello.features & features::PRODUCERS,
+            features: hello.features & features::ALL,
             server: self.options.server.clone(),
             folder_id: self.broker.folder_id(),
             boot_epoch: self.broker.boot_epoch(),
@@ -278,6 +281,10 @@ impl Session {
                 self.out
                     .control(|out| list.encode(stream, correlation, out));
             }
+            Outcome::Retention(retention) => {
+                self.out
+                    .control(|out| retention.encode(stream, correlation, out));
+            }
             Outcome::Deleted => self.bare(MessageKind::TopicDeleted, stream, correlation),
             Outcome::Queue(answer) => self.out.control(|out| answer.encode(correlation, out)),
             Outcome::Refused(error) => self.refuse_request(stream, correlation, &error),
@@ -321,6 +328,10 @@ fn request(kind: MessageKind, body: &[u8]) -> Result<Request, ErrorMessage> {
         MessageKind::DeleteTopic => DeleteTopic::decode(body).map(Request::Delete),
         MessageKind::DescribeTopic => DescribeTopic::decode(body).map(Request::Describe),
         MessageKind::ListTopics => ListTopics::decode(body).map(Request::List),
+        MessageKind::SetRetention => SetRetention::decode(body).map(Request::SetRetention),
+        MessageKind::DescribeRetention => {
+            DescribeRetention::decode(body).map(Request::DescribeRetention)
+        }
         MessageKind::OpenPublisher => OpenPublisher::decode(body).map(Request::OpenPublisher),
         MessageKind::OpenProducer => OpenProducer::decode(body).map(Request::OpenProducer),
         MessageKind::OpenReader => OpenReader::decode(body).map(Request::OpenReader),

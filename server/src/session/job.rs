@@ -3,9 +3,9 @@
 use millstream::{Broker, PublisherOptions, TopicError, TopicOptions};
 use millstream_protocol::TopicName;
 use millstream_protocol::control::{
-    ConsumerOpened, CreateTopic, DeleteTopic, DescribeTopic, ErrorMessage, ListTopics,
-    OpenConsumer, OpenProducer, OpenPublisher, OpenReader, ProducerOpened, PublisherOpened,
-    TopicInfo, TopicList,
+    ConsumerOpened, CreateTopic, DeleteTopic, DescribeRetention, DescribeTopic, ErrorMessage,
+    ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, ProducerOpened,
+    PublisherOpened, Retention, SetRetention, TopicInfo, TopicList,
 };
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::limits::TOPICS_PER_LIST_MAX;
@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Delete(DeleteTopic),
     Describe(DescribeTopic),
     List(ListTopics),
+    SetRetention(SetRetention),
+    DescribeRetention(DescribeRetention),
     OpenPublisher(OpenPublisher),
     OpenProducer(OpenProducer),
     OpenReader(OpenReader),
@@ -54,6 +56,7 @@ pub(crate) enum Outcome {
     Topic(TopicInfo),
     Deleted,
     Topics(TopicList),
+    Retention(Retention),
     Publisher(Box<PublisherStream>, PublisherOpened),
     Producer(Box<PublisherStream>, ProducerOpened),
     Reader(Box<ReaderStream>),
@@ -97,6 +100,12 @@ impl Job {
             Request::Delete(delete) => broker.delete_topic(&delete.name).map(|()| Outcome::Deleted),
             Request::Describe(describe) => broker.topic(&describe.name).map(Outcome::Topic),
             Request::List(list) => Ok(list_topics(&broker, list.after.as_ref())),
+            Request::SetRetention(set) => broker
+                .set_retention(&set.topic, set.retention)
+                .map(|()| Outcome::Retention(set.retention)),
+            Request::DescribeRetention(describe) => {
+                broker.retention(&describe.topic).map(Outcome::Retention)
+            }
             Request::OpenPublisher(open) => open_publisher(&broker, &open),
             Request::OpenProducer(open) => open_producer(&broker, &open),
             Request::OpenReader(open) => open_reader(&broker, &open, correlation),
