@@ -121,6 +121,12 @@ pub trait Receive {
     /// What the broker said.
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure>;
 
+    /// Messages in front of the last received that the broker had let go, as it was told to, before they were
+    /// asked for.
+    fn let_go(&self) -> u64 {
+        0
+    }
+
     /// Leaves once the broker has all acknowledgements.
     ///
     /// # Errors

@@ -100,8 +100,21 @@ fn row(outcome: &Outcome, text: &mut String) {
         count(low),
         count(high),
         bytes / 1e6,
-        if outcome.is_whole() { "yes" } else { "NO" },
+        whole(outcome),
     );
+}
+
+/// Whether every message came; and how many of them nobody could look at, as their topic was told.
+fn whole(outcome: &Outcome) -> String {
+    if !outcome.is_whole() {
+        return "NO".to_owned();
+    }
+    let (let_go, _, _) = outcome.spread(|run| run.delivered.let_go as f64);
+    if let_go > 0.0 {
+        format!("yes, but for {} let go", count(let_go))
+    } else {
+        "yes".to_owned()
+    }
 }
 
 fn load_text(outcome: &Outcome) -> String {

@@ -89,6 +89,14 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
             "--poll is of scenarios with clients: embed has none, and recover measures starts";
         return Err(Failure::new(Exit::Usage, message));
     }
+    let is_read_back = matches!(
+        args.scenario,
+        Scenario::Publish | Scenario::Ack | Scenario::Sizes | Scenario::Connections
+    );
+    if args.retention_bytes.is_some() && (is_peer || !is_read_back) {
+        let message = "--retention-bytes is of millstream, and of scenarios that publish first and read afterwards: pub, ack, sizes, connections";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if !is_peer && args.peer_program.is_some() {
         let message = "--peer-program is of another broker: name it by --target";
         return Err(Failure::new(Exit::Usage, message));
@@ -219,8 +227,12 @@ fn broker(args: &RunArgs) -> Result<Box<dyn Broker>, BrokerFailure> {
         Some(address) => Millstream::at(address.clone(), durability),
         None => Millstream::start(&program(args)?, &arguments, &args.scratch, durability)?,
     };
-    Ok(Box::new(match args.poll {
+    let broker = match args.poll {
         Some(time) => broker.clients_poll(time),
+        None => broker,
+    };
+    Ok(Box::new(match args.retention_bytes {
+        Some(bytes) => broker.keeping(bytes.get() as u64),
         None => broker,
     }))
 }

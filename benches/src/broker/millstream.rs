@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millstream_client::{
     Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Driver, Durability,
-    Publisher, QueueOptions, Reader, Start, Ticket, TopicOptions,
+    Publisher, QueueOptions, ReadError, Reader, Retention, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
 
@@ -30,6 +30,8 @@ pub struct Millstream {
     process: Option<Process>,
     /// How long its clients look for more instead of sleeping.
     poll: Duration,
+    /// Its topics keep so much and let the rest go; 0: all.
+    retention_bytes: u64,
 }
 
 impl Millstream {
@@ -65,6 +67,7 @@ impl Millstream {
                 .to_owned(),
             process: Some(process),
             poll: Duration::ZERO,
+            retention_bytes: 0,
         })
     }
 
@@ -77,6 +80,7 @@ impl Millstream {
             setup: String::new(),
             process: None,
             poll: Duration::ZERO,
+            retention_bytes: 0,
         }
     }
 
@@ -84,11 +88,23 @@ impl Millstream {
     #[must_use]
     pub fn clients_poll(mut self, time: Duration) -> Self {
         self.poll = time;
+        self.note("clients that poll");
+        self
+    }
+
+    /// Has its topics keep the newest `bytes` and let older messages go.
+    #[must_use]
+    pub fn keeping(mut self, bytes: u64) -> Self {
+        self.retention_bytes = bytes;
+        self.note(&format!("topics keep the newest {} MiB", bytes >> 20));
+        self
+    }
+
+    fn note(&mut self, setup: &str) {
         if !self.setup.is_empty() {
             self.setup += ", ";
         }
-        self.setup += "clients that poll";
-        self
+        self.setup += setup;
     }
 
     fn connect(&self) -> Result<(Runtime, Client, Driver), Failure> {
@@ -142,6 +158,13 @@ impl Broker for Millstream {
         runtime.block_on(driver.run_until(async {
             let options = TopicOptions::new().durability(self.durability);
             client.create_topic(topic, options).await?;
+            if self.retention_bytes > 0 {
+                let retention = Retention {
+                    bytes: self.retention_bytes,
+                    ..Retention::KEEP_ALL
+                };
+                client.set_retention(topic, retention).await?;
+            }
             if kind == Kind::Queue {
                 // A topic of its name that nobody used becomes the queue's own, as with other brokers.
                 client.create_queue(topic, QueueOptions::new()).await?;
@@ -190,6 +213,9 @@ impl Broker for Millstream {
                     driver,
                     runtime,
                     reader,
+                    next: 0,
+                    passed_over: 0,
+                    may_pass_over: self.retention_bytes > 0,
                 })
             }
             Kind::Queue => {
@@ -302,6 +328,12 @@ struct Reading {
     driver: Driver,
     runtime: Runtime,
     reader: Reader,
+    /// The offset behind the last message.
+    next: u64,
+    /// Offsets in front of it that no message came for.
+    passed_over: u64,
+    /// The topic lets messages go.
+    may_pass_over: bool,
 }
 
 impl Receive for Reading {
@@ -311,6 +343,9 @@ impl Receive for Reading {
             driver,
             runtime,
             reader,
+            next,
+            passed_over,
+            may_pass_over,
         } = self;
         runtime.block_on(driver.run_until(async {
             let Some(run) = alarm.within(wait, reader.next_run()).await? else {
@@ -319,11 +354,26 @@ impl Receive for Reading {
             let mut run = run.ok_or("the topic gives nothing more")?;
             let mut received = 0;
             while let Some(record) = run.next_view() {
-                take(record?.as_bytes());
+                let record = match record {
+                    Err(ReadError::Gap { .. }) if *may_pass_over => continue,
+                    record => record?,
+                };
+                let offset = record.offset().0;
+                *passed_over += offset.saturating_sub(*next);
+                *next = offset + 1;
+                take(record.as_bytes());
                 received += 1;
             }
             Ok(received)
         }))
+    }
+
+    fn let_go(&self) -> u64 {
+        if self.may_pass_over {
+            self.passed_over
+        } else {
+            0
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Delivered {
     pub reordered: u64,
     /// Not as they were sent, or of no publisher of the run.
     pub damaged: u64,
+    /// Acknowledged, and let go by a topic that keeps only the newest: nobody looked at them.
+    #[serde(default)]
+    pub let_go: u64,
 }
 
 impl Delivered {
@@ -24,6 +27,16 @@ impl Delivered {
         self.lost == 0 && self.doubled == 0 && self.reordered == 0 && self.damaged == 0
     }
 
+    /// The same where the broker says that it let so many go: they are not lost, and no others are missing.
+    #[must_use]
+    pub const fn without(self, let_go: u64) -> Self {
+        Self {
+            lost: self.lost.abs_diff(let_go),
+            let_go,
+            ..self
+        }
+    }
+
     /// Adds another topic's or receiver's.
     pub const fn add(&mut self, other: &Self) {
         self.received += other.received;
@@ -31,6 +44,7 @@ impl Delivered {
         self.doubled += other.doubled;
         self.reordered += other.reordered;
         self.damaged += other.damaged;
+        self.let_go += other.let_go;
     }
 }
 
@@ -193,11 +207,27 @@ mod tests {
             doubled: 1,
             reordered: 1,
             damaged: 2,
+            let_go: 0,
         };
         assert_eq!(
             found, wanted,
             "4 and the other's 0 were lost; 5 was never acknowledged"
         );
+    }
+
+    #[test]
+    fn what_was_let_go_is_what_is_missing_and_no_more() {
+        let mut ledger = Ledger::new(1, 1000);
+        for sequence in 60..100 {
+            ledger.take(&message(0, sequence));
+        }
+        let found = ledger.settle(&[100]);
+        assert_eq!(found.lost, 60);
+        let whole = found.without(60);
+        assert_eq!((whole.lost, whole.let_go, whole.is_whole()), (0, 60, true));
+        // One that is missing behind what was let go, and one that came though it was.
+        assert_eq!(found.without(59).lost, 1);
+        assert_eq!(found.without(61).lost, 1);
     }
 
     #[test]

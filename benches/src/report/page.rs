@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::load::{Outcome, Run};
 
-use super::{count, load_text};
+use super::{count, load_text, whole};
 
 /// Size of a plot and of the margin in which its axes are named.
 const WIDTH: f64 = 560.0;
@@ -103,7 +103,7 @@ fn table(outcomes: &[Outcome], text: &mut String) {
             micros(|run| run.latency.p9999_ns),
             micros(|run| run.latency.max_ns),
             escape(&figures.join("; ")),
-            if outcome.is_whole() { "yes" } else { "NO" },
+            whole(outcome),
         );
     }
     text.push_str("</table>\n");

@@ -140,6 +140,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "synced")]
     pub(crate) ack: Level,
 
+    /// Have topics keep so much of the newest messages, for example 1GiB, and let older ones go, which are then
+    /// not read back. For pub, ack, sizes and connections
+    #[arg(long, value_name = "BYTES", value_parser = quantity::parse_bytes)]
+    pub(crate) retention_bytes: Option<NonZeroUsize>,
+
     /// Bytes of a message, at least 24
     #[arg(long, value_name = "BYTES", value_parser = quantity::parse_bytes)]
     pub(crate) size: Option<NonZeroUsize>,

@@ -195,6 +195,7 @@ fn wanted(fault: Fault, times: u64) -> Delivered {
         doubled: of(Fault::Doubles) + of(Fault::DoublesLast),
         reordered: of(Fault::Reorders),
         damaged: of(Fault::Damages),
+        let_go: 0,
     }
 }
 
