@@ -21,8 +21,9 @@ use millstream_client::core::Request;
 use millstream_client::{ErrorCode, Offset};
 use millstream_protocol::checksum::crc32c;
 use millstream_protocol::control::{
-    CursorInfo, CursorList, DescribeTopic, Gap, GapReason, LeaseInfo, LeaseList, ListTopics,
-    PeekedList, PeekedRecord, QueueList, ReceiveOver, RecordState, TopicInfo, TopicList, Welcome,
+    CursorInfo, CursorList, DescribeRetention, DescribeTopic, Gap, GapReason, LeaseInfo, LeaseList,
+    ListTopics, PeekedList, PeekedRecord, QueueList, ReceiveOver, RecordState, Retention,
+    TopicInfo, TopicList, Welcome,
 };
 use millstream_protocol::limits::{
     CONTROL_BYTES_MAX, FRAME_BYTES_MAX, HELLO_BYTES_MAX, READ_CREDIT_BYTES_MAX,
@@ -70,7 +71,7 @@ const PUBLISHER: StreamId = StreamId(1);
 const READER: StreamId = StreamId(2);
 const CONSUMER: StreamId = StreamId(3);
 
-/// A client with a stream of each kind, three publishes on their way, and two requests.
+/// A client with a stream of each kind, three publishes on their way, and three requests.
 fn session() -> Session {
     let mut session = Session::new();
     let publisher = session.open_publisher();
@@ -83,6 +84,9 @@ fn session() -> Session {
     session.core.request(&describe).unwrap();
     let list = Request::List(ListTopics { after: None });
     session.core.request(&list).unwrap();
+    let kept = DescribeRetention { topic: topic("t") };
+    let kept = Request::DescribeRetention(kept);
+    session.core.request(&kept).unwrap();
     session.sent();
     session
 }
@@ -113,6 +117,10 @@ fn samples() -> Vec<Vec<u8>> {
         next_offset: Offset(12),
         reason: GapReason::Trimmed,
     };
+    let retention = Retention {
+        bytes: 1,
+        age_ms: 2,
+    };
     vec![
         ack(PUBLISHER, 3, &[(1, 0), (2, 5)]),
         refusal(PUBLISHER, 1, ErrorCode::StorageFull),
@@ -126,6 +134,7 @@ fn samples() -> Vec<Vec<u8>> {
         encoded(|out| ReceiveOver { granted: 1 }.encode(CONSUMER, 1, out)),
         encoded(|out| topic_info().encode(connection, 1, out)),
         encoded(|out| list.encode(connection, 2, out)),
+        encoded(|out| retention.encode(connection, 3, out)),
     ]
 }
 

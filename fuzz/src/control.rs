@@ -8,11 +8,11 @@ use millstream_protocol::checksum::crc32c;
 use millstream_protocol::control::{
     ConsumerOpened, ControlError, ControlQueue, CreateQueue, CreateTopic, Credit, CursorInfo,
     CursorList, DeleteCursor, DeleteQueue, DeleteTopic, Delivery, DescribeCursor, DescribeQueue,
-    DescribeTopic, ErrorMessage, Gap, Goodbye, Hello, LeaseList, ListCursors, ListLeases,
-    ListQueues, ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader, PeekQueue,
-    PeekedList, ProducerOpened, PublishAck, PublisherOpened, QueueDone, QueueInfo, QueueList,
-    ReaderOpened, Receive, ReceiveOver, RedriveQueue, SetCursor, SetQueue, Settle, SettleAck,
-    TopicInfo, TopicList, Welcome, Window, Work, WorkRecords,
+    DescribeRetention, DescribeTopic, ErrorMessage, Gap, Goodbye, Hello, LeaseList, ListCursors,
+    ListLeases, ListQueues, ListTopics, OpenConsumer, OpenProducer, OpenPublisher, OpenReader,
+    PeekQueue, PeekedList, ProducerOpened, PublishAck, PublisherOpened, QueueDone, QueueInfo,
+    QueueList, ReaderOpened, Receive, ReceiveOver, RedriveQueue, Retention, SetCursor, SetQueue,
+    SetRetention, Settle, SettleAck, TopicInfo, TopicList, Welcome, Window, Work, WorkRecords,
 };
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
 
@@ -120,6 +120,11 @@ fn again_other(kind: MessageKind, body: &[u8], out: &mut Vec<u8>) -> Result<bool
         MessageKind::DeleteTopic => DeleteTopic::decode(body)?.encode(connection, 0, out),
         MessageKind::DescribeTopic => DescribeTopic::decode(body)?.encode(connection, 0, out),
         MessageKind::ListTopics => ListTopics::decode(body)?.encode(connection, 0, out),
+        MessageKind::SetRetention => SetRetention::decode(body)?.encode(connection, 0, out),
+        MessageKind::DescribeRetention => {
+            DescribeRetention::decode(body)?.encode(connection, 0, out);
+        }
+        MessageKind::Retention => Retention::decode(body)?.encode(connection, 0, out),
         MessageKind::TopicInfo => TopicInfo::decode(body)?.encode(connection, 0, out),
         MessageKind::TopicList => TopicList::decode(body)?.encode(connection, 0, out),
         MessageKind::OpenPublisher => OpenPublisher::decode(body)?.encode(stream, 0, out),

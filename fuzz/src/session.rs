@@ -379,6 +379,7 @@ impl Listener {
             Heard::Topic { correlation, .. }
             | Heard::Topics { correlation, .. }
             | Heard::Deleted(correlation)
+            | Heard::Retention { correlation, .. }
             | Heard::Queue { correlation, .. }
             | Heard::Error {
                 stream: 0,

@@ -18,7 +18,9 @@ use std::time::Instant;
 use millstream::Broker;
 use millstream_protocol::batch::{BatchBuilder, Message};
 use millstream_protocol::checksum::crc32c;
-use millstream_protocol::control::{Leaser, QueueSettings, QueueVerb, SettleEntry, SettleVerb};
+use millstream_protocol::control::{
+    Leaser, QueueSettings, QueueVerb, Retention, SettleEntry, SettleVerb,
+};
 use millstream_protocol::error::ErrorCode;
 use millstream_protocol::frame::ProducerStamp;
 use millstream_protocol::limits::{
@@ -190,6 +192,7 @@ fn questions() -> Vec<Script> {
     vec![
         script().describe(1, "topic"),
         script().list(1, Some("topic")),
+        script().describe_retention(1, "topic"),
         script().describe_queue(1, "queue"),
         script().list_queues(1, Some("queue")),
         script().peek(1, "queue", 1, 1),
@@ -207,6 +210,7 @@ fn orders() -> Vec<Script> {
     vec![
         script().create(1, "topic", Durability::Stored),
         script().delete(1, "topic"),
+        script().set_retention(1, "topic", Retention::KEEP_ALL),
         script().queue_over(1, "queue", Some("topic"), QueueSettings::default()),
         script().set_queue(1, "queue", QueueSettings::default()),
         script().delete_queue(1, "queue"),

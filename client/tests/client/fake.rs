@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use bytes::{Buf, BytesMut};
 use millstream_client::{Durability, ErrorCode, GapReason, Offset, Start, TopicInfo, TopicList};
 use millstream_protocol::control::{
-    AckRun, CreateTopic, Credit, DeleteTopic, DescribeTopic, ErrorMessage, Gap, Hello, ListTopics,
-    OpenPublisher, OpenReader, PublishAck,
+    AckRun, CreateTopic, Credit, DeleteTopic, DescribeRetention, DescribeTopic, ErrorMessage, Gap,
+    Hello, ListTopics, OpenPublisher, OpenReader, PublishAck, Retention, SetRetention, Welcome,
 };
 use millstream_protocol::frame::check_publish;
 use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
@@ -60,6 +60,7 @@ struct Topic {
     durability: Durability,
     frames: Vec<Stored>,
     next: u64,
+    retention: Retention,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +69,8 @@ struct State {
     faults: VecDeque<Fault>,
     /// Publishes are taken and not acknowledged while this is set.
     hold_acks: bool,
+    /// Feature bits of the welcome.
+    features: u64,
     hellos: Vec<String>,
     goodbyes: usize,
     publishers_opened: usize,
@@ -141,6 +144,11 @@ impl Fake {
     pub(crate) fn hold_acks(&self, hold: bool) {
         self.shared.state.lock().unwrap().hold_acks = hold;
         self.shared.changed.notify_waiters();
+    }
+
+    /// Has the features in the welcomes from now on.
+    pub(crate) fn offer(&self, features: u64) {
+        self.shared.state.lock().unwrap().features = features;
     }
 
     /// The records of a topic, in order.
@@ -326,6 +334,7 @@ impl Topic {
             durability: Durability::Synced,
             frames: Vec::new(),
             next: 0,
+            retention: Retention::KEEP_ALL,
         }
     }
 
@@ -395,7 +404,11 @@ impl Session {
             MessageKind::Hello => {
                 state.hellos.push(Hello::decode(body).unwrap().client);
                 self.number = state.hellos.len();
-                crate::script::welcome().encode(stream, 0, &mut self.out);
+                let welcome = Welcome {
+                    features: state.features,
+                    ..crate::script::welcome()
+                };
+                welcome.encode(stream, 0, &mut self.out);
                 self.phase = Phase::Server;
             }
             MessageKind::Ping => self
@@ -486,8 +499,31 @@ impl Session {
                 let list = TopicList { topics: all, more };
                 list.encode(StreamId::CONNECTION, correlation, &mut self.out);
             }
+            MessageKind::SetRetention => {
+                let SetRetention { topic, retention } = SetRetention::decode(body).unwrap();
+                self.answer_retention(state, correlation, topic.as_str(), Some(retention));
+            }
+            MessageKind::DescribeRetention => {
+                let name = DescribeRetention::decode(body).unwrap().topic;
+                self.answer_retention(state, correlation, name.as_str(), None);
+            }
             _ => self.answer_queue(state, header, body),
         }
+    }
+
+    fn answer_retention(
+        &mut self,
+        state: &mut State,
+        correlation: u64,
+        topic: &str,
+        set: Option<Retention>,
+    ) {
+        let stream = StreamId::CONNECTION;
+        let Some(topic) = state.topics.get_mut(topic) else {
+            return self.refuse(stream, correlation, ErrorCode::TopicNotFound);
+        };
+        topic.retention = set.unwrap_or(topic.retention);
+        topic.retention.encode(stream, correlation, &mut self.out);
     }
 
     fn open_publisher(&mut self, state: &mut State, stream: StreamId, body: &[u8]) {

@@ -3,7 +3,8 @@
 use millstream_client::core::Request;
 use millstream_client::{ErrorCode, Offset, Start};
 use millstream_protocol::control::{
-    DescribeTopic, Gap, GapReason, OpenReader, PublisherOpened, TopicList,
+    DescribeRetention, DescribeTopic, Gap, GapReason, OpenReader, PublisherOpened, Retention,
+    SetRetention, TopicList,
 };
 use millstream_protocol::limits::FRAME_BYTES_MAX;
 use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
@@ -156,6 +157,41 @@ fn answers_nobody_asked_for() {
             .violation()
             .contains("TopicList, where Some(TopicInfo)")
     );
+}
+
+#[test]
+fn another_answer_than_how_much_is_kept() {
+    let set = SetRetention {
+        topic: topic("t"),
+        retention: Retention::KEEP_ALL,
+    };
+    let describe = DescribeRetention { topic: topic("t") };
+    let deleted = bare(MessageKind::TopicDeleted, StreamId::CONNECTION, 1);
+    let kept = encoded(|out| Retention::KEEP_ALL.encode(StreamId::CONNECTION, 1, out));
+    let cases = [
+        (
+            Request::SetRetention(set),
+            &deleted,
+            "TopicDeleted, where Some(Retention)",
+        ),
+        (
+            Request::DescribeRetention(describe),
+            &deleted,
+            "TopicDeleted, where Some(Retention)",
+        ),
+        (
+            Request::Describe(DescribeTopic { name: topic("t") }),
+            &kept,
+            "Retention, where Some(TopicInfo)",
+        ),
+    ];
+    for (request, answer, said) in cases {
+        let (mut session, ..) = session();
+        session.core.request(&request).unwrap();
+        session.feed(answer);
+        let violation = session.violation();
+        assert!(violation.contains(said), "{violation}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod driving;
 mod fake;
 mod greeting;
 mod hostile;
+mod keeping;
 mod over_sockets;
 mod publishing;
 mod queues_over_sockets;

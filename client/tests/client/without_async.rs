@@ -3,14 +3,16 @@
 use millstream_client::blocking::Client;
 use millstream_client::{
     BatchBuilder, ConnectError, Durability, Effect, ErrorCode, Offset, PublisherOptions,
-    ReaderOptions, Start, TopicOptions,
+    ReaderOptions, Retention, Start, TopicOptions,
 };
+use millstream_protocol::control::features;
 
 use crate::fake::{Fake, Fault};
 
 #[test]
 fn every_word_has_a_blocking_form() {
     let fake = Fake::tcp();
+    fake.offer(features::RETENTION);
     let client = Client::connect(&fake.address).unwrap();
     assert_eq!(client.server().server, "script");
     client.create_topic("t", TopicOptions::new()).unwrap();
@@ -63,6 +65,12 @@ fn every_word_has_a_blocking_form() {
     assert_eq!(read, b"bcddd");
     assert_eq!(reader.next_offset(), Offset(6));
     assert!(reader.try_next().is_none() && reader.next().is_none());
+    let newest = Retention {
+        bytes: 1 << 20,
+        ..Retention::KEEP_ALL
+    };
+    client.set_retention("t", newest).unwrap();
+    assert_eq!(client.retention("t"), Ok(newest));
     client.delete_topic("t").unwrap();
     client.close().unwrap();
 }

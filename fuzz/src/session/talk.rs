@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use millstream_protocol::checksum::crc32c;
-use millstream_protocol::control::{Leaser, QueueSettings, QueueVerb, SettleEntry, SettleVerb};
+use millstream_protocol::control::{
+    Leaser, QueueSettings, QueueVerb, Retention, SettleEntry, SettleVerb,
+};
 use millstream_protocol::limits::WIRE_VERSION;
 use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
 use millstream_protocol::{AckLevel, Durability, Offset, Start};
@@ -130,11 +132,19 @@ impl Said {
                 let durability = input.pick(&[Durability::Stored, Durability::Synced]);
                 script.create(correlation, topic, durability)
             }
-            5 if input.byte() % 8 == 7 => {
-                self.deleted = true;
-                script.delete(correlation, topic)
+            5 => {
+                let which = input.byte();
+                match which % 8 {
+                    5 => script.describe_retention(correlation, topic),
+                    6 => script.set_retention(correlation, topic, retention(which)),
+                    7 => {
+                        self.deleted = true;
+                        script.delete(correlation, topic)
+                    }
+                    _ => script.describe(correlation, topic),
+                }
             }
-            5 | 6 => script.describe(correlation, topic),
+            6 => script.describe(correlation, topic),
             7 => script.list(correlation, input.pick(&[None, Some("t"), Some("zz")])),
             _ => {
                 let at = u64::from(input.byte());
@@ -289,4 +299,12 @@ fn stream(input: &mut Input<'_>) -> u32 {
 /// A hello this server takes.
 pub(super) fn hello() -> Vec<u8> {
     Script::default().and_hello(WIRE_VERSION, WIRE_VERSION).0
+}
+
+/// Limits so low that all but the last segment goes, or none.
+fn retention(which: u8) -> Retention {
+    Retention {
+        bytes: u64::from(which / 8 % 4),
+        age_ms: u64::from(which / 32),
+    }
 }

@@ -3,6 +3,7 @@
 mod frames;
 mod messages;
 mod queues;
+mod retention;
 mod work;
 
 use millstream_protocol::wire::MessageKind;
@@ -49,6 +50,7 @@ pub(crate) fn parts(list: &[(usize, &'static str)]) -> Vec<Part> {
 pub(crate) fn all() -> Vec<Vector> {
     let mut vectors = frames::all();
     vectors.extend(messages::all());
+    vectors.extend(retention::all());
     vectors.extend(queues::all());
     vectors.extend(work::all());
     vectors

@@ -10,6 +10,7 @@
     reason = "a test fails by them"
 )]
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
@@ -18,10 +19,10 @@ use std::time::Instant;
 use millstream::Broker;
 use millstream_protocol::batch::{Checked, RecordRun};
 use millstream_protocol::control::{
-    ConsumerOpened, CreateTopic, Credit, DeleteTopic, Delivery, DescribeTopic, ErrorMessage, Gap,
-    Goodbye, Hello, ListTopics, Magic, OpenProducer, OpenPublisher, OpenReader, ProducerOpened,
-    PublishAck, PublisherOpened, ReaderOpened, SettleFault, TopicInfo, TopicList, Welcome,
-    features,
+    ConsumerOpened, CreateTopic, Credit, DeleteTopic, Delivery, DescribeRetention, DescribeTopic,
+    ErrorMessage, Gap, Goodbye, Hello, ListTopics, Magic, OpenProducer, OpenPublisher, OpenReader,
+    ProducerOpened, PublishAck, PublisherOpened, ReaderOpened, Retention, SetRetention,
+    SettleFault, TopicInfo, TopicList, Welcome, features,
 };
 use millstream_protocol::error::{Effect, ErrorCode};
 use millstream_protocol::frame::{ProducerStamp, PublisherFields, publish_header};
@@ -47,14 +48,17 @@ impl Script {
         Self::default().and_hello(WIRE_VERSION, WIRE_VERSION)
     }
 
-    pub fn and_hello(mut self, version_min: u16, version_max: u16) -> Self {
-        let client = "bytes".to_owned();
+    pub fn and_hello(self, version_min: u16, version_max: u16) -> Self {
+        self.hello_with(version_min..=version_max, features::ALL)
+    }
+
+    pub fn hello_with(mut self, versions: RangeInclusive<u16>, features: u64) -> Self {
         let hello = Hello {
             magic: Magic,
-            version_min,
-            version_max,
-            features: features::PRODUCERS,
-            client,
+            version_min: *versions.start(),
+            version_max: *versions.end(),
+            features,
+            client: "bytes".to_owned(),
         };
         hello.encode(StreamId(0), 0, &mut self.0);
         self
@@ -84,6 +88,20 @@ impl Script {
             after: after.map(name),
         };
         list.encode(StreamId(0), correlation, &mut self.0);
+        self
+    }
+
+    pub fn set_retention(mut self, correlation: u64, topic: &str, retention: Retention) -> Self {
+        let set = SetRetention {
+            topic: name(topic),
+            retention,
+        };
+        set.encode(StreamId(0), correlation, &mut self.0);
+        self
+    }
+
+    pub fn describe_retention(mut self, correlation: u64, topic: &str) -> Self {
+        DescribeRetention { topic: name(topic) }.encode(StreamId(0), correlation, &mut self.0);
         self
     }
 
@@ -203,6 +221,10 @@ pub enum Said {
         list: TopicList,
     },
     Deleted(u64),
+    Retention {
+        correlation: u64,
+        retention: Retention,
+    },
     PublisherOpened {
         stream: u32,
         opened: PublisherOpened,
@@ -345,6 +367,10 @@ impl Ear {
                 list: TopicList::decode(body).unwrap(),
             },
             MessageKind::TopicDeleted => Said::Deleted(correlation),
+            MessageKind::Retention => Said::Retention {
+                correlation,
+                retention: Retention::decode(body).unwrap(),
+            },
             MessageKind::PublisherOpened => {
                 // Numbers begin anew where a stream is opened again.
                 self.acked.remove(&stream);

@@ -1,10 +1,20 @@
 //! Whole conversations by chance: any split of the bytes, any damage, well-framed nonsense.
 
+use millstream_protocol::control::Retention;
+
 use super::*;
+
+/// A retention, another one for each number.
+fn hours(number: u64) -> Retention {
+    Retention {
+        bytes: number << 30,
+        age_ms: number * 3_600_000,
+    }
+}
 
 /// What may be asked in any order, by number.
 fn step(script: Script, kind: u8, index: u64, topic: &str) -> Script {
-    match kind % 16 {
+    match kind % 18 {
         0 => script.ping(index),
         1 => script.describe(1000 + index, topic),
         2 => script.describe(1000 + index, "absent"),
@@ -20,6 +30,8 @@ fn step(script: Script, kind: u8, index: u64, topic: &str) -> Script {
         12 => script.list_cursors(1000 + index, Some(("absent", "absent"))),
         13 => script.set_cursor(1000 + index, "absent", "absent", index),
         14 => script.consumer(1000 + index as u32, "absent", 1),
+        15 => script.describe_retention(1000 + index, topic),
+        16 => script.set_retention(1000 + index, topic, hours(index)),
         _ => script.credit(2, 1 + index as u32),
     }
 }
