@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Pub(PubArgs),
     /// Print the messages of a topic and wait for more
     Tail(TailArgs),
-    /// Create, list, show and remove topics
+    /// Create, change, list, show and remove topics
     Topic(TopicArgs),
     /// Work queues: create, list, show, change and remove them, look into them, redrive
     Queue(QueueArgs),
@@ -345,7 +345,7 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
-    /// Show one topic: its offsets, size and state
+    /// Show one topic: what it keeps, its offsets, size and state
     Show {
         /// Topic to show
         topic: TopicName,
@@ -362,16 +362,16 @@ pub(crate) enum TopicCommand {
     },
 }
 
-/// How much of a topic is kept. What is not given stays as it is.
+/// How much of a topic is kept.
 #[derive(Debug, Args)]
 pub(crate) struct RetentionArgs {
-    /// Keep at least so much of the newest messages, for example 10GiB, and let older ones go; none: keep all
-    /// [a new topic: none]
+    /// Keep at least so much of the newest messages, for example 10GiB, and let older ones go; none: no such
+    /// limit [default: as it is; of a new topic none]
     #[arg(long, value_name = "BYTES", value_parser = quantity::parse_bytes_limit)]
     pub(crate) retention_bytes: Option<u64>,
 
-    /// Keep messages at least so long after their publishing, for example 7d, and let older ones go; none: for
-    /// ever [a new topic: none]
+    /// Keep messages at least so long after their publishing, for example 7d, and let older ones go; none: no
+    /// such limit [default: as it is; of a new topic none]
     #[arg(long, value_name = "DURATION", value_parser = quantity::parse_time_limit)]
     pub(crate) retention_age: Option<u64>,
 }

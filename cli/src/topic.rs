@@ -1,7 +1,10 @@
 //! `millstream topic`: topics created, listed, shown and removed.
 
-use millstream_client::{Durability, Retention, TopicInfo, TopicOptions};
+use millstream_client::{
+    Action, Durability, Retention, TopicError, TopicErrorCause, TopicInfo, TopicOptions,
+};
 use millstream_protocol::TopicName;
+use millstream_protocol::control::features;
 use serde::Serialize;
 
 use crate::args::{ConnectArgs, Level, RetentionArgs, TopicArgs, TopicCommand};
@@ -33,10 +36,10 @@ struct TopicObject<'a> {
 struct ShownObject<'a> {
     #[serde(flatten)]
     topic: TopicObject<'a>,
-    /// The newest bytes that are kept at least; 0: all.
-    retention_bytes: u64,
-    /// Milliseconds for which messages are kept at least; 0: for ever.
-    retention_age_ms: u64,
+    /// The newest bytes that are kept at least; 0: all; null: not known.
+    retention_bytes: Option<u64>,
+    /// Milliseconds for which messages are kept at least; 0: for ever; null: not known.
+    retention_age_ms: Option<u64>,
 }
 
 /// What is kept of a topic, as `topic set --json` prints it.
@@ -125,6 +128,10 @@ fn create(
     output: Output,
 ) -> Result<(), Failure> {
     let server = connect(args)?;
+    if retention.is_given() && server.client.server().features & features::RETENTION == 0 {
+        let message = "this server knows no retention, a newer one does; the topic was not made";
+        return Err(Failure::new(Exit::Failed, message));
+    }
     let options = TopicOptions::new().durability(durability);
     let info = server
         .runtime
@@ -165,16 +172,25 @@ fn change_retention(
 ) -> Result<Retention, Failure> {
     let client = &server.client;
     let changed = async {
-        let known = client.retention(topic).await?;
-        let retention = Retention {
-            bytes: args.retention_bytes.unwrap_or(known.bytes),
-            age_ms: args.retention_age.unwrap_or(known.age_ms),
+        let retention = match (args.retention_bytes, args.retention_age) {
+            (Some(bytes), Some(age_ms)) => Retention { bytes, age_ms },
+            (bytes, age_ms) => {
+                let known = client.retention(topic).await?;
+                Retention {
+                    bytes: bytes.unwrap_or(known.bytes),
+                    age_ms: age_ms.unwrap_or(known.age_ms),
+                }
+            }
         };
         client.set_retention(topic, retention).await?;
         Ok(retention)
     };
-    let changed = server.runtime.block_on(changed);
-    changed.map_err(|error| topic_failure(&error))
+    let changed: Result<Retention, TopicError> = server.runtime.block_on(changed);
+    changed.map_err(|error| {
+        // Whatever had to be asked first.
+        let action = Action::SetRetention;
+        topic_failure(&TopicError { action, ..error })
+    })
 }
 
 fn show_retention(retention: Retention) -> String {
@@ -233,21 +249,25 @@ fn show(topic: &TopicName, args: &ConnectArgs, output: Output) -> Result<(), Fai
         .runtime
         .block_on(server.client.topic(topic))
         .map_err(|error| topic_failure(&error))?;
-    let retention = server
-        .runtime
-        .block_on(server.client.retention(topic))
-        .map_err(|error| topic_failure(&error))?;
+    let (retention, keeps) = match server.runtime.block_on(server.client.retention(topic)) {
+        Ok(retention) => (Some(retention), show_retention(retention)),
+        // The rest is worth showing.
+        Err(error) if matches!(error.cause, TopicErrorCause::Refused(_)) => {
+            (None, format!("unknown: {error}"))
+        }
+        Err(error) => return Err(topic_failure(&error)),
+    };
     let object = ShownObject {
         topic: TopicObject::of(&info),
-        retention_bytes: retention.bytes,
-        retention_age_ms: retention.age_ms,
+        retention_bytes: retention.map(|retention| retention.bytes),
+        retention_age_ms: retention.map(|retention| retention.age_ms),
     };
     let text = format!(
         "topic       {}\ndurability  {}\nkeeps       {}\nfirst       {}\nnext        {}\nsynced      {}\n\
          size        {} in {} segments\nincarnation {}\nstate       {}",
         info.name,
         info.durability,
-        show_retention(retention),
+        keeps,
         info.first_offset,
         info.next_offset,
         info.synced_offset,

@@ -277,7 +277,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`TopicError::Name`] or [`TopicError::NotFound`].
+    /// [`TopicError::Name`] or [`TopicError::NotFound`]; [`TopicError::Storage`] while the journal, which says
+    /// it, can't be used.
     pub fn retention(&self, topic: impl AsRef<str>) -> Result<Retention, TopicError> {
         self.inner.queues.retention(topic.as_ref())
     }

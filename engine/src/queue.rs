@@ -29,6 +29,8 @@ mod fetcher;
 mod inspect;
 mod journal;
 mod keeper;
+#[cfg(test)]
+mod keeping;
 mod link;
 mod moves;
 mod notes;

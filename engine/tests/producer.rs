@@ -9,7 +9,7 @@ use std::path::Path;
 
 use millstream::{
     BatchBuilder, Broker, BrokerOptions, ConsumerOptions, Message, ProducerError, PublishError,
-    Publisher, PublisherOptions, QueueOptions, Start, TopicError,
+    Publisher, PublisherOptions, QueueOptions, Retention, Start, TopicError,
 };
 
 fn instance(broker: &Broker, topic: &str) -> Publisher {
@@ -194,6 +194,34 @@ fn segments_that_a_queue_drops_take_no_producer_along() {
         let receipt = publisher.publish_blocking(body.clone()).unwrap();
         assert_eq!((receipt.first.0, receipt.duplicate), (0, true));
     }
+}
+
+#[test]
+fn segments_that_retention_lets_go_take_no_producer_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = BrokerOptions::new()
+        .segment_bytes_first(1 << 20)
+        .segment_bytes_max(1 << 20)
+        .open(folder.path())
+        .unwrap();
+    let mut publisher = instance(&broker, "t");
+    publisher.publish_blocking("first").unwrap();
+    let newest = Retention {
+        bytes: 1,
+        ..Retention::KEEP_ALL
+    };
+    broker.set_retention("t", newest).unwrap();
+    let mut others = broker.publisher("t").unwrap();
+    // Behind our back; the test's own time limit is the bound.
+    while broker.topic("t").unwrap().first_offset.0 == 0 {
+        others.publish_blocking(vec![7; 100_000]).unwrap();
+    }
+    let left = killed(folder.path());
+    drop((publisher, others, broker));
+    let broker = Broker::open(left.path()).unwrap();
+    assert!(broker.topic("t").unwrap().first_offset.0 > 0);
+    let known = instance(&broker, "t").producer().unwrap();
+    assert_eq!((known.last_sequence, known.known), (1, true));
 }
 
 #[test]

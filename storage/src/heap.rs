@@ -624,6 +624,12 @@ unsafe impl SegmentMemory for HeapSegment {
         Ok(())
     }
 
+    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.folder.pass(Operation::Populate, "read", &self.name)?;
+        take(&self.block.copy(self.len_bytes));
+        Ok(())
+    }
+
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {
         self.folder.pass(Operation::Shrink, "shrink", &self.name)?;
         if len_bytes > self.block.len_bytes() {

@@ -90,7 +90,7 @@ pub use recovery::LogRecovery;
 pub use repair::{RepairAction, RepairError, RepairPlan, Unrepairable, plan_repair, repair};
 pub use retention::{
     TrimError, Trimmed, claimed_end, is_one_segment, may_trim, newest, records_between,
-    set_segment_sizes, trim,
+    set_segment_sizes, started_at, trim,
 };
 pub use scratch::ScratchFile;
 pub use slice::FrameSlice;

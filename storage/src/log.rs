@@ -84,7 +84,8 @@ pub struct Log {
     identity: LogIdentity,
     shared: Arc<Shared>,
     chain: Chain,
-    started_at: Offset,
+    /// What is below was there when the store was opened, all else was appended since.
+    pub(crate) started_at: Offset,
     gate: Gate,
     poison: OnceLock<Arc<str>>,
     synced: Frontier,
@@ -196,12 +197,6 @@ impl Log {
         self.poison.get().map(|reason| Poisoned {
             reason: Arc::clone(reason),
         })
-    }
-
-    /// Records below were there when the store was opened, all others were appended since.
-    #[must_use]
-    pub const fn started_at(&self) -> Offset {
-        self.started_at
     }
 
     /// The offset of the oldest record kept.

@@ -21,8 +21,9 @@ use std::ptr::NonNull;
 /// opened to read only), that both stay true when `self` moves, and that the implementation itself
 /// never makes a Rust reference to those bytes.
 ///
-/// Whoever uses the pointer keeps data races out. That includes reads through the folder: no byte of
-/// a file may be written through its memory while [`Folder::read_file`](crate::Folder::read_file) or
+/// Whoever uses the pointer keeps data races out. That includes reads that do not use it: no byte of
+/// a file may be written through its memory while [`read_all`](Self::read_all),
+/// [`Folder::read_file`](crate::Folder::read_file) or
 /// [`Folder::copy_range`](crate::Folder::copy_range) reads the same file.
 pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// The first byte.
@@ -53,9 +54,7 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     unsafe fn write(&self, position: usize, bytes: &[u8]) -> bool;
 
     /// Says that `range` is stored and about to be synced: a map of a file takes its pages out of the page
-    /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault. Also where it
-    /// was only read: a store to what is mapped to be read is a fault for each page, and to what is not one for
-    /// all that the kernel keeps together.
+    /// tables, in one step. Changes no byte and no result; who touches the range again waits for a fault.
     ///
     /// Without it the kernel write-protects page by page while it writes them, and each time interrupts
     /// every processor that runs a thread of ours. Costs a system call.
@@ -71,6 +70,15 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// When a page can't be read. Nothing was touched through the map, so this is the way to find a
     /// bad page without a signal.
     fn populate(&self, range: Range<usize>) -> io::Result<()>;
+
+    /// Gives every byte to `take`, from the first on and some whole pages at a time. Of a map of a file they are
+    /// read from the file: looked at once, that costs less than to have each page mapped and taken out of the
+    /// page tables again, and a page that can't be read is an error and no signal.
+    ///
+    /// # Errors
+    ///
+    /// When a page can't be read; some were given before.
+    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()>;
 
     /// Cuts the file behind the memory to `len_bytes`, and gives the rest back to the disk.
     ///

@@ -22,7 +22,7 @@ use crate::retention;
 use crate::segment::{Origin, Standby};
 use crate::shared::SegmentSizes;
 use crate::spares::Spare;
-use crate::sync::Region;
+use crate::sync::COMMIT_WORD_BYTES;
 use crate::work::{Later, SPARES_KEPT};
 
 /// A segment is this many times as large as the one before it, up to the largest.
@@ -318,7 +318,6 @@ fn nonce_for(
     origin: Origin,
     mut draw: impl FnMut() -> io::Result<u64>,
 ) -> io::Result<u64> {
-    let len_bytes = memory.len_bytes();
     loop {
         let nonce = draw()?;
         #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
@@ -329,14 +328,23 @@ fn nonce_for(
         if matches!(origin, Origin::Made { .. }) {
             return Ok(nonce);
         }
-        memory.populate(0..len_bytes)?;
-        let is_there = Region::has_word_of(memory, half);
-        // A first store to a page that is mapped to be read is a fault of that page alone.
-        memory.unmap_before_sync(0..len_bytes);
+        let mut is_there = false;
+        memory.read_all(&mut |pages| is_there |= has_word_of(pages, half))?;
         if !is_there {
             return Ok(nonce);
         }
     }
+}
+
+/// Whether a word of `pages` has `nonce_half` where commit words have it. Walks take such a word for a commit,
+/// wherever a frame could start: in a file that served before it must not be there.
+fn has_word_of(pages: &[u8], nonce_half: u32) -> bool {
+    let is_it = |word: &[u8]| word.last_chunk() == Some(&nonce_half.to_le_bytes());
+    // All words of a page before it is asked: compared several at once.
+    pages.chunks(PAGE_BYTES as usize).any(|page| {
+        let words = page.chunks_exact(COMMIT_WORD_BYTES as usize);
+        words.fold(false, |found, word| found | is_it(word))
+    })
 }
 
 fn random() -> io::Result<u64> {

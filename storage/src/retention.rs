@@ -124,6 +124,12 @@ pub fn newest(log: &Log, bytes: u64) -> Offset {
     log.chain().newest(bytes)
 }
 
+/// What is below was there when the store was opened; all else was appended since.
+#[must_use]
+pub const fn started_at(log: &Log) -> Offset {
+    log.started_at
+}
+
 /// Whether all that is kept is in one segment, which never goes.
 #[must_use]
 pub fn is_one_segment(log: &Log) -> bool {

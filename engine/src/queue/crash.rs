@@ -63,6 +63,7 @@ struct Tally {
     lost: u64,
     stops: u64,
     purges: u64,
+    retentions: u64,
 }
 
 impl Tally {
@@ -83,6 +84,7 @@ impl Tally {
         self.lost += other.lost;
         self.stops += other.stops;
         self.purges += other.purges;
+        self.retentions += other.retentions;
     }
 }
 
@@ -92,7 +94,7 @@ impl fmt::Display for Tally {
             f,
             "{} crashes ({} power losses, {} during a start), {} lives, {} operations, {} failures \
              planned, {} records published, {} delivered, {} settled, {} settles confirmed, {} dead \
-             letters, {} redriven, {} checkpoints, {} unacknowledged records lost, {} clean stops, {} purges",
+             letters, {} redriven, {} checkpoints, {} unacknowledged records lost, {} clean stops, {} purges, {} retentions",
             self.crashes,
             self.power_losses,
             self.at_start,
@@ -108,7 +110,8 @@ impl fmt::Display for Tally {
             self.checkpoints,
             self.lost,
             self.stops,
-            self.purges
+            self.purges,
+            self.retentions
         )
     }
 }

@@ -75,22 +75,18 @@ impl Queues {
         topic: &str,
         retention: Retention,
     ) -> Result<(), TopicError> {
+        let mut state = self.state();
+        state.check_online().map_err(topic_error)?;
+        // Under the lock: what was made again under the name meanwhile is told of its own.
         let log = self.public_log(topic)?;
         let kept = TopicRetention {
             topic: log.identity().name.clone(),
             incarnation: log.identity().incarnation,
             retention,
         };
-        let mut state = self.state();
-        let known = state.retention_of(&log);
-        if known != retention {
+        if state.retention_of(&log) != retention {
             let committed = self.commit(&mut state, &[Change::Retention(kept.clone())]);
-            committed.map_err(|error| match error {
-                QueueError::Topic(error) => error,
-                error => TopicError::Storage {
-                    message: error.to_string(),
-                },
-            })?;
+            committed.map_err(topic_error)?;
         }
         if retention.keeps_all() {
             state.retentions.remove(&kept.topic);
@@ -106,7 +102,7 @@ impl Queues {
     pub(crate) fn retention(&self, topic: &str) -> Result<Retention, TopicError> {
         let log = self.public_log(topic)?;
         let state = self.state();
-        // Nothing goes while it is not known what queues need.
+        state.check_online().map_err(topic_error)?;
         Ok(state.retention_of(&log))
     }
 
@@ -234,5 +230,14 @@ impl Queues {
                 tracing::warn!(%topic, %error, "cannot drop segments");
             }
         }
+    }
+}
+
+fn topic_error(error: QueueError) -> TopicError {
+    match error {
+        QueueError::Topic(error) => error,
+        error => TopicError::Storage {
+            message: error.to_string(),
+        },
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, Start};
-use millstream_storage::{Chunk, CreateError, Log, claimed_end, trim};
+use millstream_storage::{Chunk, CreateError, Log, claimed_end, started_at, trim};
 
 use super::clock::boot_us;
 use super::journal::{self, Journal};
@@ -256,7 +256,7 @@ fn ids_since(log: &Arc<Log>, wall_us: u64) -> Vec<(u64, Vec<u8>, Offset)> {
     let since_us = wall_us.saturating_sub(ID_WINDOW_US);
     let mut reader = PatientReader::new(log, Start::Time(since_us));
     // Those that came since are noted by who publishes them.
-    let end = log.started_at();
+    let end = started_at(log);
     while reader.next_offset() < end {
         let Ok(chunk) = reader.next(LOAD_BYTES) else {
             break;

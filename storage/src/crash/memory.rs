@@ -45,6 +45,10 @@ unsafe impl SegmentMemory for CrashSegment {
         self.live.populate(range)
     }
 
+    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.live.read_all(take)
+    }
+
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {
         self.folder.change(
             || self.live.shrink(len_bytes),

@@ -18,7 +18,7 @@ use crate::sync::{Registration, any_page_lost};
 
 /// Pages asked about in one `mincore`; a megabyte of 4 KiB pages.
 const PAGES_PER_CALL: usize = 256;
-/// Bytes read at once where the kernel can't populate a map by itself.
+/// Bytes read at once where a file is read through: they stay in the nearest caches while they are looked at.
 const READ_BYTES: usize = 64 << 10;
 
 /// One mapped segment file.
@@ -120,12 +120,19 @@ unsafe impl SegmentMemory for DiskSegment {
             .advise_range(Advice::PopulateRead, range.start, len_bytes)
         {
             // A kernel before 5.14 doesn't know the advice; reading the file fills the same pages.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => self.read_through(range),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                self.read_through(range, &mut |_| {})
+            }
             // Of a page that can't be had it says only that; reading tells why.
-            Err(error) => self.read_through(range).and(Err(error)),
+            Err(error) => self.read_through(range, &mut |_| {}).and(Err(error)),
             Ok(()) => Ok(()),
         }
         .map_err(|error| self.error("read", error))
+    }
+
+    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let read = self.read_through(0..self.mapped().len(), take);
+        read.map_err(|error| self.error("read", error))
     }
 
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {
@@ -204,13 +211,14 @@ impl DiskSegment {
         answer == 0 && states.iter().all(|state| state & 1 == 1)
     }
 
-    /// Reads `range` of the file and forgets it, which leaves its pages in the page cache.
-    fn read_through(&self, range: Range<usize>) -> io::Result<()> {
+    /// Reads `range` of the file, which leaves its pages in the page cache.
+    fn read_through(&self, range: Range<usize>, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES.min(range.end - range.start)];
         let mut position = range.start;
         while position < range.end {
             buffer.truncate(range.end - position);
             self.file().read_exact_at(&mut buffer, position as u64)?;
+            take(&buffer);
             position += buffer.len();
         }
         Ok(())

@@ -41,8 +41,8 @@ pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
 pub use exchange::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
 pub(crate) use mappings::{Alone, MappedPlace, Registration, any_page_lost};
 pub(crate) use region::{
-    ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
-    Space,
+    COMMIT_WORD_BYTES, ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts,
+    SealSpace, SlotSpace, Space,
 };
 pub use tray::{Put, Tray, TrayBusy};
 pub(crate) use waiters::{WaitKey, Waiters};

@@ -22,7 +22,7 @@ use crate::layout::{FRAMES_START, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS}
 use crate::memory::SegmentMemory;
 
 /// Bytes of a commit word, at the start of each frame.
-const COMMIT_WORD_BYTES: u32 = 8;
+pub(crate) const COMMIT_WORD_BYTES: u32 = 8;
 const HEADER: u32 = FRAME_HEADER_BYTES as u32;
 
 /// What may be written of a fresh segment, apart: hold one part, and nobody else has it.
@@ -86,23 +86,6 @@ impl Region {
             },
             region,
         }
-    }
-
-    /// Whether a word of `memory` has `nonce_half` where commit words have it. Walks take such a word for a commit,
-    /// wherever a frame could start: in a file that served before it must not be there.
-    ///
-    /// Nobody else holds a part of `memory`, whose pages can be read.
-    pub(crate) fn has_word_of(memory: &dyn SegmentMemory, nonce_half: u32) -> bool {
-        // SAFETY: `memory` promises so many initialised bytes from `base` on, which live as long as it does; nobody
-        // writes them meanwhile, as the caller promises.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(memory.base().as_ptr(), memory.len_bytes()) };
-        let is_it = |word: &[u8]| word.last_chunk() == Some(&nonce_half.to_le_bytes());
-        // All words of a page before it is asked: compared several at once.
-        bytes.chunks(PAGE_BYTES as usize).any(|page| {
-            let words = page.chunks_exact(COMMIT_WORD_BYTES as usize);
-            words.fold(false, |found, word| found | is_it(word))
-        })
     }
 
     /// A segment of an earlier run: its tail is tripped, so it can only be read.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use millstream_protocol::control::{Backoff, DeadLetter, QueueMode};
+use millstream_protocol::control::{Backoff, DeadLetter, QueueMode, Retention};
 use millstream_protocol::{Durability, TopicName};
 use millstream_storage::crash::{CrashFolder, Dice, End, Moment, Strike};
 use millstream_storage::{Failure, Operation, Store, StoreOptions, hand};
@@ -63,7 +63,10 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let mut model = Model::default();
+        let mut model = Model {
+            retentions: vec![Retention::KEEP_ALL],
+            ..Model::default()
+        };
         for name in ["jobs", "jobs.dead", "events", "mail.dead"] {
             model.topics.insert(name.to_owned(), Topic::default());
         }
@@ -172,6 +175,7 @@ impl Life {
                 self.watch();
                 self.note_synced();
                 self.check_queues();
+                self.check_retention();
                 return;
             }
             if !self.folder.is_struck() {

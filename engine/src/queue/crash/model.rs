@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millstream_protocol::control::Retention;
+
 /// What a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -104,6 +106,8 @@ impl Queue {
 pub(super) struct Model {
     pub(super) topics: BTreeMap<String, Topic>,
     pub(super) queues: BTreeMap<String, Queue>,
+    /// What may be kept of `events`: what was said last, and whatever was said since and is not sure.
+    pub(super) retentions: Vec<Retention>,
 }
 
 impl Model {

@@ -1,6 +1,7 @@
-//! What an operator does: pauses queues, and purges them.
+//! What an operator does: pauses queues, purges them, and says how much of a topic is kept.
 
 use millstream_protocol::TopicName;
+use millstream_protocol::control::Retention;
 
 use super::life::Life;
 
@@ -63,6 +64,43 @@ impl Life {
                 queue.job(*offset).done = true;
             }
         }
+    }
+
+    /// Says how much of a topic is kept whose records a queue works on: mostly less than that needs.
+    pub(super) fn set_retention(&mut self) {
+        if self.failing {
+            // As of a purge.
+            return;
+        }
+        let Some(broker) = self.broker.clone() else {
+            return;
+        };
+        let retention = Retention {
+            bytes: self.dice.below(3) * (1 + self.dice.below(200_000)),
+            age_ms: self.dice.below(3) * (1 + self.dice.below(2_000)),
+        };
+        self.model.retentions.push(retention);
+        let done = self.wait_for(|_| broker.set_retention("events", retention));
+        self.tally.retentions += 1;
+        match done {
+            _ if self.folder.is_struck() => {}
+            Some(Ok(())) => self.model.retentions = vec![retention],
+            other => assert!(self.failing, "{other:?}"),
+        }
+    }
+
+    /// What is kept of the topic is what was said.
+    pub(super) fn check_retention(&mut self) {
+        let Some(broker) = self.broker.clone() else {
+            return;
+        };
+        let kept = broker.retention("events").unwrap();
+        let known = &self.model.retentions;
+        assert!(
+            known.contains(&kept),
+            "{kept:?} is kept, said was {known:?}"
+        );
+        self.model.retentions = vec![kept];
     }
 
     /// All below this is visible to the queue.

@@ -92,6 +92,7 @@ impl Life {
                 let queue = self.some_queue();
                 self.purge(queue);
             }
+            65 if self.dice.once_in(4) => self.set_retention(),
             _ => self.publish(),
         }
     }
