@@ -65,7 +65,7 @@ fn every_command_does_what_it_is_shown_for() {
     assert_eq!(commands[1], "cargo test --workspace");
     assert_eq!(
         commands.len(),
-        10,
+        11,
         "a command that this test does not know: {commands:?}"
     );
     let ci = fs::read_to_string(workspace().join(".ci/run")).unwrap();
@@ -90,18 +90,24 @@ fn every_command_does_what_it_is_shown_for() {
     shell(&commands[2], place.path(), &server).expect(0);
     let back = shell(&commands[3], place.path(), &server).expect(0);
     assert_eq!(String::from_utf8(back.stdout).unwrap(), readme());
-    shell(&commands[4], place.path(), &server).expect(0);
-    let again = shell(&commands[4], place.path(), &server).expect(0);
+    let told = shell(&commands[4], place.path(), &server).expect(0);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(
+        told.trim(),
+        "readme keeps the newest 10.0 GiB of what is younger than 7d"
+    );
+    shell(&commands[5], place.path(), &server).expect(0);
+    let again = shell(&commands[5], place.path(), &server).expect(0);
     let again = String::from_utf8(again.stdout).unwrap();
     assert!(again.contains("published 0 messages"), "{again}");
-    for command in &commands[5..7] {
+    for command in &commands[6..8] {
         shell(command, place.path(), &server).expect(0);
     }
-    let worked = shell(&commands[7], place.path(), &server).expect(0);
+    let worked = shell(&commands[8], place.path(), &server).expect(0);
     let lines = readme().lines().count().to_string();
     assert_eq!(String::from_utf8(worked.stdout).unwrap().trim(), lines);
     assert!(worked.stderr.contains("acked 1"), "{}", worked.stderr);
-    let shown = shell(&commands[8], place.path(), &server).expect(0);
+    let shown = shell(&commands[9], place.path(), &server).expect(0);
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("1 acked at once"), "{shown}");
     server.terminate().expect(0);
