@@ -8,7 +8,7 @@
 //!
 //! Whole segments go, from the front; the last one never does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use millstream_protocol::control::Retention;
@@ -50,8 +50,9 @@ impl Floor {
         }
     }
 
-    /// Below it nobody wants anything any more, at wall time `wall_us`. May wait for the disk.
-    fn offset(&self, wall_us: u64) -> Offset {
+    /// Below it nobody wants anything any more. Where `wall_us` is given, what is too old by then is asked as well,
+    /// which may wait for the disk.
+    fn offset(&self, wall_us: Option<u64>) -> Offset {
         if self.own_topic {
             return self.settled;
         }
@@ -60,11 +61,19 @@ impl Floor {
         if bytes > 0 {
             from = newest(&self.log, bytes);
         }
-        if age_ms > 0 {
+        if let Some(wall_us) = wall_us {
             let since_us = wall_us.saturating_sub(age_ms.saturating_mul(1_000));
             from = from.max(start_at(&self.log, since_us));
         }
         from.min(self.settled)
+    }
+
+    /// After how long what is old is asked again; `None` where nothing can be too old.
+    fn age_pause_us(&self) -> Option<u64> {
+        let Retention { age_ms, .. } = self.retention;
+        let can_be = age_ms > 0 && !self.own_topic && !is_one_segment(&self.log);
+        let (least_us, most_us) = AGE_PAUSE_US;
+        can_be.then(|| (age_ms.saturating_mul(1_000) / AGE_SHARE).clamp(least_us, most_us))
     }
 }
 
@@ -94,6 +103,8 @@ impl Queues {
             state.retentions.insert(kept.topic.clone(), kept);
         }
         drop(state);
+        let incarnation = log.identity().incarnation;
+        self.upkeep().ages_asked_us.remove(&incarnation);
         self.keeper.look_after();
         Ok(())
     }
@@ -150,19 +161,43 @@ impl Queues {
             }
         }
         let now = self.clock.now();
-        for (topic, floor) in floors {
+        for (topic, floor) in &floors {
             let may_go = floor.own_topic || !floor.retention.keeps_all();
             if !may_go || floor.settled <= floor.log.first_offset() {
                 continue;
             }
-            self.trim_topic(&topic, &floor, now.wall_us);
-            let age_ms = floor.retention.age_ms;
-            if age_ms > 0 && !is_one_segment(&floor.log) {
-                let (least_us, most_us) = AGE_PAUSE_US;
-                let pause_us = (age_ms.saturating_mul(1_000) / AGE_SHARE).clamp(least_us, most_us);
-                self.keeper.look_at(now.boot_us + pause_us);
+            let asks_age = self.asks_age(floor, now.boot_us);
+            let wanted = floor.offset(asks_age.then_some(now.wall_us));
+            if !self.trim_topic(topic, floor, wanted) {
+                // What was found to be old is asked for anew with the rest.
+                let incarnation = floor.log.identity().incarnation;
+                self.upkeep().ages_asked_us.remove(&incarnation);
             }
         }
+        let mut upkeep = self.upkeep();
+        if upkeep.ages_asked_us.len() > floors.len() {
+            let logs = floors.values().map(|floor| floor.log.identity());
+            let there: HashSet<[u8; 16]> = logs.map(|log| log.incarnation).collect();
+            upkeep
+                .ages_asked_us
+                .retain(|topic, _| there.contains(topic));
+        }
+    }
+
+    /// Whether it is time to ask what of the topic is too old; has the keeper look when it is next.
+    fn asks_age(&self, floor: &Floor, boot_us: u64) -> bool {
+        let Some(pause_us) = floor.age_pause_us() else {
+            return false;
+        };
+        let mut upkeep = self.upkeep();
+        let topic = floor.log.identity().incarnation;
+        let next_us = upkeep.ages_asked_us.entry(topic).or_insert(0);
+        let is_time = *next_us <= boot_us;
+        if is_time {
+            *next_us = boot_us + pause_us;
+        }
+        self.keeper.look_at(*next_us);
+        is_time
     }
 
     /// Topics that do not keep everything.
@@ -177,18 +212,18 @@ impl Queues {
         kept.filter_map(of_log).collect()
     }
 
-    fn trim_topic(self: &Arc<Self>, topic: &TopicName, floor: &Floor, wall_us: u64) {
+    /// Drops what is below `wanted`; false where that is to be looked for again.
+    fn trim_topic(self: &Arc<Self>, topic: &TopicName, floor: &Floor, wanted: Offset) -> bool {
         let log = &floor.log;
-        let wanted = floor.offset(wall_us);
         if !may_trim(log, wanted) {
-            return;
+            return true;
         }
         let rules = self.rules(log);
         if !rules.ids().is_loaded() {
             // Which ids must not be forgotten is not known yet.
             self.load_ids_soon(&rules, log);
             self.keeper.look_again();
-            return;
+            return false;
         }
         let held = rules.ids().hold_from(boot_us());
         let before = held.map_or(wanted, |held| held.min(wanted));
@@ -204,10 +239,12 @@ impl Queues {
         then.sort_unstable();
         if now != then {
             self.keeper.look_again();
-            return;
+            return false;
         }
         if !may_trim(log, before) {
-            return;
+            // An id is remembered, for some minutes.
+            self.keeper.look_at(boot_us() + AGE_PAUSE_US.1);
+            return true;
         }
         let told = self.producers().before_trim(log, before);
         let trimmed = told.map_err(|error| error.to_string()).and_then(|()| {
@@ -224,10 +261,12 @@ impl Queues {
                 if trimmed.unfinished {
                     self.keeper.look_again();
                 }
+                !trimmed.unfinished
             }
             Err(error) => {
                 self.keeper.try_again();
                 tracing::warn!(%topic, %error, "cannot drop segments");
+                false
             }
         }
     }

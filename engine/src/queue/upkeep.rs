@@ -1,5 +1,6 @@
 //! What is done behind the queues' backs: moves, trimming, checkpoints, ids of before the start.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use millstream_protocol::{Offset, Start};
@@ -30,6 +31,8 @@ pub(super) struct Upkeep {
     keep_from: Option<Offset>,
     /// The same of the last.
     next_keep_from: Option<Offset>,
+    /// Boot time at which each topic with an age is asked next what of it is old: it has to look into segments.
+    pub(super) ages_asked_us: HashMap<[u8; 16], u64>,
 }
 
 impl Upkeep {
@@ -176,15 +179,15 @@ impl Queues {
         let log = self.store.replace_log(&old).map_err(create_io_error)?;
         journal::set_sizes(&log);
         journal.replace(&log);
-        *self.upkeep() = Upkeep {
-            last: Some((0, bytes.len() as u64)),
-            next_keep_from: Some(position),
-            ..Upkeep::default()
-        };
+        let mut upkeep = self.upkeep();
+        upkeep.last = Some((0, bytes.len() as u64));
+        upkeep.found_bytes = 0;
+        upkeep.keep_from = None;
+        upkeep.next_keep_from = Some(position);
         Ok(())
     }
 
-    fn upkeep(&self) -> std::sync::MutexGuard<'_, Upkeep> {
+    pub(super) fn upkeep(&self) -> std::sync::MutexGuard<'_, Upkeep> {
         self.upkeep
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
