@@ -38,6 +38,9 @@ const HEAD_PIECE_BYTES: usize = PIECE_BYTES_MIN as usize;
 const ZEROS_UNSYNCED_BYTES: usize = 1 << 20;
 /// Room a file that grows keeps allocated behind its end, so that few appends ask for more.
 const RESERVE_BYTES: u64 = 64 << 10;
+/// One page in so many bytes is asked whether it is in memory before a file serves again: the kernel keeps and drops
+/// pages in pieces, and asking for each costs as much as to read them.
+const LOOK_BYTES: usize = 64 << 10;
 /// Name of a scratch file for the moment between making it and taking its name away.
 const SCRATCH_NAME: &str = "scratch";
 /// Owner reads and writes, his group reads.
@@ -212,7 +215,8 @@ impl Folder for DiskFolder {
             let segment =
                 DiskSegment::map(file, len_bytes, Access::ReadWrite, path, &self.unmapper)?;
             // A store to a page that is not in memory would wait until what it held is read.
-            let is_warm = segment.is_resident(0..known_bytes.min(len_bytes));
+            let mut looks = (0..known_bytes.min(len_bytes)).step_by(LOOK_BYTES);
+            let is_warm = looks.all(|at| segment.is_resident(at..at + 1));
             Ok(is_warm.then_some(segment))
         });
         let Some(segment) = segment.map_err(|error| self.error("reuse", from, error))? else {
