@@ -347,6 +347,8 @@ fn a_benchmark_of_another_broker_is_refused_in_a_sentence() {
         &["pub", "--peer-program", "redis-server"],
         &["pub", "--target", "nats", "--poll", "1ms"],
         &["embed", "--poll", "1ms"],
+        &["pub", "--target", "nats", "--retention-bytes", "1GiB"],
+        &["sub", "--retention-bytes", "1GiB"],
         &["pub", "--profile", "cpu", "--out", "nowhere"],
     ] {
         let ended = bench(arguments);

@@ -16,7 +16,14 @@ enum Fault {
     Reorders,
     Damages,
     DoublesLast,
+    /// The first five are let go, and it says so; one of the others is gone as well, or none.
+    LetsGo {
+        more: usize,
+    },
 }
+
+/// Messages that it says were let go.
+const LET_GO: usize = 5;
 
 #[derive(Default)]
 struct Topic {
@@ -80,7 +87,14 @@ impl Broker for Fake {
         Ok(Box::new(Receiving {
             topic: self.topic(topic),
             kind,
-            next: 0,
+            next: match self.fault {
+                Fault::LetsGo { more } => LET_GO + more,
+                _ => 0,
+            },
+            let_go: match self.fault {
+                Fault::LetsGo { .. } => LET_GO as u64,
+                _ => 0,
+            },
             doubles_last: self.fault == Fault::DoublesLast,
         }))
     }
@@ -128,6 +142,7 @@ struct Receiving {
     topic: Arc<Mutex<Topic>>,
     kind: Kind,
     next: usize,
+    let_go: u64,
     doubles_last: bool,
 }
 
@@ -149,6 +164,10 @@ impl Receive for Receiving {
         self.next = end;
         topic.next = end;
         Ok((end - next) as u64)
+    }
+
+    fn let_go(&self) -> u64 {
+        self.let_go
     }
 }
 
@@ -206,6 +225,15 @@ fn a_broker_that_does_all_right_is_found_whole() {
             assert!(found(Fault::None, course, kind).is_whole(), "{course:?}");
         }
     }
+}
+
+#[test]
+fn what_a_broker_was_told_to_let_go_is_not_lost_and_no_more_may_be_missing() {
+    let course = Course::Publish;
+    let right = found(Fault::LetsGo { more: 0 }, course, Kind::Stream);
+    assert_eq!((right.let_go, right.is_whole()), (LET_GO as u64, true));
+    let wrong = found(Fault::LetsGo { more: 1 }, course, Kind::Stream);
+    assert_eq!((wrong.let_go, wrong.lost), (LET_GO as u64, 1));
 }
 
 #[test]
