@@ -485,6 +485,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_of_a_segment_is_read_in_order_as_it_was_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DiskFolder::open_or_create(dir.path()).unwrap();
+        let len_bytes = (300 << 10) + 4096;
+        let memory = folder
+            .create_segment("1.seg", len_bytes, Blocks::Reserved)
+            .unwrap();
+        let stored: Vec<u8> = (0..=250).cycle().take(len_bytes).collect();
+        // SAFETY: so many bytes are there, and nobody else has them.
+        unsafe {
+            let base = memory.base().as_ptr();
+            base.copy_from_nonoverlapping(stored.as_ptr(), stored.len());
+        };
+        let mut found = Vec::new();
+        memory
+            .read_all(&mut |pages| {
+                assert!(pages.len().is_multiple_of(4096));
+                found.extend_from_slice(pages);
+            })
+            .unwrap();
+        assert!(found == stored);
+    }
+
+    #[test]
     fn a_scratch_file_leaves_no_name_behind_and_keeps_its_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open_or_create(dir.path()).unwrap();

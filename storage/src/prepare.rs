@@ -383,14 +383,15 @@ mod tests {
         };
         let segment = Standby::new(Arc::clone(&memory), identity, origin)
             .activate(millstream_protocol::Offset(0), 0);
-        let TryClaim::Claim(mut claim) = segment.try_claim(8192, 1, 1) else {
+        let TryClaim::Claim(mut claim) = segment.try_claim(200 << 10, 1, 1) else {
             panic!("there is room");
         };
         // As a publisher may who guesses: the length of a frame, and half a nonce; one beside its place.
         let body = claim.body_mut();
         body[4000..4008].copy_from_slice(&(128_u64 | 0x5EED << 32).to_le_bytes());
+        body[200_000..200_008].copy_from_slice(&(128_u64 | 0xFA7E << 32).to_le_bytes());
         body[5004..5012].copy_from_slice(&(128_u64 | 0x0FF5 << 32).to_le_bytes());
-        let mut drawn = [0xA << 32, 0xB_0000_5EED, 0xC_0000_0FF5].into_iter();
+        let mut drawn = [0xA << 32, 0xB_0000_5EED, 0xD_0000_FA7E, 0xC_0000_0FF5].into_iter();
         let mut draw = || Ok(drawn.next().unwrap());
         let reused = Origin::Reused { former_nonce: 1 };
         assert_eq!(

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use millstream_protocol::batch::Message;
 use millstream_protocol::control::{Gap, GapReason, Retention, TopicInfo};
-use millstream_protocol::{Offset, Start};
+use millstream_protocol::{Offset, Start, TopicName};
 use millstream_storage::crash::{CrashFolder, End};
 use millstream_storage::{Store, StoreOptions};
 
+use super::definition::TopicRetention;
 use super::nth::hands::Hands;
 use super::topic::ID_WINDOW_US;
 use super::{ConsumerOptions, QueueOptions, Queues};
@@ -227,6 +228,27 @@ fn what_came_with_an_id_stays_while_the_id_is_remembered() {
     setup.publish(20);
     setup.settle_down();
     assert!(setup.info().first_offset > Offset(20));
+}
+
+#[test]
+fn what_was_said_of_one_that_had_the_name_before_says_nothing() {
+    let setup = Setup::new();
+    let name = TopicName::parse("events").unwrap();
+    // As while the one before is being deleted and this one is made.
+    let before = TopicRetention {
+        topic: name.clone(),
+        incarnation: [7; 16],
+        retention: Retention {
+            bytes: 1,
+            age_ms: 1,
+        },
+    };
+    setup.queues.state().retentions.insert(name, before);
+    let all = Retention::KEEP_ALL;
+    assert_eq!(setup.broker.retention("events").unwrap(), all);
+    setup.publish(60);
+    setup.settle_down();
+    assert_eq!(setup.info().first_offset, Offset(0));
 }
 
 #[test]

@@ -88,6 +88,9 @@ fn expect_offline(setup: &Setup, reason: &str) {
     assert!(broker.topic("other").is_err(), "nor is a topic made for it");
     told(&broker.delete_queue("jobs").unwrap_err());
     told(&broker.cursor("jobs", "place").unwrap_err());
+    told(&broker.retention("jobs").unwrap_err());
+    let all = crate::Retention::KEEP_ALL;
+    told(&broker.set_retention("jobs", all).unwrap_err());
     // A queue may be over it.
     told(&broker.delete_topic("jobs").unwrap_err());
     let log = setup.store.log(&name("jobs")).unwrap();
