@@ -239,12 +239,10 @@ impl Broker {
             return Err(TopicError::InUse { name, queues });
         }
         let log = self.inner.store.log(&name);
-        if let Some(log) = &log {
-            self.inner.queues.forget_rules(log);
-        }
         match self.inner.store.delete_log(&name) {
             Ok(()) => {
                 if let Some(log) = &log {
+                    self.inner.queues.forget_rules(log);
                     self.inner.queues.forget_retention(log);
                 }
                 Ok(())

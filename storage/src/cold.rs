@@ -640,6 +640,48 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
         .map_or_else(|| log.high_watermark(), |(_, base)| *base)
 }
 
+/// Where the finished segments at the front end all of whose records were appended before `time_us`; no further
+/// than `limit`, and the first offset where there are none. Waits for the disk.
+///
+/// Each is asked by its own last frame, since the clock may have been right in one run and wrong in the next. One
+/// that can't say goes with the next one that can.
+#[must_use]
+pub fn older_than(log: &Arc<Log>, time_us: u64, limit: Offset) -> Offset {
+    let mut from = log.first_offset();
+    let (finished, _) = log.chain().trimmable(limit);
+    for number in finished {
+        let Some(known) = log.chain().finished(number) else {
+            break;
+        };
+        match last_time_us(log, number) {
+            Some(last_us) if last_us >= time_us => break,
+            Some(_) => from = known.end.offset,
+            None => {}
+        }
+    }
+    from
+}
+
+/// When the last record of a finished segment was appended.
+fn last_time_us(log: &Arc<Log>, number: SegmentNumber) -> Option<u64> {
+    let segment = any_segment(log, number)?;
+    let mut position = FRAMES_START;
+    lock(segment.index()).last_before(|start| {
+        position = start;
+        true
+    });
+    let mut last_us = None;
+    while let Some(glance) = glance_at(&segment, position).filter(|glance| !glance.is_seal) {
+        last_us = Some(glance.append_time_us);
+        let mut run = segment.run_at(position);
+        let Extend::Taken(bytes) = run.extend_if(|_| true) else {
+            break;
+        };
+        position += bytes;
+    }
+    last_us
+}
+
 fn first_kept(log: &Arc<Log>) -> SegmentNumber {
     let numbers = log.chain().numbers();
     let first = numbers.first();

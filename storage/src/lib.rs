@@ -67,6 +67,7 @@ mod work;
 
 pub use appender::{AppendError, Appended, Appender, BodyWriter, LevelWait};
 pub use checkpoints::Checkpoints;
+pub use cold::older_than;
 pub use disk::{DiskFolder, catch_page_faults};
 pub use dump::{
     DumpError, DumpedFooter, DumpedFrame, DumpedIdentity, DumpedMark, DumpedSlot, FrameProblem,

@@ -183,7 +183,7 @@ impl Log {
             }
         }
         drop(unnoted);
-        self.shared.finished_bell.ring();
+        self.shared.segment_bell.ring();
         Ok(())
     }
 

@@ -72,6 +72,8 @@ impl Log {
             });
         }
         self.rotation_waiters().wake_all();
+        // What is before it may be finished since an earlier run.
+        self.shared().segment_bell.ring();
     }
 
     fn make_standby(&self, wanted: &Wanted) -> io::Result<Standby> {

@@ -18,11 +18,11 @@ pub(crate) struct SegmentSizes {
     pub(crate) largest_bytes: u32,
 }
 
-/// Whom to tell when the manifest knows the end of one more segment.
+/// Whom to tell when the manifest knows one more segment, or the end of one.
 #[derive(Default)]
-pub(crate) struct FinishedBell(OnceLock<Box<dyn Fn() + Send + Sync>>);
+pub(crate) struct SegmentBell(OnceLock<Box<dyn Fn() + Send + Sync>>);
 
-impl FinishedBell {
+impl SegmentBell {
     /// The first call holds.
     pub(crate) fn set(&self, ring: impl Fn() + Send + Sync + 'static) {
         // The first call holds.
@@ -36,9 +36,9 @@ impl FinishedBell {
     }
 }
 
-impl fmt::Debug for FinishedBell {
+impl fmt::Debug for SegmentBell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FinishedBell").finish_non_exhaustive()
+        f.debug_struct("SegmentBell").finish_non_exhaustive()
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) work: Work,
     /// Room that was set aside is in use, and to be set aside again.
     pub(crate) reserve_released: Mark,
-    pub(crate) finished_bell: FinishedBell,
+    pub(crate) segment_bell: SegmentBell,
     manifest: Mutex<Manifest>,
 }
 
@@ -68,7 +68,7 @@ impl Shared {
             sizes,
             work: Work::default(),
             reserve_released: Mark::clean(),
-            finished_bell: FinishedBell::default(),
+            segment_bell: SegmentBell::default(),
             manifest: Mutex::new(manifest),
         }
     }

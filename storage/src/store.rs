@@ -346,10 +346,10 @@ impl Store {
         self.shared.folder.create_scratch()
     }
 
-    /// Has `ring` called whenever a segment was finished, by the thread that did: it must not wait. The first
-    /// call holds.
-    pub fn on_finished(&self, ring: impl Fn() + Send + Sync + 'static) {
-        self.shared.finished_bell.set(ring);
+    /// Has `ring` called whenever a segment was made or finished, by the thread that did: it must not wait. The
+    /// first call holds.
+    pub fn on_segment(&self, ring: impl Fn() + Send + Sync + 'static) {
+        self.shared.segment_bell.set(ring);
     }
 
     /// The log of `name`.

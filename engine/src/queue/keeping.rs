@@ -8,7 +8,7 @@ use millstream_protocol::batch::Message;
 use millstream_protocol::control::{Gap, GapReason, Retention, TopicInfo};
 use millstream_protocol::{Offset, Start, TopicName};
 use millstream_storage::crash::{CrashFolder, End};
-use millstream_storage::{Store, StoreOptions};
+use millstream_storage::{Failure, Operation, Store, StoreOptions};
 
 use super::definition::TopicRetention;
 use super::nth::hands::Hands;
@@ -58,13 +58,17 @@ impl Setup {
 
     /// The power is lost and comes back.
     fn lose_power(self) -> Self {
+        self.strike(End::PowerLoss)
+    }
+
+    fn strike(self, end: End) -> Self {
         let Self {
             folder,
             hands,
             queues,
             broker,
         } = self;
-        folder.strike_now(End::PowerLoss, 7);
+        folder.strike_now(end, 7);
         queues.close();
         drop((queues, broker));
         let (folder, _) = folder.take_left().unwrap();
@@ -74,6 +78,37 @@ impl Setup {
             hands,
             queues,
             broker,
+        }
+    }
+
+    /// Stopped in good order, and started again with the clocks at `at_us`, where given.
+    fn restart(self, at_us: Option<u64>) -> Self {
+        self.settle_down();
+        let Self {
+            folder,
+            hands,
+            queues,
+            broker,
+        } = self;
+        broker.close().unwrap();
+        drop((queues, broker));
+        if let Some(at_us) = at_us {
+            hands.set_us(at_us);
+        }
+        let (queues, broker) = open(&folder, &hands);
+        Self {
+            folder,
+            hands,
+            queues,
+            broker,
+        }
+    }
+
+    /// Minutes pass in which nobody does anything.
+    fn rest(&self, minutes: u64) {
+        for _ in 0..minutes {
+            self.hands.pass_ms(60_000);
+            self.settle_down();
         }
     }
 
@@ -228,6 +263,103 @@ fn what_came_with_an_id_stays_while_the_id_is_remembered() {
     setup.publish(20);
     setup.settle_down();
     assert!(setup.info().first_offset > Offset(20));
+}
+
+#[test]
+fn what_was_held_goes_by_itself_once_nothing_holds_it() {
+    for (bytes, age_ms) in [(1, 0), (0, 1_000)] {
+        let setup = Setup::new();
+        let over = QueueOptions::new().topic("events");
+        setup.broker.create_queue("mail", over).unwrap();
+        setup.publish(30);
+        let mut publisher = setup.broker.publisher("events").unwrap();
+        let known = Message::new("once").id("id");
+        publisher.publish_blocking(known).unwrap();
+        setup.publish(60);
+        setup.keep(bytes, age_ms);
+        setup.rest(1);
+        assert_eq!(setup.info().first_offset, Offset(0), "held by the queue");
+        setup.broker.delete_queue("mail").unwrap();
+        setup.rest(2);
+        let first = setup.info().first_offset.0;
+        assert!((20..=30).contains(&first), "held by the id: {first}");
+        setup.rest(20);
+        assert_eq!(setup.info().segments, 1, "{:?}", setup.info());
+    }
+}
+
+#[test]
+fn what_an_earlier_run_left_goes_in_its_time() {
+    let setup = Setup::new();
+    setup.keep(0, 60_000);
+    setup.publish(3);
+    let setup = setup.restart(None);
+    setup.settle_down();
+    setup.publish(1);
+    setup.settle_down();
+    assert_eq!(setup.info().segments, 2);
+    setup.rest(3);
+    assert_eq!(setup.info().first_offset, Offset(3));
+}
+
+#[test]
+fn a_run_whose_clock_was_wrong_takes_no_young_records_along() {
+    const DAY_US: u64 = 86_400_000_000;
+    let setup = Setup::new();
+    setup.keep(0, 7 * 86_400_000);
+    setup.publish(30);
+    let right_us = millstream_storage::hand::time_us().unwrap();
+    let setup = setup.restart(Some(right_us - 30 * DAY_US));
+    setup.publish(60);
+    setup.settle_down();
+    let setup = setup.restart(Some(right_us + 60_000_000));
+    setup.settle_down();
+    assert_eq!(setup.info().first_offset, Offset(0), "a minute old");
+    let setup = setup.restart(Some(right_us + 8 * DAY_US));
+    setup.settle_down();
+    assert_eq!(setup.info().segments, 1, "{:?}", setup.info());
+}
+
+#[test]
+fn a_delete_that_fails_forgets_no_id() {
+    let setup = Setup::new();
+    let mut publisher = setup.broker.publisher("events").unwrap();
+    let known = Message::new("once").id("id");
+    let first = publisher.publish_blocking(known.clone()).unwrap().first;
+    setup.settle_down();
+    setup.folder.failures().set_full(true);
+    setup.broker.delete_topic("events").unwrap_err();
+    setup.folder.failures().set_full(false);
+    let mut publisher = setup.broker.publisher("events").unwrap();
+    let again = publisher.publish_blocking(known).unwrap();
+    assert_eq!((again.first, again.duplicate), (first, true));
+}
+
+#[test]
+fn what_is_said_again_after_a_failure_is_what_holds() {
+    let mut failures = 0;
+    for nth in 1..4 {
+        let setup = Setup::new();
+        setup.publish(30);
+        setup.keep(1 << 40, 0);
+        let said = setup.broker.retention("events").unwrap();
+        let failing = setup.folder.failures();
+        failing.fail(Operation::Sync, "", nth, Failure::Device);
+        let few = Retention {
+            bytes: 1,
+            ..Retention::KEEP_ALL
+        };
+        let failed = setup.broker.set_retention("events", few).is_err();
+        setup.folder.failures().heal();
+        // Perhaps once the journal was replaced.
+        setup.settle_down();
+        if failed && setup.broker.set_retention("events", said).is_ok() {
+            failures += 1;
+            let setup = setup.strike(End::Kill);
+            assert_eq!(setup.broker.retention("events").unwrap(), said);
+        }
+    }
+    assert!(failures > 0);
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Queues {
             upkeep: Mutex::default(),
         });
         let keeper = Arc::downgrade(&queues.keeper);
-        store.on_finished(move || {
+        store.on_segment(move || {
             if let Some(keeper) = keeper.upgrade() {
                 keeper.look_after();
             }
@@ -590,11 +590,13 @@ impl Queues {
             unsettled
         })?;
         self.rules(&entry.queue.topic).remove_gate(&entry.gate);
+        // What it held may go.
+        self.keeper.look_after();
         if entry.definition.own_topic && !shared {
             // Records go with the last queue that was to work on them.
-            self.forget_rules(&entry.queue.topic);
             let deleted = self.store.delete_log(&topic);
             if deleted.is_ok() {
+                self.forget_rules(&entry.queue.topic);
                 self.forget_retention(&entry.queue.topic);
             }
             deleted.map_err(|error| QueueError::TopicLeft {
@@ -691,7 +693,7 @@ pub(crate) fn check_public(name: &TopicName) -> Result<(), TopicError> {
 }
 
 /// The first offset appended at `time_us` or later.
-pub(super) fn start_at(topic: &Arc<Log>, time_us: u64) -> Offset {
+fn start_at(topic: &Arc<Log>, time_us: u64) -> Offset {
     let mut reader = millstream_storage::LogReader::new(topic, Start::Time(time_us));
     millstream_storage::park_until(|cx| reader.poll_start(cx))
 }

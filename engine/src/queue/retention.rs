@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use millstream_protocol::control::Retention;
 use millstream_protocol::{Offset, TopicName};
-use millstream_storage::{Log, is_one_segment, may_trim, newest, trim};
+use millstream_storage::{Log, is_one_segment, may_trim, newest, older_than, trim};
 
 use super::clock::boot_us;
 use super::definition::{Change, TopicRetention};
 use super::error::QueueError;
-use super::registry::{Entry, Queues, check_public, start_at};
+use super::registry::{Entry, Queues, check_public};
 use crate::error::TopicError;
 
 /// How long what is too young to go is left before it is looked at again: one part in so many of its age.
@@ -63,7 +63,7 @@ impl Floor {
         }
         if let Some(wall_us) = wall_us {
             let since_us = wall_us.saturating_sub(age_ms.saturating_mul(1_000));
-            from = from.max(start_at(&self.log, since_us));
+            from = from.max(older_than(&self.log, since_us, self.settled));
         }
         from.min(self.settled)
     }
@@ -93,7 +93,8 @@ impl Queues {
             incarnation: log.identity().incarnation,
             retention,
         };
-        if state.retention_of(&log) != retention {
+        // One that failed may be on disk all the same: what is said again is written again.
+        if state.journal.is_some() || !retention.keeps_all() {
             let committed = self.commit(&mut state, &[Change::Retention(kept.clone())]);
             committed.map_err(topic_error)?;
         }
@@ -227,6 +228,12 @@ impl Queues {
         }
         let held = rules.ids().hold_from(boot_us());
         let before = held.map_or(wanted, |held| held.min(wanted));
+        // Of a stored topic more may be published than is synced; that stays (R1).
+        let before = before.min(log.synced());
+        if before < wanted {
+            // Nobody tells when an id is forgotten.
+            self.keeper.look_at(boot_us() + AGE_PAUSE_US.1);
+        }
         // No queue begins over the topic, and none goes with it, while it is trimmed.
         let state = self.state();
         let over = state
@@ -242,8 +249,6 @@ impl Queues {
             return false;
         }
         if !may_trim(log, before) {
-            // An id is remembered, for some minutes.
-            self.keeper.look_at(boot_us() + AGE_PAUSE_US.1);
             return true;
         }
         let told = self.producers().before_trim(log, before);

@@ -60,6 +60,13 @@ impl Hands {
         place.now_us += ms * 1_000;
         hand::set_time_us(place.now_us);
     }
+
+    /// Sets all clocks, also back.
+    pub(in crate::queue) fn set_us(&self, us: u64) {
+        let mut place = self.0.borrow_mut();
+        (place.now_us, place.idle_from_us) = (us, us);
+        hand::set_time_us(us);
+    }
 }
 
 impl Drop for Hands {
