@@ -64,6 +64,14 @@ impl RetentionArgs {
     const fn is_given(&self) -> bool {
         self.retention_bytes.is_some() || self.retention_age.is_some()
     }
+
+    /// What is given, and the rest as it is `known`.
+    fn over(&self, known: Retention) -> Retention {
+        Retention {
+            bytes: self.retention_bytes.unwrap_or(known.bytes),
+            age_ms: self.retention_age.unwrap_or(known.age_ms),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +146,17 @@ fn create(
         .block_on(server.client.create_topic(topic, options))
         .map_err(|error| topic_failure(&error))?;
     if retention.is_given() {
+        let known = server.runtime.block_on(server.client.retention(topic));
+        let known = known.map_err(|error| topic_failure(&error))?;
+        let wanted = retention.over(known);
+        let is_unused = info.next_offset.0 == 0 && known.keeps_all();
+        if wanted != known && !is_unused {
+            let message = format!(
+                "{topic} is there and keeps {}; `topic set` changes that",
+                show_retention(known)
+            );
+            return Err(Failure::new(Exit::Conflict, message));
+        }
         change_retention(&server, topic, retention)?;
     }
     output.line(
@@ -172,16 +191,7 @@ fn change_retention(
 ) -> Result<Retention, Failure> {
     let client = &server.client;
     let changed = async {
-        let retention = match (args.retention_bytes, args.retention_age) {
-            (Some(bytes), Some(age_ms)) => Retention { bytes, age_ms },
-            (bytes, age_ms) => {
-                let known = client.retention(topic).await?;
-                Retention {
-                    bytes: bytes.unwrap_or(known.bytes),
-                    age_ms: age_ms.unwrap_or(known.age_ms),
-                }
-            }
-        };
+        let retention = args.over(client.retention(topic).await?);
         client.set_retention(topic, retention).await?;
         Ok(retention)
     };

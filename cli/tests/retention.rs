@@ -55,6 +55,11 @@ fn a_topic_is_created_with_what_it_keeps_and_set_to_keep_something_else() {
     server.run(&["topic", "create", "t"]).expect(0);
     assert_kept(&server, "t", (64 << 20, WEEK_MS), newest);
 
+    let other = ["topic", "create", "t", "--retention-bytes", "1MiB"];
+    let refused = server.run(&other).expect(7);
+    assert_said(&refused, "t is there and keeps the newest 64.0 MiB");
+    assert_kept(&server, "t", (64 << 20, WEEK_MS), newest);
+
     let said = set(&server, "t", &["--retention-age", "none"]).expect(0);
     assert_eq!(said.stdout, b"t keeps the newest 64.0 MiB\n");
     assert_kept(&server, "t", (64 << 20, 0), "the newest 64.0 MiB");

@@ -644,7 +644,7 @@ fn offset_at(log: &Arc<Log>, time_us: u64) -> Offset {
 /// than `limit`, and the first offset where there are none. Waits for the disk.
 ///
 /// Each is asked by its own last frame, since the clock may have been right in one run and wrong in the next. One
-/// that can't say goes with the next one that can.
+/// that is damaged there goes with the next one; one that can't be opened now keeps all behind it.
 #[must_use]
 pub fn older_than(log: &Arc<Log>, time_us: u64, limit: Offset) -> Offset {
     let mut from = log.first_offset();
@@ -653,7 +653,10 @@ pub fn older_than(log: &Arc<Log>, time_us: u64, limit: Offset) -> Offset {
         let Some(known) = log.chain().finished(number) else {
             break;
         };
-        match last_time_us(log, number) {
+        let Some(segment) = any_segment(log, number) else {
+            break;
+        };
+        match last_time_us(&segment, known.end.position) {
             Some(last_us) if last_us >= time_us => break,
             Some(_) => from = known.end.offset,
             None => {}
@@ -662,16 +665,15 @@ pub fn older_than(log: &Arc<Log>, time_us: u64, limit: Offset) -> Offset {
     from
 }
 
-/// When the last record of a finished segment was appended.
-fn last_time_us(log: &Arc<Log>, number: SegmentNumber) -> Option<u64> {
-    let segment = any_segment(log, number)?;
+/// When the last record of a segment was appended whose frames end at `end`; `None` where that is damaged.
+fn last_time_us(segment: &Arc<Segment>, end: u32) -> Option<u64> {
     let mut position = FRAMES_START;
     lock(segment.index()).last_before(|start| {
         position = start;
         true
     });
     let mut last_us = None;
-    while let Some(glance) = glance_at(&segment, position).filter(|glance| !glance.is_seal) {
+    while let Some(glance) = glance_at(segment, position).filter(|glance| !glance.is_seal) {
         last_us = Some(glance.append_time_us);
         let mut run = segment.run_at(position);
         let Extend::Taken(bytes) = run.extend_if(|_| true) else {
@@ -679,7 +681,7 @@ fn last_time_us(log: &Arc<Log>, number: SegmentNumber) -> Option<u64> {
         };
         position += bytes;
     }
-    last_us
+    last_us.filter(|_| position == end)
 }
 
 fn first_kept(log: &Arc<Log>) -> SegmentNumber {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millstream_client::{
     Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Driver, Durability,
-    Publisher, QueueOptions, ReadError, Reader, Retention, Start, Ticket, TopicOptions,
+    GapReason, Publisher, QueueOptions, ReadError, Reader, Retention, Start, Ticket, TopicOptions,
 };
 use tokio::runtime::Runtime;
 
@@ -213,7 +213,7 @@ impl Broker for Millstream {
                     driver,
                     runtime,
                     reader,
-                    next: 0,
+                    has_begun: false,
                     passed_over: 0,
                     may_pass_over: self.retention_bytes > 0,
                 })
@@ -328,9 +328,9 @@ struct Reading {
     driver: Driver,
     runtime: Runtime,
     reader: Reader,
-    /// The offset behind the last message.
-    next: u64,
-    /// Offsets in front of it that no message came for.
+    /// A message came.
+    has_begun: bool,
+    /// Offsets that no message came for, since the topic let them go.
     passed_over: u64,
     /// The topic lets messages go.
     may_pass_over: bool,
@@ -343,7 +343,7 @@ impl Receive for Reading {
             driver,
             runtime,
             reader,
-            next,
+            has_begun,
             passed_over,
             may_pass_over,
         } = self;
@@ -355,12 +355,21 @@ impl Receive for Reading {
             let mut received = 0;
             while let Some(record) = run.next_view() {
                 let record = match record {
-                    Err(ReadError::Gap { .. }) if *may_pass_over => continue,
+                    Err(ReadError::Gap {
+                        first,
+                        next,
+                        reason: GapReason::Trimmed,
+                    }) if *may_pass_over => {
+                        *passed_over += next.since(first).unwrap_or(0);
+                        continue;
+                    }
                     record => record?,
                 };
-                let offset = record.offset().0;
-                *passed_over += offset.saturating_sub(*next);
-                *next = offset + 1;
+                // From the earliest on there is no gap before the first; anywhere else what is missing is lost.
+                if !*has_begun {
+                    *passed_over = record.offset().0;
+                    *has_begun = true;
+                }
                 take(record.as_bytes());
                 received += 1;
             }

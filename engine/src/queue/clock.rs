@@ -39,6 +39,13 @@ impl Clock {
         }
     }
 
+    /// Wall time now; `None` while it holds still after a jump.
+    pub(super) fn believed_us(&self) -> Option<u64> {
+        let now = self.now();
+        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        (!believed.holding).then_some(now.wall_us)
+    }
+
     /// Both times now.
     pub(crate) fn now(&self) -> Now {
         let boot_us = read_us(ClockId::Boottime);

@@ -334,6 +334,7 @@ impl Keeper {
                 drop(chores);
                 if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
                     tracing::error!("a queue chore panicked");
+                    self.try_again();
                 }
                 repeated_us = boot_us();
                 let spent_us = repeated_us.saturating_sub(now_us);

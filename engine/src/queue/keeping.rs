@@ -12,6 +12,7 @@ use millstream_storage::{Failure, Operation, Store, StoreOptions};
 
 use super::definition::TopicRetention;
 use super::nth::hands::Hands;
+use super::recovery::Mark;
 use super::topic::ID_WINDOW_US;
 use super::{ConsumerOptions, QueueOptions, Queues};
 use crate::broker::{Broker, TopicOptions};
@@ -22,9 +23,10 @@ const BODY_BYTES: usize = 8000;
 
 struct Setup {
     folder: CrashFolder,
-    hands: Hands,
     queues: Arc<Queues>,
     broker: Broker,
+    /// Behind the broker, which waits when it is dropped.
+    hands: Hands,
 }
 
 fn open(folder: &CrashFolder, hands: &Hands) -> (Arc<Queues>, Broker) {
@@ -208,6 +210,17 @@ fn what_is_old_goes_in_its_time_and_nothing_before() {
 }
 
 #[test]
+fn what_is_said_holds_at_once_however_long_was_said_before() {
+    let setup = Setup::new();
+    setup.keep(0, 86_400_000);
+    setup.publish(60);
+    setup.settle_down();
+    setup.hands.pass_ms(5_000);
+    setup.keep(0, 1_000);
+    assert_eq!(setup.info().segments, 1);
+}
+
+#[test]
 fn what_a_queue_has_not_settled_stays() {
     let setup = Setup::new();
     let over = QueueOptions::new().topic("events");
@@ -266,6 +279,58 @@ fn what_came_with_an_id_stays_while_the_id_is_remembered() {
 }
 
 #[test]
+fn r1_a_queue_made_while_it_is_looked_at_misses_nothing() {
+    let setup = Setup::new();
+    setup.publish(60);
+    setup.settle_down();
+    let asked = setup.queues.entries();
+    let newest = Retention {
+        bytes: 1,
+        ..Retention::KEEP_ALL
+    };
+    setup.broker.set_retention("events", newest).unwrap();
+    let over = QueueOptions::new().topic("events").start(Start::Earliest);
+    setup.broker.create_queue("mail", over).unwrap();
+    // The first time finds out which ids there are.
+    for _ in 0..2 {
+        setup.queues.trim_topics(&asked);
+        assert_eq!(setup.info().first_offset, Offset(0));
+    }
+}
+
+#[test]
+fn r1_nothing_goes_where_copies_of_moved_records_are_looked_for() {
+    let setup = Setup::new();
+    setup.publish(60);
+    setup.settle_down();
+    setup
+        .broker
+        .create_queue("mail", QueueOptions::new())
+        .unwrap();
+    let newest = Retention {
+        bytes: 1,
+        ..Retention::KEEP_ALL
+    };
+    setup.broker.set_retention("events", newest).unwrap();
+    let asked = setup.queues.entries();
+    let mail = asked
+        .iter()
+        .find(|entry| entry.definition.name.as_str() == "mail")
+        .unwrap();
+    let copies = Mark {
+        number: 1,
+        offset: Offset(10),
+    };
+    let events = TopicName::parse("events").unwrap();
+    mail.mover().marks().lock().unwrap().insert(events, copies);
+    for _ in 0..2 {
+        setup.queues.trim_topics(&asked);
+    }
+    let first = setup.info().first_offset.0;
+    assert!((1..=10).contains(&first), "{first}");
+}
+
+#[test]
 fn what_was_held_goes_by_itself_once_nothing_holds_it() {
     for (bytes, age_ms) in [(1, 0), (0, 1_000)] {
         let setup = Setup::new();
@@ -318,6 +383,21 @@ fn a_run_whose_clock_was_wrong_takes_no_young_records_along() {
     let setup = setup.restart(Some(right_us + 8 * DAY_US));
     setup.settle_down();
     assert_eq!(setup.info().segments, 1, "{:?}", setup.info());
+}
+
+#[test]
+fn nothing_is_old_while_the_clock_is_not_believed() {
+    const HOUR_US: u64 = 3_600_000_000;
+    let setup = Setup::new();
+    setup.keep(0, 3_600_000);
+    let right_us = millstream_storage::hand::time_us().unwrap();
+    // Ten hours ahead at the start, and put right.
+    let setup = setup.restart(Some(right_us + 10 * HOUR_US));
+    setup.settle_down();
+    setup.hands.set_us(right_us + 1_000_000);
+    setup.publish(60);
+    setup.settle_down();
+    assert_eq!(setup.info().first_offset, Offset(0), "{:?}", setup.info());
 }
 
 #[test]
@@ -402,6 +482,7 @@ fn it_is_kept_across_restarts_and_is_of_one_topic_and_no_later_one() {
     setup.broker.delete_topic("events").unwrap();
     let gone = setup.broker.retention("events").unwrap_err();
     assert!(matches!(gone, TopicError::NotFound { .. }), "{gone}");
+    assert!(setup.queues.state().retentions.is_empty());
     setup
         .broker
         .create_topic("events", TopicOptions::new())
@@ -409,6 +490,7 @@ fn it_is_kept_across_restarts_and_is_of_one_topic_and_no_later_one() {
     let all = Retention::KEEP_ALL;
     assert_eq!(setup.broker.retention("events").unwrap(), all);
     let setup = setup.lose_power();
+    assert!(setup.queues.state().retentions.is_empty());
     assert_eq!(setup.broker.retention("events").unwrap(), all);
     setup.publish(60);
     setup.settle_down();

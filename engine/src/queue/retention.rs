@@ -161,14 +161,14 @@ impl Queues {
                 }
             }
         }
-        let now = self.clock.now();
+        let believed_us = self.clock.believed_us();
         for (topic, floor) in &floors {
             let may_go = floor.own_topic || !floor.retention.keeps_all();
             if !may_go || floor.settled <= floor.log.first_offset() {
                 continue;
             }
-            let asks_age = self.asks_age(floor, now.boot_us);
-            let wanted = floor.offset(asks_age.then_some(now.wall_us));
+            let asks_age = self.asks_age(floor, boot_us());
+            let wanted = floor.offset(believed_us.filter(|_| asks_age));
             if !self.trim_topic(topic, floor, wanted) {
                 // What was found to be old is asked for anew with the rest.
                 let incarnation = floor.log.identity().incarnation;
