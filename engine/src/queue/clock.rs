@@ -56,10 +56,10 @@ impl Clock {
         if believed.holding != was_holding {
             if believed.holding {
                 tracing::warn!(
-                    "the wall clock jumped by more than an hour: delays and expiry hold until it is back, or the broker is restarted"
+                    "the wall clock jumped by more than an hour: delays, expiry and retention by age hold until it is back, or the broker is restarted"
                 );
             } else {
-                tracing::info!("the wall clock is back: delays and expiry go on");
+                tracing::info!("the wall clock is back: delays, expiry and retention by age go on");
             }
         }
         Now {
