@@ -468,6 +468,8 @@ mod tests {
         broker.create_queue("jobs", QueueOptions::new()).unwrap();
         let consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
         let link = consumer.link();
+        // Nobody else runs the queue, and takes some of it first.
+        broker.queues_of_broker().keeper.stop();
         let ack = |offset| Settle::ack(Offset(offset), LeaseNumber(1));
         link.put(ack(7));
         assert!(link.announced.set());
@@ -496,6 +498,8 @@ mod tests {
         broker.create_queue("jobs", QueueOptions::new()).unwrap();
         let consumer = broker.consumer("jobs", ConsumerOptions::new()).unwrap();
         let link = consumer.link();
+        // Nobody else runs the queue, and takes some of it first.
+        broker.queues_of_broker().keeper.stop();
         let ack = Settle::ack(Offset(7), LeaseNumber(1));
         let retry = Settle {
             verb: Verb::Retry,
