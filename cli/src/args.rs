@@ -331,7 +331,7 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
-    /// Change how much of a topic is kept
+    /// Change how much of a topic is kept; what a queue over it has not settled stays in any case
     Set {
         /// Topic to change
         topic: TopicName,
