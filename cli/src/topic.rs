@@ -36,6 +36,8 @@ struct TopicObject<'a> {
 struct ShownObject<'a> {
     #[serde(flatten)]
     topic: TopicObject<'a>,
+    /// It was made for the queue of its name, goes with it, and what that settled may go from it.
+    queues_own: bool,
     /// The newest bytes that are kept at least; 0: all; null: not known.
     retention_bytes: Option<u64>,
     /// Milliseconds for which messages are kept at least; 0: for ever; null: not known.
@@ -153,7 +155,7 @@ fn create(
         if wanted != known && !is_unused {
             let message = format!(
                 "{topic} is there and keeps {}; `topic set` changes that",
-                show_retention(known)
+                show_kept(known, is_queues_own(&server, topic))
             );
             return Err(Failure::new(Exit::Conflict, message));
         }
@@ -177,10 +179,18 @@ fn set(
     }
     let server = connect(connect_args)?;
     let retention = change_retention(&server, topic, args)?;
+    let keeps = show_kept(retention, is_queues_own(&server, topic));
     output.line(
         &RetentionObject::of(topic, retention),
-        format_args!("{topic} keeps {}", show_retention(retention)),
+        format_args!("{topic} keeps {keeps}"),
     )
+}
+
+/// Whether the topic was made for a queue and goes with it.
+fn is_queues_own(server: &Connected, topic: &TopicName) -> bool {
+    // A queue's own topic has its name. Where nobody can say, there is none that works.
+    let queue = server.runtime.block_on(server.client.queue(topic));
+    queue.is_ok_and(|queue| queue.own_topic)
 }
 
 /// Sets what is given and leaves the rest as it is.
@@ -212,6 +222,16 @@ fn show_retention(retention: Retention) -> String {
         (_, 0) => newest,
         (0, _) => young,
         _ => format!("{newest} of {young}"),
+    }
+}
+
+/// The same, where what its queue settled may go unless it is to be kept.
+fn show_kept(retention: Retention, queues_own: bool) -> String {
+    const UNSETTLED: &str = "what its queue has not settled";
+    match (queues_own, retention.keeps_all()) {
+        (false, _) => show_retention(retention),
+        (true, true) => UNSETTLED.to_owned(),
+        (true, false) => format!("{}, and {UNSETTLED}", show_retention(retention)),
     }
 }
 
@@ -259,8 +279,9 @@ fn show(topic: &TopicName, args: &ConnectArgs, output: Output) -> Result<(), Fai
         .runtime
         .block_on(server.client.topic(topic))
         .map_err(|error| topic_failure(&error))?;
+    let queues_own = is_queues_own(&server, topic);
     let (retention, keeps) = match server.runtime.block_on(server.client.retention(topic)) {
-        Ok(retention) => (Some(retention), show_retention(retention)),
+        Ok(retention) => (Some(retention), show_kept(retention, queues_own)),
         // The rest is worth showing.
         Err(error) if matches!(error.cause, TopicErrorCause::Refused(_)) => {
             (None, format!("unknown: {error}"))
@@ -269,6 +290,7 @@ fn show(topic: &TopicName, args: &ConnectArgs, output: Output) -> Result<(), Fai
     };
     let object = ShownObject {
         topic: TopicObject::of(&info),
+        queues_own,
         retention_bytes: retention.map(|retention| retention.bytes),
         retention_age_ms: retention.map(|retention| retention.age_ms),
     };

@@ -246,6 +246,61 @@ fn what_a_queue_has_not_settled_stays() {
     assert!(info.first_offset > Offset(40), "{info:?}");
 }
 
+/// Publishes and settles so many through a queue with a topic of its own; how much of that is kept then.
+fn pass_through(setup: &Setup, records: u64) -> TopicInfo {
+    setup.publish(records);
+    setup.settle_down();
+    let options = ConsumerOptions::new().prefetch(0);
+    let mut consumer = setup.broker.consumer("events", options).unwrap();
+    let wait = std::time::Duration::ZERO;
+    let most = u32::try_from(records).unwrap();
+    let work = consumer.receive_blocking(most, wait).unwrap();
+    assert_eq!(work.len() as u64, records);
+    for delivery in work {
+        delivery.ack();
+    }
+    setup.hands.pass_ms(1000);
+    setup.settle_down();
+    setup.info()
+}
+
+#[test]
+fn a_topic_of_a_queues_own_keeps_what_it_is_told_and_else_what_is_not_settled() {
+    let setup = Setup::new();
+    setup
+        .broker
+        .create_queue("events", QueueOptions::new())
+        .unwrap();
+    let info = pass_through(&setup, 200);
+    assert!(info.bytes < 3 * u64::from(SEGMENT_BYTES), "{info:?}");
+    setup.keep(500_000, 0);
+    let info = pass_through(&setup, 200);
+    assert!(info.bytes >= 500_000, "{info:?}");
+    assert!(info.first_offset > Offset(200), "{info:?}");
+    // By age as well.
+    setup.keep(0, 60_000);
+    let young = pass_through(&setup, 200);
+    assert_eq!(young.first_offset, info.first_offset, "{young:?}");
+    setup.rest(3);
+    let old = setup.info();
+    assert!(old.first_offset > Offset(500), "{old:?}");
+    setup.keep(0, 0);
+    let info = pass_through(&setup, 200);
+    assert!(info.bytes < 3 * u64::from(SEGMENT_BYTES), "{info:?}");
+}
+
+#[test]
+fn a_topic_that_was_told_what_to_keep_is_no_queues_own() {
+    let setup = Setup::new();
+    setup.keep(500_000, 0);
+    let queue = setup.broker.create_queue("events", QueueOptions::new());
+    queue.unwrap();
+    assert!(!setup.broker.queue("events").unwrap().own_topic);
+    setup.publish(10);
+    setup.broker.delete_queue("events").unwrap();
+    assert_eq!(setup.info().next_offset, Offset(10), "it goes with none");
+}
+
 #[test]
 fn what_came_with_an_id_stays_while_the_id_is_remembered() {
     let setup = Setup::new();

@@ -452,7 +452,7 @@ impl Queues {
         Ok(entry)
     }
 
-    /// A topic of the queue's own name: made, or taken over when nobody used it yet.
+    /// A topic of the queue's own name: made, or taken over when nobody used it yet nor said how much of it is kept.
     fn own_topic(&self, state: &State, name: &TopicName) -> Result<(Arc<Log>, bool), QueueError> {
         match self.store.create_log(name, Durability::Synced) {
             Ok(log) => Ok((log, true)),
@@ -461,8 +461,10 @@ impl Queues {
                     .queues
                     .values()
                     .any(|entry| entry.definition.topic == *name);
+                // Who was told what to keep of it has a use for it behind what the queue settled.
+                let told = !state.retention_of(&log).keeps_all();
                 // Also one that a stop left between making the topic and making the queue.
-                let unused = log.size().1 == 0 && !queued;
+                let unused = log.size().1 == 0 && !queued && !told;
                 Ok((log, unused))
             }
             Err(error) => Err(create_error(error).into()),

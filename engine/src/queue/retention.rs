@@ -2,8 +2,8 @@
 //!
 //! | topic | kept |
 //! | --- | --- |
-//! | made for its queue | what its queues have not settled |
 //! | with a retention | the newest bytes, or what is young enough; and what its queues have not settled |
+//! | made for its queue, with none | what its queues have not settled |
 //! | any other | all |
 //!
 //! Whole segments go, from the front; the last one never does.
@@ -53,10 +53,10 @@ impl Floor {
     /// Below it nobody wants anything any more. Where `wall_us` is given, what is too old by then is asked as well,
     /// which may wait for the disk.
     fn offset(&self, wall_us: Option<u64>) -> Offset {
-        if self.own_topic {
+        let Retention { bytes, age_ms } = self.retention;
+        if self.own_topic && self.retention.keeps_all() {
             return self.settled;
         }
-        let Retention { bytes, age_ms } = self.retention;
         let mut from = Offset(0);
         if bytes > 0 {
             from = newest(&self.log, bytes);
@@ -71,7 +71,7 @@ impl Floor {
     /// After how long what is old is asked again; `None` where nothing can be too old.
     fn age_pause_us(&self) -> Option<u64> {
         let Retention { age_ms, .. } = self.retention;
-        let can_be = age_ms > 0 && !self.own_topic && !is_one_segment(&self.log);
+        let can_be = age_ms > 0 && !is_one_segment(&self.log);
         let (least_us, most_us) = AGE_PAUSE_US;
         can_be.then(|| (age_ms.saturating_mul(1_000) / AGE_SHARE).clamp(least_us, most_us))
     }
