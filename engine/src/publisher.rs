@@ -14,7 +14,7 @@ use millstream_storage::{AppendError, Appender, Level, LevelWait};
 use crate::block_on::block_on;
 use crate::error::PublishError;
 use crate::producer::{NotProduced, Produced, ProducerError, ProducerInfo, Producing, Resume};
-use crate::queue::{Admission, Queues, TopicRules, boot_us};
+use crate::queue::{Admission, Asking, Queues, TopicRules, boot_us};
 use crate::ticket::{Receipt, Ticket};
 
 /// Where published records are.
@@ -579,7 +579,8 @@ impl Publisher {
         let mut seen = rules.ids();
         if !seen.is_loaded() {
             drop(seen);
-            self.queues.load_ids_soon(&rules, self.appender.log());
+            let log = self.appender.log();
+            self.queues.load_ids_soon(&rules, log, Asking::Publisher);
             self.awaited = Awaited::Ids;
             return Err(PublishError::Rotating);
         }

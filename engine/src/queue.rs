@@ -26,6 +26,7 @@ mod far;
 #[cfg(test)]
 mod faults;
 mod fetcher;
+mod ids;
 mod inspect;
 mod journal;
 mod keeper;
@@ -62,6 +63,7 @@ pub use redrive::Redrive;
 
 pub(crate) use clock::{Clock, boot_us};
 pub(crate) use codec::{Fields, Malformed, put_text};
+pub(crate) use ids::Asking;
 pub(crate) use journal::{Owner, Writer, replay};
 pub(crate) use registry::{Queues, check_public, is_reserved};
 pub(crate) use topic::{Admission, TopicRules};

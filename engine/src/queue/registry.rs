@@ -16,6 +16,7 @@ use super::definition::{
 };
 use super::error::{ConsumeError, QueueError};
 use super::far::FarStore;
+use super::ids::IdReaders;
 use super::journal::{self, JOURNAL, Journal, Owner, Writer};
 use super::keeper::Keeper;
 use super::moves::{Mover, SharedMarks};
@@ -120,6 +121,7 @@ pub(crate) struct Queues {
     /// By the topic's incarnation: one made again under the name begins anew.
     rules: Mutex<HashMap<[u8; 16], Arc<TopicRules>>>,
     pub(super) upkeep: Mutex<Upkeep>,
+    pub(super) id_readers: Arc<IdReaders>,
     producers: Arc<Producers>,
 }
 
@@ -146,6 +148,7 @@ impl Queues {
             state: Mutex::default(),
             rules: Mutex::default(),
             upkeep: Mutex::default(),
+            id_readers: Arc::default(),
         });
         let keeper = Arc::downgrade(&queues.keeper);
         store.on_segment(move || {
@@ -626,6 +629,7 @@ impl Queues {
             }
         }
         self.keeper.stop();
+        self.id_readers.stop();
         self.state().queues.clear();
         self.producers.close();
     }

@@ -18,6 +18,7 @@ use millstream_storage::{Log, is_one_segment, may_trim, newest, older_than, trim
 use super::clock::boot_us;
 use super::definition::{Change, TopicRetention};
 use super::error::QueueError;
+use super::ids::Asking;
 use super::registry::{Entry, Queues, check_public};
 use crate::error::TopicError;
 
@@ -222,7 +223,7 @@ impl Queues {
         let rules = self.rules(log);
         if !rules.ids().is_loaded() {
             // Which ids must not be forgotten is not known yet.
-            self.load_ids_soon(&rules, log);
+            self.load_ids_soon(&rules, log, Asking::Trim);
             self.keeper.look_again();
             return false;
         }

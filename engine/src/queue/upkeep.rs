@@ -1,23 +1,18 @@
-//! What is done behind the queues' backs: moves, trimming, checkpoints, ids of before the start.
+//! What is done behind the queues' backs: moves, trimming, checkpoints.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use millstream_protocol::{Offset, Start};
-use millstream_storage::{Chunk, CreateError, Log, claimed_end, started_at, trim};
+use millstream_protocol::Offset;
+use millstream_storage::{CreateError, Log, claimed_end, trim};
 
-use super::clock::boot_us;
 use super::journal::{self, Journal};
-use super::patient::PatientReader;
 use super::recovery::{QueueSection, encode_checkpoint};
 use super::registry::{Entry, Queues, State};
-use super::topic::{ID_WINDOW_US, TopicRules};
 
 /// Bytes of journal behind the last checkpoint after which the next is written, unless a quarter of that
 /// was more.
 const CHECKPOINT_BYTES: u64 = 2 << 20;
-/// Bytes of frames looked at together when ids are read.
-const LOAD_BYTES: u32 = 1 << 20;
 
 /// What the upkeep remembers from one time to the next.
 #[derive(Debug, Default)]
@@ -192,26 +187,6 @@ impl Queues {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-
-    /// Has the ids of before the start read in the background; see [`TopicRules::ids`].
-    pub(crate) fn load_ids_soon(self: &Arc<Self>, rules: &Arc<TopicRules>, log: &Arc<Log>) {
-        let (rules, log, clock) = (Arc::clone(rules), Arc::clone(log), Arc::clone(&self.clock));
-        if !rules.ids().begin_loading() {
-            return;
-        }
-        let unread = Arc::clone(&rules);
-        let load = move || read_ids(&rules, &log, clock.now().wall_us);
-        #[cfg(test)]
-        if millstream_storage::hand::is_working() {
-            return load();
-        }
-        // The keeper's threads run only where there are queues.
-        let started = std::thread::Builder::new().name("ms-ids".to_owned());
-        if let Err(error) = started.spawn(load) {
-            tracing::error!(%error, "cannot read the ids of before the start yet");
-            unread.ids().loading_failed();
-        }
-    }
 }
 
 fn create_io_error(error: CreateError) -> std::io::Error {
@@ -244,41 +219,4 @@ fn section(journal: &Arc<Log>, entry: &Entry) -> std::io::Result<QueueSection> {
         durable,
         marks: entry.marks(),
     })
-}
-
-fn read_ids(rules: &TopicRules, log: &Arc<Log>, wall_us: u64) {
-    let found = ids_since(log, wall_us);
-    rules.ids().loaded(&found);
-}
-
-/// The ids of records appended within the window, with the boot time of that.
-fn ids_since(log: &Arc<Log>, wall_us: u64) -> Vec<(u64, Vec<u8>, Offset)> {
-    use millstream_protocol::batch::{Checked, RecordRun};
-    let mut found = Vec::new();
-    let now_us = boot_us();
-    let since_us = wall_us.saturating_sub(ID_WINDOW_US);
-    let mut reader = PatientReader::new(log, Start::Time(since_us));
-    // Those that came since are noted by who publishes them.
-    let end = started_at(log);
-    while reader.next_offset() < end {
-        let Ok(chunk) = reader.next(LOAD_BYTES) else {
-            break;
-        };
-        let Chunk::Frames(slice) = chunk else {
-            continue;
-        };
-        let (place, first) = (slice.place(), slice.first_offset());
-        let frames = bytes::Bytes::from_owner(slice);
-        for record in RecordRun::new(frames, place, Checked::Yes, first).flatten() {
-            let Some(id) = record.options_ref().and_then(|options| options.id()) else {
-                continue;
-            };
-            let age_us = wall_us.saturating_sub(record.append_time_us());
-            if age_us <= ID_WINDOW_US {
-                let at_us = now_us.saturating_sub(age_us);
-                found.push((at_us, id.to_vec(), record.offset()));
-            }
-        }
-    }
-    found
 }
