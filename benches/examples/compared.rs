@@ -284,7 +284,10 @@ fn ratios(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>> {
     }
     writeln!(text, "\n|{}", " --- |".repeat(RATES.len() + 2))?;
     let is_ours = |target: &&Target| target.name.starts_with("millstream");
-    for ours in measured(targets, &RATES).filter(is_ours) {
+    // Theirs keep everything.
+    let keeps_all = |target: &&Target| !target.name.ends_with("-newest");
+    let ours = measured(targets, &RATES).filter(|target| is_ours(target) && keeps_all(target));
+    for ours in ours {
         for theirs in measured(targets, &RATES).filter(|target| !is_ours(target)) {
             write!(text, "| {} | {} |", ours.name, theirs.name)?;
             for (row, _) in RATES {
