@@ -1,7 +1,7 @@
 //! `millstream topic`: topics created, listed, shown and removed.
 
 use millstream_client::{
-    Action, Durability, Retention, TopicError, TopicErrorCause, TopicInfo, TopicOptions,
+    Action, Durability, ErrorCode, Retention, TopicError, TopicErrorCause, TopicInfo, TopicOptions,
 };
 use millstream_protocol::TopicName;
 use millstream_protocol::control::features;
@@ -36,8 +36,8 @@ struct TopicObject<'a> {
 struct ShownObject<'a> {
     #[serde(flatten)]
     topic: TopicObject<'a>,
-    /// It was made for the queue of its name, goes with it, and what that settled may go from it.
-    queues_own: bool,
+    /// It was made for the queue of its name, goes with it, and what is settled may go from it; null: not known.
+    queues_own: Option<bool>,
     /// The newest bytes that are kept at least; 0: all; null: not known.
     retention_bytes: Option<u64>,
     /// Milliseconds for which messages are kept at least; 0: for ever; null: not known.
@@ -186,11 +186,14 @@ fn set(
     )
 }
 
-/// Whether the topic was made for a queue and goes with it.
-fn is_queues_own(server: &Connected, topic: &TopicName) -> bool {
-    // A queue's own topic has its name. Where nobody can say, there is none that works.
-    let queue = server.runtime.block_on(server.client.queue(topic));
-    queue.is_ok_and(|queue| queue.own_topic)
+/// Whether the topic was made for a queue and goes with it; `None` where nobody can say now.
+fn is_queues_own(server: &Connected, topic: &TopicName) -> Option<bool> {
+    // A queue's own topic has its name.
+    match server.runtime.block_on(server.client.queue(topic)) {
+        Ok(queue) => Some(queue.own_topic),
+        Err(error) if error.code() == Some(ErrorCode::QueueNotFound) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Sets what is given and leaves the rest as it is.
@@ -226,12 +229,13 @@ fn show_retention(retention: Retention) -> String {
 }
 
 /// The same, where what its queue settled may go unless it is to be kept.
-fn show_kept(retention: Retention, queues_own: bool) -> String {
-    const UNSETTLED: &str = "what its queue has not settled";
+fn show_kept(retention: Retention, queues_own: Option<bool>) -> String {
+    const UNSETTLED: &str = "what its queues have not settled";
     match (queues_own, retention.keeps_all()) {
-        (false, _) => show_retention(retention),
-        (true, true) => UNSETTLED.to_owned(),
-        (true, false) => format!("{}, and {UNSETTLED}", show_retention(retention)),
+        (Some(false), _) | (None, false) => show_retention(retention),
+        (None, true) => format!("everything, or {UNSETTLED}"),
+        (Some(true), true) => UNSETTLED.to_owned(),
+        (Some(true), false) => format!("{}, and {UNSETTLED}", show_retention(retention)),
     }
 }
 

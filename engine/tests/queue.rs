@@ -360,6 +360,21 @@ fn an_id_published_twice_is_one_record_also_after_a_restart() {
 }
 
 #[test]
+fn a_message_with_an_id_that_comes_behind_the_end_is_refused_though_no_ids_were_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path());
+    let mut publisher = first.publisher("orders").unwrap();
+    publisher.publish_blocking("1").unwrap();
+    first.close().unwrap();
+    drop((publisher, first));
+    let broker = open(folder.path());
+    let mut publisher = broker.publisher("orders").unwrap();
+    broker.close().unwrap();
+    let refused = publisher.publish_blocking(Message::new("pay").id("order 7"));
+    assert_eq!(refused.unwrap_err(), PublishError::Closed);
+}
+
+#[test]
 fn a_full_queue_refuses_waits_or_drops_as_it_was_told() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path());

@@ -14,7 +14,8 @@ use super::patient::PatientReader;
 use super::registry::Queues;
 use super::topic::{ID_WINDOW_US, TopicRules};
 
-/// Threads that read at once, at most: after a start any number of topics may be asked for.
+/// Threads that read at once, at most: after a start any number of topics may be asked for. One is left to
+/// publishers.
 const READERS: usize = 2;
 /// Bytes of frames looked at together.
 const LOAD_BYTES: u32 = 1 << 20;
@@ -37,12 +38,24 @@ struct Unread {
 
 #[derive(Debug, Default)]
 struct Lists {
-    unread: VecDeque<Unread>,
+    publishers: VecDeque<Unread>,
+    trims: VecDeque<Unread>,
+    /// Readers that were started and have not ended.
     readers: usize,
-    stopped: bool,
+    /// Those of them that read for a trim.
+    trimming: usize,
 }
 
-/// What is to be read, and by how many it is.
+impl Lists {
+    fn of(&mut self, asking: Asking) -> &mut VecDeque<Unread> {
+        match asking {
+            Asking::Publisher => &mut self.publishers,
+            Asking::Trim => &mut self.trims,
+        }
+    }
+}
+
+/// What is to be read, and by how many it is. Its lock is taken before that of any ids.
 #[derive(Debug, Default)]
 pub(super) struct IdReaders {
     lists: Mutex<Lists>,
@@ -53,53 +66,67 @@ impl IdReaders {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists what is to be read; true where the caller has to start one more reader for it.
-    fn push(&self, unread: Unread, asking: Asking) -> bool {
+    /// Lists what is to be read, unless it is listed or read; true where the caller has to start one more
+    /// reader for it.
+    fn ask(&self, rules: &Arc<TopicRules>, log: &Arc<Log>, asking: Asking) -> bool {
         let mut lists = self.lists();
-        if lists.stopped {
-            drop(lists);
-            unread.rules.ids().loading_failed();
+        // An own statement: the lock on the ids must not be held any more.
+        let is_first = rules.ids().begin_loading();
+        if !is_first {
+            let mut trims = lists.trims.iter();
+            let at = trims.position(|unread| Arc::ptr_eq(&unread.rules, rules));
+            if asking == Asking::Publisher
+                && let Some(unread) = at.and_then(|at| lists.trims.remove(at))
+            {
+                lists.publishers.push_back(unread);
+                let more = lists.readers < READERS;
+                lists.readers += usize::from(more);
+                return more;
+            }
             return false;
         }
-        match asking {
-            Asking::Publisher => lists.unread.push_front(unread),
-            Asking::Trim => lists.unread.push_back(unread),
-        }
+        lists.of(asking).push_back(Unread {
+            rules: Arc::clone(rules),
+            log: Arc::clone(log),
+        });
         let more = lists.readers < READERS;
         lists.readers += usize::from(more);
         more
     }
 
-    /// Has what is listed already read next.
-    fn hurry(&self, rules: &Arc<TopicRules>) {
+    /// The next to be read by one who read for `before`; `None` ends that reader.
+    fn next(&self, before: Option<Asking>) -> Option<(Unread, Asking)> {
         let mut lists = self.lists();
-        let mut listed = lists.unread.iter();
-        let at = listed.position(|unread| Arc::ptr_eq(&unread.rules, rules));
-        if let Some(unread) = at.and_then(|at| lists.unread.remove(at)) {
-            lists.unread.push_front(unread);
+        lists.trimming -= usize::from(before == Some(Asking::Trim));
+        if let Some(unread) = lists.publishers.pop_front() {
+            return Some((unread, Asking::Publisher));
+        }
+        if lists.trimming + 1 < READERS
+            && let Some(unread) = lists.trims.pop_front()
+        {
+            lists.trimming += 1;
+            return Some((unread, Asking::Trim));
+        }
+        lists.readers -= 1;
+        None
+    }
+
+    /// Reads until nothing is listed; `at` is for whom it reads.
+    fn run(&self, clock: &Clock, at: &mut Option<Asking>) {
+        while let Some((Unread { rules, log }, asking)) = self.next(at.take()) {
+            *at = Some(asking);
+            let found = ids_since(&log, clock.now().wall_us);
+            rules.ids().loaded(&found);
         }
     }
 
-    /// The next to be read; `None` ends the reader.
-    fn next(&self) -> Option<Unread> {
-        let mut lists = self.lists();
-        let next = lists.unread.pop_front();
-        lists.readers -= usize::from(next.is_none());
-        next
-    }
-
-    /// Reads until nothing is listed.
-    fn run(&self, clock: &Clock) {
-        while let Some(Unread { rules, log }) = self.next() {
-            let read = || ids_since(&log, clock.now().wall_us);
-            match catch_unwind(AssertUnwindSafe(read)) {
-                Ok(found) => rules.ids().loaded(&found),
-                Err(_) => {
-                    let topic = &log.identity().name;
-                    tracing::error!(%topic, "reading the ids of before the start panicked");
-                    rules.ids().loading_failed();
-                }
-            }
+    /// The same in a thread of its own, which goes on with the next where one panics.
+    fn run_guarded(&self, clock: &Clock) {
+        let mut at = None;
+        while catch_unwind(AssertUnwindSafe(|| self.run(clock, &mut at))).is_err() {
+            tracing::error!(
+                "reading the ids of before the start panicked: publishers with ids to that topic wait for the next one"
+            );
         }
     }
 
@@ -107,51 +134,33 @@ impl IdReaders {
     fn reader_failed(&self) {
         let mut lists = self.lists();
         lists.readers -= 1;
-        if lists.readers == 0 {
-            forget(lists);
+        if lists.readers > 0 {
+            return;
         }
-    }
-
-    /// Reads nothing more but what is being read.
-    pub(super) fn stop(&self) {
-        let mut lists = self.lists();
-        lists.stopped = true;
-        forget(lists);
-    }
-}
-
-/// Takes everything off the lists. Whoever waits is woken without the lock.
-fn forget(mut lists: MutexGuard<'_, Lists>) {
-    let unread = std::mem::take(&mut lists.unread);
-    drop(lists);
-    for unread in unread {
-        unread.rules.ids().loading_failed();
+        let mut unread = std::mem::take(&mut lists.publishers);
+        unread.append(&mut lists.trims);
+        drop(lists);
+        for unread in unread {
+            unread.rules.ids().loading_failed();
+        }
     }
 }
 
 impl Queues {
     /// Has the ids of before the start read in the background; see [`TopicRules::ids`].
     pub(crate) fn load_ids_soon(&self, rules: &Arc<TopicRules>, log: &Arc<Log>, asking: Asking) {
-        // An own statement: the lock on the ids must not be held any more.
-        let is_first = rules.ids().begin_loading();
-        if !is_first {
-            if asking == Asking::Publisher {
-                self.id_readers.hurry(rules);
-            }
+        if !self.id_readers.ask(rules, log, asking) {
             return;
         }
-        let (rules, log) = (Arc::clone(rules), Arc::clone(log));
-        if !self.id_readers.push(Unread { rules, log }, asking) {
-            return;
-        }
-        let (readers, clock) = (Arc::clone(&self.id_readers), Arc::clone(&self.clock));
-        let read = move || readers.run(&clock);
         #[cfg(test)]
         if millstream_storage::hand::is_working() {
-            return read();
+            return self.id_readers.run(&self.clock, &mut None);
         }
+        let (readers, clock) = (Arc::clone(&self.id_readers), Arc::clone(&self.clock));
         // The keeper's threads run only where there are queues.
-        let started = thread::Builder::new().name("ms-ids".to_owned()).spawn(read);
+        let started = thread::Builder::new()
+            .name("ms-ids".to_owned())
+            .spawn(move || readers.run_guarded(&clock));
         if let Err(error) = started {
             tracing::error!(%error, "cannot read the ids of before the start yet");
             self.id_readers.reader_failed();
@@ -194,79 +203,107 @@ fn ids_since(log: &Arc<Log>, wall_us: u64) -> Vec<(u64, Vec<u8>, Offset)> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use millstream_protocol::{Durability, TopicName};
-    use millstream_storage::{Store, crash::CrashFolder};
+    use millstream_storage::crash::CrashFolder;
+    use millstream_storage::{Store, StoreOptions};
 
     use super::super::nth::hands::Hands;
     use super::*;
 
-    fn unread(store: &Store, name: &str) -> Unread {
-        let name = TopicName::parse(name).unwrap();
-        let unread = Unread {
-            rules: Arc::new(TopicRules::new()),
-            log: store.create_log(&name, Durability::Synced).unwrap(),
-        };
-        assert!(unread.rules.ids().begin_loading());
-        unread
+    struct Topics {
+        store: Arc<Store>,
+        readers: IdReaders,
     }
 
-    fn name_of(unread: &Unread) -> &str {
-        unread.log.identity().name.as_str()
+    impl Topics {
+        fn new() -> Self {
+            let folder = Arc::new(CrashFolder::new());
+            let store = Store::open_by_hand(folder, &StoreOptions::default());
+            Self {
+                store: Arc::new(store.unwrap()),
+                readers: IdReaders::default(),
+            }
+        }
+
+        /// Asks for the ids of a new topic; whether a reader is to be started.
+        fn ask(&self, name: &str, asking: Asking) -> (bool, Arc<TopicRules>) {
+            let name = TopicName::parse(name).unwrap();
+            let log = self.store.create_log(&name, Durability::Synced).unwrap();
+            let rules = Arc::new(TopicRules::new());
+            (self.readers.ask(&rules, &log, asking), rules)
+        }
+
+        fn again(&self, name: &str, rules: &Arc<TopicRules>) -> bool {
+            let log = self.store.log(&TopicName::parse(name).unwrap()).unwrap();
+            self.readers.ask(rules, &log, Asking::Publisher)
+        }
+
+        fn next(&self, before: Option<Asking>) -> Option<String> {
+            let (unread, _) = self.readers.next(before)?;
+            Some(unread.log.identity().name.as_str().to_owned())
+        }
     }
 
     #[test]
-    fn few_read_however_many_topics_are_asked_for_and_publishers_go_first() {
-        let folder = Arc::new(CrashFolder::new());
-        let store = Store::open_by_hand(folder, &millstream_storage::StoreOptions::default());
-        let store = store.unwrap();
-        let readers = IdReaders::default();
-        let mut last = None;
+    fn few_read_however_many_topics_are_asked_for_and_publishers_wait_for_no_trim() {
+        let topics = Topics::new();
+        let mut listed = Vec::new();
         for number in 0..10 {
-            let unread = unread(&store, &format!("topic-{number}"));
-            last = Some(Arc::clone(&unread.rules));
-            assert_eq!(readers.push(unread, Asking::Trim), number < READERS);
+            let (more, rules) = topics.ask(&format!("trim-{number}"), Asking::Trim);
+            assert_eq!(more, number < READERS);
+            listed.push(rules);
         }
-        assert!(!readers.push(unread(&store, "published"), Asking::Publisher));
-        let last = last.unwrap();
-        readers.hurry(&last);
-        let order: Vec<String> = std::iter::from_fn(|| readers.next())
-            .map(|unread| name_of(&unread).to_owned())
-            .collect();
-        assert_eq!(order[..3], ["topic-9", "published", "topic-0"]);
-        assert_eq!(order.len(), 11);
-        // One of the readers has ended, and another may be started.
-        assert_eq!(readers.lists().readers, READERS - 1);
-        assert!(readers.push(unread(&store, "later"), Asking::Trim));
+        // The first takes one to trim, and the second leaves the rest to it.
+        assert_eq!(topics.next(None).unwrap(), "trim-0");
+        assert_eq!(topics.next(None), None);
+        assert!(topics.again("trim-9", &listed[9]), "the other may be slow");
+        let (more, _) = topics.ask("published", Asking::Publisher);
+        assert!(!more);
+        assert!(!topics.again("trim-8", &listed[8]));
+        assert!(!topics.again("trim-0", &listed[0]), "it is being read");
+        let publisher = Some(Asking::Publisher);
+        assert_eq!(topics.next(None).unwrap(), "trim-9");
+        assert_eq!(topics.next(Some(Asking::Trim)).unwrap(), "published");
+        assert_eq!(topics.next(publisher).unwrap(), "trim-8");
+        assert_eq!(topics.next(publisher).unwrap(), "trim-1");
+        assert_eq!(topics.next(publisher), None, "one trims");
+        let (more, _) = topics.ask("later", Asking::Publisher);
+        assert!(more);
+        assert_eq!(topics.next(None).unwrap(), "later");
+        assert_eq!(topics.next(publisher), None);
+        for number in 2..8 {
+            let next = topics.next(Some(Asking::Trim)).unwrap();
+            assert_eq!(next, format!("trim-{number}"));
+        }
+        assert_eq!(topics.next(Some(Asking::Trim)), None);
+        assert_eq!(topics.readers.lists().readers, 0);
+    }
 
-        // Where none can be started at all, whoever waits asks again.
-        readers.reader_failed();
-        assert!(!last.ids().begin_loading(), "it is being read");
-        let rules = Arc::clone(&readers.lists().unread[0].rules);
-        readers.reader_failed();
-        assert!(rules.ids().begin_loading());
-        assert!(readers.lists().unread.is_empty());
-
-        readers.stop();
-        let late = unread(&store, "late");
-        let rules = Arc::clone(&late.rules);
-        assert!(!readers.push(late, Asking::Publisher));
-        assert!(rules.ids().begin_loading());
+    #[test]
+    fn where_no_reader_can_be_started_whoever_waits_asks_again() {
+        let topics = Topics::new();
+        let (more, rules) = topics.ask("one", Asking::Publisher);
+        assert!(more);
+        let (more, other) = topics.ask("other", Asking::Trim);
+        assert!(more);
+        topics.readers.reader_failed();
+        assert!(!rules.ids().begin_loading(), "another reads it");
+        topics.readers.reader_failed();
+        assert!(rules.ids().begin_loading() && other.ids().begin_loading());
+        assert_eq!(topics.readers.lists().readers, 0);
     }
 
     #[test]
     fn a_reader_ends_with_what_is_listed_and_tells_who_waits() {
-        let folder = Arc::new(CrashFolder::new());
-        let store = Store::open_by_hand(folder, &millstream_storage::StoreOptions::default());
-        let store = Arc::new(store.unwrap());
+        let topics = Topics::new();
         // Instead of the threads that a read waits for.
         let hands = Hands::new();
-        hands.set_store(&store);
-        let readers = IdReaders::default();
-        let (first, second) = (unread(&store, "first"), unread(&store, "second"));
-        let rules = [Arc::clone(&first.rules), Arc::clone(&second.rules)];
-        assert!(readers.push(first, Asking::Trim));
-        readers.push(second, Asking::Trim);
-        readers.run(&Clock::new());
-        assert!(rules.iter().all(|rules| rules.ids().is_loaded()));
-        assert_eq!(readers.lists().readers, READERS - 1);
+        hands.set_store(&topics.store);
+        let (_, first) = topics.ask("first", Asking::Trim);
+        let (_, second) = topics.ask("second", Asking::Publisher);
+        for _ in 0..2 {
+            topics.readers.run(&Clock::new(), &mut None);
+        }
+        assert!(first.ids().is_loaded() && second.ids().is_loaded());
+        assert_eq!(topics.readers.lists().readers, 0);
     }
 }

@@ -290,18 +290,6 @@ fn a_topic_of_a_queues_own_keeps_what_it_is_told_and_else_what_is_not_settled() 
 }
 
 #[test]
-fn a_topic_that_was_told_what_to_keep_is_no_queues_own() {
-    let setup = Setup::new();
-    setup.keep(500_000, 0);
-    let queue = setup.broker.create_queue("events", QueueOptions::new());
-    queue.unwrap();
-    assert!(!setup.broker.queue("events").unwrap().own_topic);
-    setup.publish(10);
-    setup.broker.delete_queue("events").unwrap();
-    assert_eq!(setup.info().next_offset, Offset(10), "it goes with none");
-}
-
-#[test]
 fn what_came_with_an_id_stays_while_the_id_is_remembered() {
     let setup = Setup::new();
     setup.keep(1, 0);

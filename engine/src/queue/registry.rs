@@ -455,7 +455,7 @@ impl Queues {
         Ok(entry)
     }
 
-    /// A topic of the queue's own name: made, or taken over when nobody used it yet nor said how much of it is kept.
+    /// A topic of the queue's own name: made, or taken over when nobody used it yet.
     fn own_topic(&self, state: &State, name: &TopicName) -> Result<(Arc<Log>, bool), QueueError> {
         match self.store.create_log(name, Durability::Synced) {
             Ok(log) => Ok((log, true)),
@@ -464,10 +464,8 @@ impl Queues {
                     .queues
                     .values()
                     .any(|entry| entry.definition.topic == *name);
-                // Who was told what to keep of it has a use for it behind what the queue settled.
-                let told = !state.retention_of(&log).keeps_all();
                 // Also one that a stop left between making the topic and making the queue.
-                let unused = log.size().1 == 0 && !queued && !told;
+                let unused = log.size().1 == 0 && !queued;
                 Ok((log, unused))
             }
             Err(error) => Err(create_error(error).into()),
@@ -629,7 +627,6 @@ impl Queues {
             }
         }
         self.keeper.stop();
-        self.id_readers.stop();
         self.state().queues.clear();
         self.producers.close();
     }
