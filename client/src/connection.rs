@@ -155,7 +155,7 @@ impl Shared {
         .await
     }
 
-    /// Nobody carries the connection any more.
+    /// Nobody carries the connection any more, or its writer is polled next in any case.
     pub(crate) fn forget_writer(&self) {
         let writer = self.lock().writer.take();
         drop(writer);

@@ -67,7 +67,7 @@ struct Carrying {
     reading: Part,
     writing: Part,
     /// Goes last.
-    _end: EndOnDrop,
+    end: EndOnDrop,
 }
 
 impl fmt::Debug for Driver {
@@ -103,7 +103,7 @@ pub(crate) async fn establish(
     let carrying = Carrying {
         reading: Box::pin(unconstrained(reading)),
         writing: Box::pin(unconstrained(write(writing, Arc::clone(&shared)))),
-        _end: EndOnDrop(Arc::clone(&shared)),
+        end: EndOnDrop(Arc::clone(&shared)),
     };
     let driver = Driver {
         carrying: Some(carrying),
@@ -157,6 +157,11 @@ impl Driver {
         let mut future = pin!(future);
         poll_fn(|cx| {
             self.poll_reading(cx);
+            // What `future` gives the connection goes out below: nobody has to be woken for it, which takes
+            // a system call.
+            if let Some(carrying) = &self.carrying {
+                carrying.end.0.forget_writer();
+            }
             let output = future.as_mut().poll(cx);
             self.poll_writing(cx);
             output
@@ -373,6 +378,43 @@ mod tests {
             assert_eq!(output, Poll::Ready(Output::Some));
         }
         assert!(!out.is_empty());
+    }
+
+    #[test]
+    fn who_carries_the_connection_is_not_woken_for_what_he_sends_himself() {
+        let shared = Arc::new(Shared::new(greeted()));
+        let connection = Connection::new(Arc::clone(&shared), Duration::MAX, None);
+        let writing = write(Box::new(tokio::io::sink()), Arc::clone(&shared));
+        let mut driver = Driver {
+            carrying: Some(Carrying {
+                reading: Box::pin(std::future::pending()),
+                writing: Box::pin(writing),
+                end: EndOnDrop(Arc::clone(&shared)),
+            }),
+        };
+        let count = Arc::new(Count::default());
+        let waker = Arc::clone(&count).into();
+        let wait = |driver: &mut Driver| {
+            let waiting = pin!(driver.run_until(std::future::pending::<()>()));
+            assert!(waiting.poll(&mut Context::from_waker(&waker)).is_pending());
+        };
+        wait(&mut driver);
+        let ask = || {
+            connection.act(|state| {
+                let list = ListTopics { after: None };
+                state.core.request(&Request::List(list)).unwrap();
+            });
+        };
+        {
+            let asking = pin!(driver.run_until(async { ask() }));
+            let asked = asking.poll(&mut Context::from_waker(std::task::Waker::noop()));
+            assert!(asked.is_ready() && !shared.lock().core.has_output());
+        }
+        assert_eq!(wakes(&count), 0);
+        // Anybody else has him woken.
+        wait(&mut driver);
+        ask();
+        assert_eq!(wakes(&count), 1);
     }
 
     /// A server that always has another ping, for as long as anybody could have patience.
