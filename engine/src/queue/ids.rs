@@ -47,11 +47,11 @@ struct Lists {
 }
 
 impl Lists {
-    fn of(&mut self, asking: Asking) -> &mut VecDeque<Unread> {
-        match asking {
-            Asking::Publisher => &mut self.publishers,
-            Asking::Trim => &mut self.trims,
-        }
+    /// Takes what was to be read for a trim alone.
+    fn take_trim(&mut self, rules: &Arc<TopicRules>) -> Option<Unread> {
+        let mut trims = self.trims.iter();
+        let at = trims.position(|unread| Arc::ptr_eq(&unread.rules, rules))?;
+        self.trims.remove(at)
     }
 }
 
@@ -70,25 +70,23 @@ impl IdReaders {
     /// reader for it.
     fn ask(&self, rules: &Arc<TopicRules>, log: &Arc<Log>, asking: Asking) -> bool {
         let mut lists = self.lists();
-        // An own statement: the lock on the ids must not be held any more.
+        // Not within the condition: the lock on the ids must not be held any more.
         let is_first = rules.ids().begin_loading();
-        if !is_first {
-            let mut trims = lists.trims.iter();
-            let at = trims.position(|unread| Arc::ptr_eq(&unread.rules, rules));
-            if asking == Asking::Publisher
-                && let Some(unread) = at.and_then(|at| lists.trims.remove(at))
-            {
-                lists.publishers.push_back(unread);
-                let more = lists.readers < READERS;
-                lists.readers += usize::from(more);
-                return more;
-            }
+        let unread = match asking {
+            _ if is_first => Some(Unread {
+                rules: Arc::clone(rules),
+                log: Arc::clone(log),
+            }),
+            Asking::Publisher => lists.take_trim(rules),
+            Asking::Trim => None,
+        };
+        let Some(unread) = unread else {
             return false;
+        };
+        match asking {
+            Asking::Publisher => lists.publishers.push_back(unread),
+            Asking::Trim => lists.trims.push_back(unread),
         }
-        lists.of(asking).push_back(Unread {
-            rules: Arc::clone(rules),
-            log: Arc::clone(log),
-        });
         let more = lists.readers < READERS;
         lists.readers += usize::from(more);
         more
