@@ -485,7 +485,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_a_segment_is_read_in_order_as_it_was_stored() {
+    fn what_was_stored_through_the_map_is_read_from_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DiskFolder::open_or_create(dir.path()).unwrap();
         let len_bytes = (300 << 10) + 4096;
@@ -498,14 +498,13 @@ mod tests {
             let base = memory.base().as_ptr();
             base.copy_from_nonoverlapping(stored.as_ptr(), stored.len());
         };
-        let mut found = Vec::new();
-        memory
-            .read_all(&mut |pages| {
-                assert!(pages.len().is_multiple_of(4096));
-                found.extend_from_slice(pages);
-            })
-            .unwrap();
-        assert!(found == stored);
+        for (position, bytes) in [(0, len_bytes), (4090, 64), (len_bytes - 64, 64)] {
+            let mut found = vec![0; bytes];
+            memory.read_at(position, &mut found).unwrap();
+            assert!(found == stored[position..position + bytes]);
+        }
+        let beyond = memory.read_at(len_bytes - 63, &mut [0; 64]);
+        assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

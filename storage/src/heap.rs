@@ -624,10 +624,13 @@ unsafe impl SegmentMemory for HeapSegment {
         Ok(())
     }
 
-    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    fn read_at(&self, position: usize, bytes: &mut [u8]) -> io::Result<()> {
         self.folder.pass(Operation::Populate, "read", &self.name)?;
-        take(&self.block.copy(self.len_bytes));
-        Ok(())
+        if self.block.load(position, bytes) {
+            Ok(())
+        } else {
+            Err(failed("read", &self.name, ErrorKind::UnexpectedEof))
+        }
     }
 
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {

@@ -71,14 +71,12 @@ pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// bad page without a signal.
     fn populate(&self, range: Range<usize>) -> io::Result<()>;
 
-    /// Gives every byte to `take`, from the first on and some whole pages at a time. Of a map of a file they are
-    /// read from the file: looked at once, that costs less than to have each page mapped and taken out of the
-    /// page tables again, and a page that can't be read is an error and no signal.
+    /// Reads the bytes at `position` from the file, whatever of them others store meanwhile. Costs a system call.
     ///
     /// # Errors
     ///
-    /// When a page can't be read; some were given before.
-    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+    /// When they can't be read, or are not all there.
+    fn read_at(&self, position: usize, bytes: &mut [u8]) -> io::Result<()>;
 
     /// Cuts the file behind the memory to `len_bytes`, and gives the rest back to the disk.
     ///

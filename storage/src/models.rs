@@ -10,6 +10,7 @@
 )]
 
 mod exchange;
+mod former;
 mod tray;
 
 use std::collections::BTreeMap;

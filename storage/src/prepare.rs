@@ -22,7 +22,6 @@ use crate::retention;
 use crate::segment::{Origin, Standby};
 use crate::shared::SegmentSizes;
 use crate::spares::Spare;
-use crate::sync::COMMIT_WORD_BYTES;
 use crate::work::{Later, SPARES_KEPT};
 
 /// A segment is this many times as large as the one before it, up to the largest.
@@ -89,7 +88,7 @@ impl Log {
                     incarnation: self.identity().incarnation,
                     log: id,
                     segment: wanted.number,
-                    nonce: nonce_for(memory.as_ref(), origin, random)?,
+                    nonce: nonce_for(origin, random)?,
                     len_bytes,
                 },
                 origin,
@@ -312,41 +311,20 @@ fn manifest_failed(error: ManifestError) -> io::Error {
     io::Error::new(error.io_kind(), error)
 }
 
-/// A nonce no earlier use of a file can have had: random, and never zero in the half that commit
-/// words carry, so that zeros never read as a frame. That half stands nowhere in `memory` where a commit word could,
-/// whoever wrote what is there: it is drawn after the last of it was written (L7).
-fn nonce_for(
-    memory: &dyn SegmentMemory,
-    origin: Origin,
-    mut draw: impl FnMut() -> io::Result<u64>,
-) -> io::Result<u64> {
+/// A nonce no earlier use of a file can have had: random, and in the half that commit words carry neither zero, so that
+/// zeros never read as a frame, nor that of the use before, whose frames would.
+fn nonce_for(origin: Origin, mut draw: impl FnMut() -> io::Result<u64>) -> io::Result<u64> {
+    const HALF: u64 = u32::MAX as u64;
+    let former_half = match origin {
+        Origin::Made { .. } => 0,
+        Origin::Reused { former_nonce } => former_nonce & HALF,
+    };
     loop {
         let nonce = draw()?;
-        #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
-        let half = nonce as u32;
-        if half == 0 {
-            continue;
-        }
-        if matches!(origin, Origin::Made { .. }) {
-            return Ok(nonce);
-        }
-        let mut is_there = false;
-        memory.read_all(&mut |pages| is_there |= has_word_of(pages, half))?;
-        if !is_there {
+        if ![0, former_half].contains(&(nonce & HALF)) {
             return Ok(nonce);
         }
     }
-}
-
-/// Whether a word of `pages` has `nonce_half` where commit words have it. Walks take such a word for a commit,
-/// wherever a frame could start: in a file that served before it must not be there.
-fn has_word_of(pages: &[u8], nonce_half: u32) -> bool {
-    let is_it = |word: &[u8]| word.last_chunk() == Some(&nonce_half.to_le_bytes());
-    // All words of a page before it is asked: compared several at once.
-    pages.chunks(PAGE_BYTES as usize).any(|page| {
-        let words = page.chunks_exact(COMMIT_WORD_BYTES as usize);
-        words.fold(false, |found, word| found | is_it(word))
-    })
 }
 
 fn random() -> io::Result<u64> {
@@ -362,44 +340,21 @@ fn random() -> io::Result<u64> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::folder::{Blocks, Folder};
-    use crate::heap::HeapFolder;
-    use crate::segment::TryClaim;
 
     #[test]
-    fn l7_no_nonce_is_drawn_whose_half_a_file_holds_where_a_commit_word_could_be() {
-        const LEN_BYTES: u32 = 256 << 10;
-        let folder = HeapFolder::new();
-        let made = folder.create_segment("1.seg", LEN_BYTES as usize, Blocks::Reserved);
-        let memory = made.unwrap();
-        let identity = Identity {
-            folder_id: [1; 16],
-            incarnation: [2; 16],
-            log: crate::manifest::LogId(1),
-            segment: crate::manifest::SegmentNumber(1),
-            nonce: 1,
-            len_bytes: LEN_BYTES,
+    fn l7_no_nonce_is_drawn_that_reads_as_zeros_or_as_the_use_before() {
+        let drawn = [7 << 32, (7 << 32) | 5, (8 << 32) | 6];
+        let draw = || {
+            let mut drawn = drawn.into_iter();
+            move || Ok(drawn.next().unwrap())
         };
-        let origin = Origin::Made {
+        let made = Origin::Made {
             is_worth_reuse: true,
         };
-        let segment = Standby::new(Arc::clone(&memory), identity, origin)
-            .activate(millstream_protocol::Offset(0), 0);
-        let TryClaim::Claim(mut claim) = segment.try_claim(200 << 10, 1, 1) else {
-            panic!("there is room");
+        let reused = Origin::Reused {
+            former_nonce: (9 << 32) | 5,
         };
-        // As a publisher may who guesses: the length of a frame, and half a nonce; one beside its place.
-        let body = claim.body_mut();
-        body[4000..4008].copy_from_slice(&(128_u64 | 0x5EED << 32).to_le_bytes());
-        body[200_000..200_008].copy_from_slice(&(128_u64 | 0xFA7E << 32).to_le_bytes());
-        body[5004..5012].copy_from_slice(&(128_u64 | 0x0FF5 << 32).to_le_bytes());
-        let mut drawn = [0xA << 32, 0xB_0000_5EED, 0xD_0000_FA7E, 0xC_0000_0FF5].into_iter();
-        let mut draw = || Ok(drawn.next().unwrap());
-        let reused = Origin::Reused { former_nonce: 1 };
-        assert_eq!(
-            nonce_for(memory.as_ref(), reused, &mut draw).unwrap(),
-            0xC_0000_0FF5
-        );
-        std::mem::forget(claim);
+        assert_eq!(nonce_for(made, draw()).unwrap(), drawn[1]);
+        assert_eq!(nonce_for(reused, draw()).unwrap(), drawn[2]);
     }
 }

@@ -30,6 +30,7 @@ use crate::slot::Slot;
 use crate::store::{Store, StoreOptions};
 
 mod files;
+mod former;
 mod reuse;
 mod sharing;
 mod skipping;

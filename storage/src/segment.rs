@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use millstream_protocol::Offset;
-use millstream_protocol::frame::FrameSeed;
+use millstream_protocol::frame::{FrameHeader, FrameSeed};
 
 use crate::chain::{Finished, KnownDamage};
 use crate::claim::Claim;
@@ -17,7 +17,7 @@ use crate::manifest::SegmentNumber;
 use crate::memory::SegmentMemory;
 use crate::sync::{
     ClaimOutcome, CommittedRun, FooterSpace, Frontier, Mark, Mutex, Region, RegionParts, SealSpace,
-    SlotSpace, lock,
+    SlotSpace, lock, yield_now,
 };
 
 /// Where a segment of an earlier run ends, as the manifest has it.
@@ -58,9 +58,10 @@ impl Standby {
         if let Some(start) = first_pages.first_chunk_mut() {
             *start = head;
         }
+        let served_before = matches!(origin, Origin::Reused { .. });
         Self {
             identity,
-            parts: Region::writable(memory, limit, identity.nonce, &first_pages),
+            parts: Region::writable(memory, limit, identity.nonce, &first_pages, served_before),
             is_worth_reuse,
         }
     }
@@ -236,10 +237,40 @@ impl Segment {
     ) -> TryClaim<'_> {
         match self.region.claim(frame_bytes, u32::from(records)) {
             ClaimOutcome::Space(space) => {
+                if self.region.may_read_on(space.end()) {
+                    self.clear_behind(space.end(), append_time_us);
+                }
                 TryClaim::Claim(Claim::new(self, space, records, append_time_us))
             }
             ClaimOutcome::Crossed(seal) => TryClaim::Crossed(seal),
             ClaimOutcome::Tripped => TryClaim::Tripped,
+        }
+    }
+
+    /// Sees to it that a walk finds no commit behind the caller's frame, which ends at `end` and is not committed
+    /// yet, but a real one (L7). What a use of the file before left there may read as one: half of a nonce that
+    /// nobody could know was guessed.
+    ///
+    /// Where nobody claimed what follows, a void header goes there. Where somebody did, he takes it away at once,
+    /// or has committed: then the header checks out, which it does with the whole nonce alone. It is read through
+    /// the file, as he may be writing it.
+    #[cold]
+    pub(crate) fn clear_behind(&self, mut end: u32, append_time_us: u64) {
+        let mut is_frame = false;
+        // Looked at once more behind the header: a walk that follows finds nothing older (FORMER-1).
+        while self.region.may_read_on(end) && !is_frame {
+            if let Some(space) = self.region.claim_header(end) {
+                // No walk comes here before the caller's frame is committed, nor what stands behind.
+                end = space.end();
+                drop(Claim::new(self, space, 1, append_time_us));
+                continue;
+            }
+            let checks = |header| FrameHeader::decode(&header, self.seed, end).is_ok();
+            // Of what can't be read nothing is served unchecked (S6).
+            is_frame = self.region.read_header(end).is_none_or(checks);
+            if !is_frame {
+                yield_now();
+            }
         }
     }
 

@@ -45,8 +45,8 @@ unsafe impl SegmentMemory for CrashSegment {
         self.live.populate(range)
     }
 
-    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        self.live.read_all(take)
+    fn read_at(&self, position: usize, bytes: &mut [u8]) -> io::Result<()> {
+        self.live.read_at(position, bytes)
     }
 
     fn shrink(&self, len_bytes: usize) -> io::Result<()> {

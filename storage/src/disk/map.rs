@@ -120,18 +120,16 @@ unsafe impl SegmentMemory for DiskSegment {
             .advise_range(Advice::PopulateRead, range.start, len_bytes)
         {
             // A kernel before 5.14 doesn't know the advice; reading the file fills the same pages.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                self.read_through(range, &mut |_| {})
-            }
+            Err(error) if error.kind() == ErrorKind::InvalidInput => self.read_through(range),
             // Of a page that can't be had it says only that; reading tells why.
-            Err(error) => self.read_through(range, &mut |_| {}).and(Err(error)),
+            Err(error) => self.read_through(range).and(Err(error)),
             Ok(()) => Ok(()),
         }
         .map_err(|error| self.error("read", error))
     }
 
-    fn read_all(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let read = self.read_through(0..self.mapped().len(), take);
+    fn read_at(&self, position: usize, bytes: &mut [u8]) -> io::Result<()> {
+        let read = self.file().read_exact_at(bytes, position as u64);
         read.map_err(|error| self.error("read", error))
     }
 
@@ -212,13 +210,12 @@ impl DiskSegment {
     }
 
     /// Reads `range` of the file, which leaves its pages in the page cache.
-    fn read_through(&self, range: Range<usize>, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    fn read_through(&self, range: Range<usize>) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES.min(range.end - range.start)];
         let mut position = range.start;
         while position < range.end {
             buffer.truncate(range.end - position);
             self.file().read_exact_at(&mut buffer, position as u64)?;
-            take(&buffer);
             position += buffer.len();
         }
         Ok(())

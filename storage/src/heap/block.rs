@@ -71,6 +71,21 @@ impl HeapBlock {
         };
     }
 
+    /// Reads the bytes at `position`, whatever of them others store meanwhile; false where they are not all there.
+    pub(super) fn load(&self, position: usize, bytes: &mut [u8]) -> bool {
+        if position > self.len_bytes || bytes.len() > self.len_bytes - position {
+            return false;
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: inside the block, as was looked at above.
+            let from = unsafe { self.base.add(position + at) };
+            // SAFETY: initialised when the block was made. Somebody may store to it meanwhile: this stands in for a
+            // read of a file, and what is read then is looked at again.
+            *byte = unsafe { from.as_ptr().read_volatile() };
+        }
+        true
+    }
+
     /// A copy of the first `len_bytes` bytes as they are now. Nobody writes them meanwhile: that is
     /// part of what users of [`SegmentMemory`](crate::SegmentMemory) promise.
     pub(super) fn copy(&self, len_bytes: usize) -> Vec<u8> {

@@ -6,7 +6,8 @@
 //!
 //! | edge | release side | acquire side | makes visible |
 //! | --- | --- | --- | --- |
-//! | COMMIT-1 | [`Space::commit`] | [`CommittedRun::extend_if`] | the frame's header and body |
+//! | COMMIT-1 | [`Space::commit`] | [`CommittedRun::extend_if`], [`Region::may_read_on`] | the frame's header and body |
+//! | FORMER-1 | fence in [`Region::claim`] | fence in [`Region::read_header`] | who finds a header finds gone what was left in its place |
 //! | FRONT-1 | [`Frontier::raise`] | [`Frontier::get`] | all that was done before the frontier rose |
 //! | GATE-1 | [`Gate::shut`] | [`Gate::flags`] | the reason stored before the gate shut |
 //! | WAKE-1 | fence in [`Waiters::register`] | fence in [`publish_fence`] | one of the two sees the other |
@@ -41,8 +42,8 @@ pub(crate) use cells::{Frontier, Gate, Mark, publish_fence};
 pub use exchange::{Baton, Counter, Flag, Handed, Held, Lane, Mailbox, Ring};
 pub(crate) use mappings::{Alone, MappedPlace, Registration, any_page_lost};
 pub(crate) use region::{
-    COMMIT_WORD_BYTES, ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts,
-    SealSpace, SlotSpace, Space,
+    ClaimOutcome, CommittedRun, Extend, FooterSpace, Region, RegionParts, SealSpace, SlotSpace,
+    Space,
 };
 pub use tray::{Put, Tray, TrayBusy};
 pub(crate) use waiters::{WaitKey, Waiters};
@@ -52,6 +53,12 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
+
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
 
 #[cfg(not(loom))]
 mod atomic {
@@ -118,6 +125,12 @@ pub mod mutant {
         TrayRelaxed,
         /// The first of a tray is told without its fence (TRAY-2).
         TrayFence,
+        /// Nobody looks what a use before left behind a frame (L7).
+        NoLookBehind,
+        /// Who claims a frame leaves what was left where its commit word goes (L7).
+        FormerStays,
+        /// What was left is taken away without a fence behind it (FORMER-1).
+        FormerFence,
     }
 
     thread_local! {

@@ -15,14 +15,14 @@ use std::sync::atomic::compiler_fence;
 
 use millstream_protocol::limits::{FRAME_ALIGN, FRAME_HEADER_BYTES};
 
-use super::atomic::{AtomicU64, Ordering};
+use super::atomic::{AtomicU64, Ordering, fence};
 use super::mutated;
 use super::tail::{Tail, TailClaim};
 use crate::layout::{FRAMES_START, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS};
 use crate::memory::SegmentMemory;
 
 /// Bytes of a commit word, at the start of each frame.
-pub(crate) const COMMIT_WORD_BYTES: u32 = 8;
+const COMMIT_WORD_BYTES: u32 = 8;
 const HEADER: u32 = FRAME_HEADER_BYTES as u32;
 
 /// What may be written of a fresh segment, apart: hold one part, and nobody else has it.
@@ -43,6 +43,8 @@ pub(crate) struct Region {
     memory: Arc<dyn SegmentMemory>,
     /// Nobody ever held a right to write it.
     read_only: bool,
+    /// Behind the frames stands what the file held in a use before.
+    served_before: bool,
     #[cfg(loom)]
     shadow: shadow::Shadow,
 }
@@ -66,17 +68,36 @@ impl fmt::Debug for Region {
 impl Region {
     /// A segment that may be claimed from: frames go from [`FRAMES_START`] to `limit_bytes`.
     ///
-    /// Nobody else holds a part of `memory`, and no earlier word in it has the half of `nonce` that commit words
-    /// carry. `head` becomes its first bytes.
+    /// Nobody else holds a part of `memory`, which is zeros, or `served_before`: then anything may stand in it.
+    /// `head` becomes its first bytes.
     pub(crate) fn writable(
         memory: Arc<dyn SegmentMemory>,
         limit_bytes: u32,
         nonce: u64,
         head: &[u8; FRAMES_START as usize],
+        served_before: bool,
     ) -> RegionParts {
-        let region = Arc::new(Self::new(memory, FRAMES_START, limit_bytes, nonce));
-        // SAFETY: what stands before the frames is written here alone, before anyone else knows the region.
+        let mut region = Self::new(memory, FRAMES_START, limit_bytes, nonce);
+        region.served_before = served_before;
+        // SAFETY: nobody else knows the region yet.
         unsafe { region.slice_mut(0, FRAMES_START) }.copy_from_slice(head);
+        if served_before {
+            // Where the first frame will start, and where nothing but a seal can.
+            for (position, bytes) in [
+                (FRAMES_START, COMMIT_WORD_BYTES),
+                (limit_bytes - HEADER, 2 * HEADER),
+            ] {
+                // SAFETY: as above.
+                unsafe { region.slice_mut(position, bytes) }.fill(0);
+            }
+            #[cfg(loom)]
+            {
+                // SAFETY: as above.
+                let left = unsafe { region.slice(0, region.len_bytes) }.to_vec();
+                region.shadow.hold(&left);
+            }
+        }
+        let region = Arc::new(region);
         RegionParts {
             slots: SlotSpace {
                 region: Arc::clone(&region),
@@ -128,6 +149,7 @@ impl Region {
             nonce_half: nonce as u32,
             memory,
             read_only: false,
+            served_before: false,
             #[cfg(loom)]
             shadow: shadow::Shadow::new(FRAMES_START, limit_bytes + HEADER),
         }
@@ -164,6 +186,9 @@ impl Region {
     }
 
     fn outcome(&self, claim: TailClaim, bytes: u32) -> ClaimOutcome<'_> {
+        if self.served_before {
+            self.take_over(claim, bytes);
+        }
         match claim {
             TailClaim::Claimed { position, record } => ClaimOutcome::Space(Space {
                 region: self,
@@ -181,6 +206,68 @@ impl Region {
             }),
             TailClaim::Tripped => ClaimOutcome::Tripped,
         }
+    }
+
+    /// Claims the header behind a claimed frame, where that ends at `position` and nobody else claimed there.
+    pub(crate) fn claim_header(&self, position: u32) -> Option<Space<'_>> {
+        let record = self.tail.claim_at(position, HEADER)?;
+        Some(Space {
+            region: self,
+            position,
+            bytes: HEADER,
+            record,
+        })
+    }
+
+    /// Takes away what a use before left where the caller, who made `claim`, will commit: whoever claimed the frame in
+    /// front may wait for it (L7).
+    #[inline]
+    fn take_over(&self, claim: TailClaim, bytes: u32) {
+        if let TailClaim::Claimed { position, .. } | TailClaim::Crossed { position, .. } = claim
+            && !mutated!(FormerStays)
+        {
+            // Relaxed: no walk comes here before the frame in front is committed, whose publisher saw this.
+            self.commit_word(position).store(0, Ordering::Relaxed);
+            if !mutated!(FormerFence) {
+                // Before any byte of the header that is to stand here: FORMER-1.
+                fence(Ordering::Release);
+            }
+        }
+        if let TailClaim::Claimed { position, .. } = claim
+            && position / PAGE_BYTES != (position + bytes) / PAGE_BYTES
+        {
+            // What stands behind is looked at next. A page that is stored to first is brought in with all those the
+            // kernel keeps with it; after a look each takes a fault of its own. An exchange is a store to the
+            // processor, and changes nothing here; of an `or` with 0 the compiler makes a load.
+            let word = self.commit_word(position + bytes);
+            let _ = word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether behind a frame that the caller claimed and that ends at `position` something stands that a walk would
+    /// take for a commit: one, or what a use before left.
+    #[inline]
+    pub(crate) fn may_read_on(&self, position: u32) -> bool {
+        self.served_before && !mutated!(NoLookBehind) && self.reads_as_commit(position)
+    }
+
+    fn reads_as_commit(&self, position: u32) -> bool {
+        let word = self.commit_word(position).load(Ordering::Acquire); // COMMIT-1
+        (word >> 32) == u64::from(self.nonce_half)
+    }
+
+    /// The header at `position` as the file has it; none where it can't be read. Its bytes may change meanwhile.
+    #[cold]
+    pub(crate) fn read_header(&self, position: u32) -> Option<[u8; FRAME_HEADER_BYTES]> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        let read = self.memory.read_at(position as usize, &mut header);
+        #[cfg(loom)]
+        if !self.shadow.is_written(position) {
+            return Some([0; FRAME_HEADER_BYTES]);
+        }
+        // What is looked at from here on is not older than what was read: FORMER-1.
+        fence(Ordering::Acquire);
+        read.is_ok().then_some(header)
     }
 
     /// The address of the byte at `position`.
@@ -237,6 +324,7 @@ impl Region {
     /// Puts the commit word into the heap bytes too, where a model's frame checks look for it.
     #[cfg(loom)]
     fn mirror(&self, position: u32, word: u64) {
+        self.shadow.note_written(position);
         // SAFETY: the caller is the frame's only writer and has not committed it yet.
         unsafe { self.slice_mut(position, COMMIT_WORD_BYTES) }.copy_from_slice(&word.to_le_bytes());
     }
@@ -282,6 +370,11 @@ pub(crate) struct Space<'a> {
 impl Space<'_> {
     pub(crate) fn position(&self) -> u32 {
         self.position
+    }
+
+    /// Where the frame ends.
+    pub(crate) fn end(&self) -> u32 {
+        self.position + self.bytes
     }
 
     /// Number of the frame's first record within the segment.
@@ -536,7 +629,7 @@ mod shadow {
     //! The bytes themselves stay in the heap twin. Frames in models start at multiples of 64.
 
     use loom::cell::UnsafeCell;
-    use loom::sync::atomic::AtomicU64;
+    use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     const STEP: u32 = 64;
 
@@ -544,6 +637,8 @@ mod shadow {
         start: u32,
         words: Vec<AtomicU64>,
         frames: Vec<UnsafeCell<()>>,
+        /// Headers that a read of the file finds, which a model can't tell from the bytes.
+        written: Vec<AtomicBool>,
     }
 
     impl Shadow {
@@ -554,6 +649,16 @@ mod shadow {
                 start,
                 words: (0..count).map(|_| AtomicU64::new(0)).collect(),
                 frames: (0..count).map(|_| UnsafeCell::new(())).collect(),
+                written: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            }
+        }
+
+        /// Has the commit words of `segment`, which a use before left.
+        pub(super) fn hold(&mut self, segment: &[u8]) {
+            for (number, word) in self.words.iter_mut().enumerate() {
+                let at = self.start as usize + number * STEP as usize;
+                let bytes = segment.get(at..).and_then(<[u8]>::first_chunk);
+                *word = AtomicU64::new(bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes)));
             }
         }
 
@@ -568,6 +673,15 @@ mod shadow {
 
         pub(super) fn word(&self, position: u32) -> &AtomicU64 {
             &self.words[self.at(position)]
+        }
+
+        /// The header at `position` is written. Relaxed, as its bytes are.
+        pub(super) fn note_written(&self, position: u32) {
+            self.written[self.at(position)].store(true, Ordering::Relaxed);
+        }
+
+        pub(super) fn is_written(&self, position: u32) -> bool {
+            self.written[self.at(position)].load(Ordering::Relaxed)
         }
 
         /// Tells loom that the frame at `position` is being written.

@@ -94,6 +94,22 @@ impl Tail {
         }
     }
 
+    /// Claims `bytes` bytes from `position` and a record where nothing was claimed behind it and they fit; gives
+    /// that record's number. Never ends the segment.
+    pub(super) fn claim_at(&self, position: u32, bytes: u32) -> Option<u32> {
+        let seen = self.word.load(Ordering::Relaxed);
+        let (record, claimed) = unpack(seen);
+        let fits = claimed == position
+            && u64::from(position) + u64::from(bytes) <= u64::from(self.limit_bytes);
+        let next = seen + pack(1, u64::from(bytes));
+        let exchanged = || {
+            self.word
+                .compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        (fits && exchanged()).then_some(record)
+    }
+
     /// Ends the segment where it stands, if nobody did.
     pub(super) fn trip(&self) -> TailClaim {
         let seen = self.word.load(Ordering::Relaxed);
@@ -169,6 +185,19 @@ mod tests {
         }
         assert_eq!(tail.claim(large, 7), TailClaim::Tripped);
         assert_eq!(unpack(tail.word.load(Ordering::Relaxed)).0, claimed);
+    }
+
+    #[test]
+    fn a_claim_at_a_place_is_had_there_or_not_at_all() {
+        let tail = Tail::new(100, 300);
+        assert_eq!(tail.claim_at(92, 64), None);
+        assert_eq!(tail.claim_at(100, 64), Some(0));
+        assert_eq!(tail.claim_at(100, 64), None);
+        assert_eq!(tail.claim_at(164, 144), None, "it does not fit");
+        assert_eq!(tail.claim_at(164, 136), Some(1));
+        assert_eq!(tail.claimed(), Some((2, 300)));
+        tail.trip();
+        assert_eq!(tail.claim_at(300, 0), None);
     }
 
     #[test]
