@@ -34,7 +34,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<NonZeroUsize, String> {
 
 /// Reads a duration above zero such as `500ms`, `2m` or `1h 30m`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is written like 500ms, 30s, 2m or 1h30m".to_owned();
+    let wrong = || "a duration is written like 500ms, 30s, 1h30m or 7d".to_owned();
     let span: Span = text.parse().map_err(|_| wrong())?;
     let signed = span
         .to_duration(SpanRelativeTo::days_are_24_hours())

@@ -106,7 +106,7 @@ fn what_is_wrong_is_told_and_changes_nothing() {
         let create = ["topic", "create", "new", &wrong];
         assert_said(&server.run(&create).expect(2), size);
     }
-    let duration = "a duration is written like 500ms, 30s, 2m or 1h30m, or none";
+    let duration = "a duration is written like 500ms, 30s, 1h30m or 7d, or none";
     for wrong in ["yesterday", "", "-7d", "7", "1GiB", "99999999999d"] {
         let wrong = format!("--retention-age={wrong}");
         assert_said(&set(&server, "t", &[&wrong]).expect(2), duration);
