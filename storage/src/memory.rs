@@ -22,9 +22,8 @@ use std::ptr::NonNull;
 /// never makes a Rust reference to those bytes.
 ///
 /// Whoever uses the pointer keeps data races out. That includes reads that do not use it: no byte of
-/// a file may be written through its memory while [`read_all`](Self::read_all),
-/// [`Folder::read_file`](crate::Folder::read_file) or
-/// [`Folder::copy_range`](crate::Folder::copy_range) reads the same file.
+/// a file may be written through its memory while [`Folder::read_file`](crate::Folder::read_file) or
+/// [`Folder::copy_range`](crate::Folder::copy_range) reads the same file. [`read_at`](Self::read_at) may.
 pub unsafe trait SegmentMemory: Send + Sync + Debug {
     /// The first byte.
     fn base(&self) -> NonNull<u8>;

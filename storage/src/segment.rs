@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use millstream_protocol::Offset;
-use millstream_protocol::frame::{FrameHeader, FrameSeed};
+use millstream_protocol::frame::{FrameError, FrameHeader, FrameSeed};
 
 use crate::chain::{Finished, KnownDamage};
 use crate::claim::Claim;
@@ -237,10 +237,12 @@ impl Segment {
     ) -> TryClaim<'_> {
         match self.region.claim(frame_bytes, u32::from(records)) {
             ClaimOutcome::Space(space) => {
-                if self.region.may_read_on(space.end()) {
-                    self.clear_behind(space.end(), append_time_us);
+                let end = space.end();
+                let claim = Claim::new(self, space, records, append_time_us);
+                if self.region.may_read_on(end) {
+                    self.clear_behind(end, append_time_us);
                 }
-                TryClaim::Claim(Claim::new(self, space, records, append_time_us))
+                TryClaim::Claim(claim)
             }
             ClaimOutcome::Crossed(seal) => TryClaim::Crossed(seal),
             ClaimOutcome::Tripped => TryClaim::Tripped,
@@ -251,9 +253,9 @@ impl Segment {
     /// yet, but a real one (L7). What a use of the file before left there may read as one: half of a nonce that
     /// nobody could know was guessed.
     ///
-    /// Where nobody claimed what follows, a void header goes there. Where somebody did, he takes it away at once,
-    /// or has committed: then the header checks out, which it does with the whole nonce alone. It is read through
-    /// the file, as he may be writing it.
+    /// Where nobody claimed what follows, a void header goes there, and so behind that. Where somebody did, he takes
+    /// it away at once, or has committed: then the header's checksum fits, which it does with the whole nonce alone. It is
+    /// read through the file, as he may be writing it.
     #[cold]
     pub(crate) fn clear_behind(&self, mut end: u32, append_time_us: u64) {
         let mut is_frame = false;
@@ -265,13 +267,23 @@ impl Segment {
                 drop(Claim::new(self, space, 1, append_time_us));
                 continue;
             }
-            let checks = |header| FrameHeader::decode(&header, self.seed, end).is_ok();
-            // Of what can't be read nothing is served unchecked (S6).
-            is_frame = self.region.read_header(end).is_none_or(checks);
+            is_frame = self.is_header_at(end);
             if !is_frame {
                 yield_now();
             }
         }
+    }
+
+    /// Whether the header at `position` is of this use of the file. So it is taken to be where that can't be told: once a
+    /// page is not the file's any more nothing that is not synced is acknowledged, and frames are checked before
+    /// they are served (S6); and what can't be read has left memory, or was cut off, which the next access finds.
+    fn is_header_at(&self, position: u32) -> bool {
+        let checks = |header| {
+            let decoded = FrameHeader::decode(&header, self.seed, position);
+            !matches!(decoded, Err(FrameError::HeaderCrc { .. }))
+        };
+        let read = self.region.read_header(position);
+        read.is_none_or(checks) || self.lost_pages().is_some()
     }
 
     /// Ends the segment where it stands; `None` if it had ended.

@@ -311,10 +311,16 @@ fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void, code: c_in
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use millstream_protocol::Offset;
 
     use super::*;
     use crate::disk::DiskFolder;
     use crate::folder::{Access, Folder};
+    use crate::layout::Identity;
+    use crate::manifest::{LogId, SegmentNumber};
+    use crate::segment::{Origin, Standby, TryClaim};
 
     /// As on a file system that must copy a shared block to write to it and has no room for the copy.
     #[test]
@@ -346,5 +352,36 @@ mod tests {
         assert_eq!(changed.collect::<Vec<_>>(), [true, false, true]);
         let lost = memory.lost_pages().expect("a page was lost");
         assert!(lost.to_string().contains("a.seg"), "{lost}");
+    }
+
+    /// What the file says of a page that is not the file's any more is not waited for.
+    #[test]
+    fn s6_who_looks_behind_his_frame_does_not_wait_for_a_page_that_was_exchanged() {
+        let root = tempfile::tempdir().unwrap();
+        let len_bytes = 256 << 10;
+        std::fs::write(root.path().join("1.seg"), vec![0; len_bytes]).unwrap();
+        let folder = DiskFolder::open_or_create(root.path()).unwrap();
+        let memory = folder.open_segment("1.seg", Access::ReadWrite).unwrap();
+        let identity = Identity {
+            folder_id: [1; 16],
+            incarnation: [2; 16],
+            log: LogId(1),
+            segment: SegmentNumber(1),
+            nonce: 3,
+            len_bytes: len_bytes as u32,
+        };
+        let origin = Origin::Reused { former_nonce: 7 };
+        let segment = Standby::new(Arc::clone(&memory), identity, origin).activate(Offset(0), 0);
+        let publish = || match segment.try_claim(64, 1, 1) {
+            // Void, and a commit as any other.
+            TryClaim::Claim(claim) => claim.position(),
+            other => panic!("{other:?}"),
+        };
+        let first = publish();
+        PAGE_BYTES.get_or_init(page_bytes);
+        assert!(mend(memory.base().as_ptr() as usize + first as usize));
+        let second = publish();
+        segment.clear_behind(second, 1);
+        assert_eq!(publish(), second + 64);
     }
 }

@@ -7,7 +7,7 @@
 //! | edge | release side | acquire side | makes visible |
 //! | --- | --- | --- | --- |
 //! | COMMIT-1 | [`Space::commit`] | [`CommittedRun::extend_if`], [`Region::may_read_on`] | the frame's header and body |
-//! | FORMER-1 | fence in [`Region::claim`] | fence in [`Region::read_header`] | who finds a header finds gone what was left in its place |
+//! | FORMER-1 | fence in [`Region::claim`], [`Region::trip`] | fence in [`Region::read_header`] | who finds a header finds gone what was left in its place |
 //! | FRONT-1 | [`Frontier::raise`] | [`Frontier::get`] | all that was done before the frontier rose |
 //! | GATE-1 | [`Gate::shut`] | [`Gate::flags`] | the reason stored before the gate shut |
 //! | WAKE-1 | fence in [`Waiters::register`] | fence in [`publish_fence`] | one of the two sees the other |

@@ -82,7 +82,7 @@ impl Region {
         // SAFETY: nobody else knows the region yet.
         unsafe { region.slice_mut(0, FRAMES_START) }.copy_from_slice(head);
         if served_before {
-            // Where the first frame will start, and where nothing but a seal can.
+            // Where the first frame will start, and where frames end behind which no other fits.
             for (position, bytes) in [
                 (FRAMES_START, COMMIT_WORD_BYTES),
                 (limit_bytes - HEADER, 2 * HEADER),
@@ -226,7 +226,8 @@ impl Region {
         if let TailClaim::Claimed { position, .. } | TailClaim::Crossed { position, .. } = claim
             && !mutated!(FormerStays)
         {
-            // Relaxed: no walk comes here before the frame in front is committed, whose publisher saw this.
+            // Relaxed: no walk comes here before the frame in front is committed, and its publisher does not commit
+            // it on sight of what would read as a commit here and is none.
             self.commit_word(position).store(0, Ordering::Relaxed);
             if !mutated!(FormerFence) {
                 // Before any byte of the header that is to stand here: FORMER-1.
