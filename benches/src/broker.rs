@@ -3,7 +3,6 @@
 //! Every publisher and receiver has a connection of its own and is used by one thread, which blocks.
 //! How a broker batches and acknowledges is its driver's affair; the generator counts messages.
 
-mod alarm;
 mod line;
 mod millstream;
 mod nats;

@@ -2,8 +2,9 @@
 //!
 //! The same handles over the same driver, carried by a tokio runtime of one thread that each client
 //! has to itself: starting it and waiting for futures from other threads are all this module does.
-//! Plain threads over std sockets would have been a second driver, with its own time-outs,
-//! wake-ups and shutdown to get right; that is more code than this, for the same core.
+//!
+//! Where one thread does all there is to do, a [`Driver`] saves it the turn from thread to thread: it carries
+//! the connection by the thread that waits. Many threads can't share it, so it is no replacement.
 //!
 //! Calls panic inside an async runtime, whose threads may not block: use [`crate::Client`] there.
 //!
@@ -20,12 +21,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bell;
 mod consumer;
+mod driver;
 mod producer;
 mod queues;
 mod worker;
 
 pub use consumer::Consumer;
+pub use driver::Driver;
 pub use producer::{Producer, ProducerTicket};
 pub use worker::{Batch, BatchWorker, Worker};
 
@@ -78,17 +82,13 @@ impl Client {
     {
         let address = address.try_into().map_err(Into::into)?;
         let options = options.clone();
-        let (connected, answer) = std_mpsc::sync_channel(1);
-        thread::Builder::new()
-            .name("millstream-client".to_owned())
-            .spawn(move || carry(&address, &options, &connected))
-            .map_err(|error| ConnectError::Thread {
-                message: error.to_string().into(),
-            })?;
-        answer.recv().unwrap_or_else(|_| {
-            Err(ConnectError::Thread {
-                message: "the thread panicked".into(),
-            })
+        on_a_thread(async move |thread| {
+            let (client, driver) = crate::Client::greet(address, &options, Some(thread)).await?;
+            let client = Self {
+                client,
+                runtime: Handle::current(),
+            };
+            Ok((client, Some(driver)))
         })
     }
 
@@ -239,39 +239,52 @@ impl Client {
     }
 }
 
-/// The thread of one client: connects, carries the connection, stays while handles may wait.
-fn carry(
-    address: &Address,
-    options: &ConnectOptions,
-    connected: &std_mpsc::SyncSender<Result<Client, ConnectError>>,
-) {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let message = error.to_string().into();
-            // Nobody waits for the answer only if connecting panicked.
-            let _ = connected.send(Err(ConnectError::Thread { message }));
-            return;
-        }
+/// Starts the thread of one client. There it connects by `connect`, carries the connection unless somebody else
+/// does, and stays for time-outs and tasks as long as somebody holds what `connect` is given.
+fn on_a_thread<T, C>(connect: C) -> Result<T, ConnectError>
+where
+    T: Send + 'static,
+    C: AsyncFnOnce(mpsc::Sender<()>) -> Result<(T, Option<crate::Driver>), ConnectError>
+        + Send
+        + 'static,
+{
+    let failed = |message: &str| ConnectError::Thread {
+        message: message.into(),
     };
-    runtime.block_on(async {
-        let (thread, mut handles_gone) = mpsc::channel(1);
-        match crate::Client::greet(address, options, Some(thread)).await {
-            Ok((client, driver)) => {
-                let _ = connected.send(Ok(Client {
-                    client,
-                    runtime: Handle::current(),
-                }));
-                driver.await;
-                // Nothing is ever sent: this ends with the last handle. Their time-outs need this
-                // thread until then.
-                let _ = handles_gone.recv().await;
-            }
+    let (connected, answer) = std_mpsc::sync_channel(1);
+    let work = move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
             Err(error) => {
-                let _ = connected.send(Err(error));
+                // Nobody waits for the answer only if connecting panicked.
+                let _ = connected.send(Err(failed(&error.to_string())));
+                return;
             }
-        }
-    });
+        };
+        runtime.block_on(async {
+            let (thread, mut handles_gone) = mpsc::channel(1);
+            match connect(thread).await {
+                Ok((made, driver)) => {
+                    let _ = connected.send(Ok(made));
+                    if let Some(driver) = driver {
+                        driver.await;
+                    }
+                    // Nothing is ever sent: this ends with the last handle.
+                    let _ = handles_gone.recv().await;
+                }
+                Err(error) => {
+                    let _ = connected.send(Err(error));
+                }
+            }
+        });
+    };
+    thread::Builder::new()
+        .name("millstream-client".to_owned())
+        .spawn(work)
+        .map_err(|error| failed(&error.to_string()))?;
+    answer
+        .recv()
+        .unwrap_or_else(|_| Err(failed("the thread panicked")))
 }
 
 /// Publishes to one topic; see [`crate::Publisher`].

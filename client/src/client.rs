@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::address::Address;
-use crate::connection::Connection;
+use crate::connection::{Connection, Shared};
 use crate::consumer::{Consumer, ConsumerOptions};
 use crate::core::{Answer, Request};
 use crate::driver::Driver;
@@ -20,6 +20,7 @@ use crate::error::{
     Action, ConnectError, ConnectionError, QueueAction, QueueError, QueueErrorCause, TopicError,
     TopicErrorCause,
 };
+use crate::handshake::greet;
 use crate::link::Link;
 use crate::producer::{Producer, ProducerOptions};
 use crate::publisher::{Publisher, PublisherOptions};
@@ -205,18 +206,29 @@ impl Client {
         A: TryInto<Address, Error: Into<ConnectError>>,
     {
         let address = address.try_into().map_err(Into::into)?;
-        Self::greet(&address, options, None).await
+        Self::greet(address, options, None).await
     }
 
     /// Connects; the connection is yet to be driven.
     pub(crate) async fn greet(
-        address: &Address,
+        address: Address,
         options: &ConnectOptions,
         thread: Option<mpsc::Sender<()>>,
     ) -> Result<(Self, Driver), ConnectError> {
-        let (link, driver) = Link::establish(address, options, thread).await?;
-        let link = Arc::new(link);
-        Ok((Self { link }, driver))
+        let greeted = greet(&address, options).await?;
+        let (shared, driver) = Driver::new(greeted, options.poll);
+        Ok((Self::of(address, options, shared, thread), driver))
+    }
+
+    /// Of the connection to `address`, which is yet to be carried.
+    pub(crate) fn of(
+        address: Address,
+        options: &ConnectOptions,
+        shared: Arc<Shared>,
+        thread: Option<mpsc::Sender<()>>,
+    ) -> Self {
+        let link = Arc::new(Link::new(address, options.clone(), shared, thread));
+        Self { link }
     }
 
     /// Connects once more if the connection was lost; what follows uses the new one.

@@ -14,27 +14,20 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use crate::address::Address;
-use crate::client::ConnectOptions;
 use crate::connection::{Output, Shared};
-use crate::core::{Core, Greeting, Outgoing};
-use crate::error::{ConnectError, ConnectionError};
-
-/// Room for input that is made at once.
-const READ_BYTES: usize = 64 << 10;
-/// Room below which more is made before a read.
-const READ_BYTES_MIN: usize = 4 << 10;
+use crate::core::Outgoing;
+use crate::error::ConnectionError;
+use crate::handshake::{Greeted, READ_BYTES, READ_BYTES_MIN, Socket};
 
 /// Reads after which the connection's others have their turn.
 const READS_A_TURN: u32 = 32;
 
 /// Looks at the sockets between two of the times that the processor is offered to others, and the clock
 /// is looked at: each takes as long as a look.
-const TURNS_AWAKE: u32 = 16;
+pub(crate) const TURNS_AWAKE: u32 = 16;
 
 type Reading = Box<dyn AsyncRead + Send + Unpin>;
 type Writing = Box<dyn AsyncWrite + Send + Unpin>;
@@ -78,75 +71,39 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// Connects to `address` and greets the server.
-pub(crate) async fn establish(
-    address: &Address,
-    options: &ConnectOptions,
-) -> Result<(Arc<Shared>, Driver), ConnectError> {
-    let unreachable = |error: io::Error| ConnectError::Unreachable {
-        address: address.clone(),
-        kind: error.kind(),
-        message: error.to_string().into(),
-    };
-    let (mut reading, mut writing) = open_socket(address).await.map_err(unreachable)?;
-    let mut input = BytesMut::with_capacity(READ_BYTES);
-    let core = greet(&mut reading, &mut writing, &mut input, &options.name)
-        .await
-        .map_err(|cause| ConnectError::Handshake {
-            address: address.clone(),
-            cause,
-        })?;
-    let shared = Arc::new(Shared::new(core));
-    // The runtime's budget for a turn of a task is the caller's. Reading has its own; writing ends where the
-    // windows are full, as what makes room in them is read.
-    let reading = read(reading, input, Arc::clone(&shared), options.poll);
-    let carrying = Carrying {
-        reading: Box::pin(unconstrained(reading)),
-        writing: Box::pin(unconstrained(write(writing, Arc::clone(&shared)))),
-        end: EndOnDrop(Arc::clone(&shared)),
-    };
-    let driver = Driver {
-        carrying: Some(carrying),
-    };
-    Ok((shared, driver))
-}
-
-async fn open_socket(address: &Address) -> io::Result<(Reading, Writing)> {
-    match address {
-        Address::Tcp { host, port } => {
-            let socket = TcpStream::connect((host.as_str(), *port)).await?;
-            socket.set_nodelay(true)?;
-            let (reading, writing) = socket.into_split();
-            Ok((Box::new(reading), Box::new(writing)))
-        }
-        Address::Unix { path } => {
-            let (reading, writing) = UnixStream::connect(path).await?.into_split();
-            Ok((Box::new(reading), Box::new(writing)))
-        }
-    }
-}
-
-async fn greet(
-    reading: &mut Reading,
-    writing: &mut Writing,
-    input: &mut BytesMut,
-    name: &str,
-) -> Result<Core, ConnectionError> {
-    let greeting = Greeting::new(name);
-    let io = |error: io::Error| ConnectionError::io(&error);
-    writing.write_all(&greeting.hello()).await.map_err(io)?;
-    writing.flush().await.map_err(io)?;
-    loop {
-        if let Some(core) = greeting.receive(Instant::now(), input)? {
-            return Ok(core);
-        }
-        if reading.read_buf(input).await.map_err(io)? == 0 {
-            return Err(ConnectionError::ClosedByServer { reason: "".into() });
-        }
-    }
-}
-
 impl Driver {
+    /// Carries the connection to a server that was greeted.
+    pub(crate) fn new(greeted: Greeted, poll: Duration) -> (Arc<Shared>, Self) {
+        let Greeted {
+            core,
+            socket,
+            input,
+        } = greeted;
+        let (reading, writing): (Reading, Writing) = match socket {
+            Socket::Tcp(socket) => {
+                let (reading, writing) = socket.into_split();
+                (Box::new(reading), Box::new(writing))
+            }
+            Socket::Unix(socket) => {
+                let (reading, writing) = socket.into_split();
+                (Box::new(reading), Box::new(writing))
+            }
+        };
+        let shared = Arc::new(Shared::new(core));
+        // The runtime's budget for a turn of a task is the caller's. Reading has its own; writing ends where the
+        // windows are full, as what makes room in them is read.
+        let reading = read(reading, input, Arc::clone(&shared), poll);
+        let carrying = Carrying {
+            reading: Box::pin(unconstrained(reading)),
+            writing: Box::pin(unconstrained(write(writing, Arc::clone(&shared)))),
+            end: EndOnDrop(Arc::clone(&shared)),
+        };
+        let driver = Self {
+            carrying: Some(carrying),
+        };
+        (shared, driver)
+    }
+
     /// What `future` comes to, with the connection polled beside it: first what came, then `future`, then
     /// what there is to send. Goes on also where the connection ends.
     ///
@@ -200,7 +157,7 @@ impl Future for Driver {
 }
 
 /// Ends the core when what carries it goes, be it because its runtime was shut down.
-struct EndOnDrop(Arc<Shared>);
+pub(crate) struct EndOnDrop(pub(crate) Arc<Shared>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
@@ -318,7 +275,7 @@ mod tests {
 
     use super::*;
     use crate::connection::Connection;
-    use crate::core::Request;
+    use crate::core::{Core, Greeting, Request};
 
     #[derive(Default)]
     struct Count(Mutex<u32>);

@@ -65,6 +65,7 @@ mod consumer;
 mod delivery;
 mod driver;
 mod error;
+mod handshake;
 mod link;
 mod outcomes;
 mod producer;

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
 
 use crate::address::Address;
-use crate::client::{ConnectOptions, millis};
-use crate::connection::Connection;
-use crate::driver::{Driver, establish};
+use crate::client::ConnectOptions;
+use crate::connection::{Connection, Shared};
+use crate::driver::Driver;
 use crate::error::{ConnectError, ConnectionError};
+use crate::handshake::greet;
 
 /// The wait before a second attempt to connect; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -38,21 +38,21 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects for the first time; the connection is yet to be driven.
-    pub(crate) async fn establish(
-        address: &Address,
-        options: &ConnectOptions,
+    /// Of a client that has connected; its connection is yet to be carried.
+    pub(crate) fn new(
+        address: Address,
+        options: ConnectOptions,
+        shared: Arc<Shared>,
         thread: Option<mpsc::Sender<()>>,
-    ) -> Result<(Self, Driver), ConnectError> {
-        let (connection, driver) = connect(address, options, thread.clone()).await?;
-        let link = Self {
-            address: address.clone(),
-            options: options.clone(),
+    ) -> Self {
+        let connection = Connection::new(shared, options.request_timeout, thread.clone());
+        Self {
+            address,
+            options,
             thread,
             connecting: Semaphore::new(1),
-            newest: Mutex::new(connection),
-        };
-        Ok((link, driver))
+            newest: Mutex::new(Arc::new(connection)),
+        }
     }
 
     /// The newest connection, which may be over.
@@ -77,8 +77,10 @@ impl Link {
             }
             Some(_) => {}
         }
-        let (connection, driver) =
-            connect(&self.address, &self.options, self.thread.clone()).await?;
+        let greeted = greet(&self.address, &self.options).await?;
+        let (shared, driver) = Driver::new(greeted, self.options.poll);
+        let timeout = self.options.request_timeout;
+        let connection = Arc::new(Connection::new(shared, timeout, self.thread.clone()));
         tokio::spawn(driver);
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *newest, Arc::clone(&connection));
@@ -87,22 +89,6 @@ impl Link {
         drop(old);
         Ok(connection)
     }
-}
-
-async fn connect(
-    address: &Address,
-    options: &ConnectOptions,
-    thread: Option<mpsc::Sender<()>>,
-) -> Result<(Arc<Connection>, Driver), ConnectError> {
-    let (shared, driver) = match timeout(options.timeout, establish(address, options)).await {
-        Ok(established) => established?,
-        Err(_) => {
-            let (address, ms) = (address.clone(), millis(options.timeout));
-            return Err(ConnectError::TimedOut { address, ms });
-        }
-    };
-    let connection = Arc::new(Connection::new(shared, options.request_timeout, thread));
-    Ok((connection, driver))
 }
 
 /// How long to wait between attempts: longer each time, up to a limit.

@@ -6,10 +6,10 @@
 )]
 
 use millstream::Broker;
-use millstream_client::blocking::Client;
+use millstream_client::blocking::{Client, Driver};
 use millstream_client::{
-    AckLevel, BatchBuilder, Durability, Effect, Message, Offset, PublisherOptions, QueueOptions,
-    Start, TopicOptions,
+    AckLevel, BatchBuilder, ConnectOptions, Durability, Effect, Message, Offset, PublisherOptions,
+    QueueOptions, Start, TopicOptions,
 };
 use millstream_server::{BindError, IoChoice, Listen, Server, ServerOptions, Shutdown};
 
@@ -345,6 +345,42 @@ fn cursors_are_where_they_were_after_a_restart() {
         let cursor = client.cursor_info("t", "audit").unwrap();
         assert_eq!((cursor.offset, cursor.end_offset), (Offset(7), Offset(10)));
         drop(client);
+        site.stop();
+    });
+}
+
+#[test]
+fn one_thread_carries_the_connection_of_a_producer_a_queue_and_a_reader() {
+    on_each_backend(|io| {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::start(folder.path(), io);
+        let options = ConnectOptions::new();
+        let (client, mut driver) = Driver::connect(site.address.as_str(), &options).unwrap();
+        driver.run_until(async {
+            let queue = QueueOptions::new().topic("orders");
+            client
+                .create_topic("orders", TopicOptions::new())
+                .await
+                .unwrap();
+            client.create_queue("billing", queue).await.unwrap();
+            let mut producer = client.producer("orders", "till").await.unwrap();
+            for number in 0..100 {
+                let receipt = producer.publish(body(number, 100)).await.unwrap();
+                assert_eq!(receipt.first, Offset(number as u64));
+            }
+        });
+        let mut jobs = driver.run_until(client.consumer("billing")).unwrap();
+        let mut tape = driver
+            .run_until(client.reader("orders", Start::Earliest))
+            .unwrap();
+        for number in 0..100 {
+            let job = driver.run_until(jobs.next()).unwrap().unwrap();
+            assert_eq!(job.as_bytes(), body(number, 100));
+            driver.run_until(job.ack_confirmed()).unwrap();
+            let record = driver.run_until(tape.next()).unwrap().unwrap();
+            assert_eq!(record.as_bytes(), body(number, 100));
+        }
+        driver.run_until(client.close()).unwrap();
         site.stop();
     });
 }

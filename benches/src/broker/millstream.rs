@@ -1,20 +1,20 @@
-//! Millstream's own server, through its async client on a runtime of one thread each.
+//! Millstream's own server, through its client; each connection is carried by the thread that uses it.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::pending;
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::process::Command;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use millstream_client::blocking::Driver;
 use millstream_client::{
-    Address, BatchBuilder, Client, ConnectOptions, Consumer, ConsumerOptions, Driver, Durability,
-    GapReason, Publisher, QueueOptions, ReadError, Reader, Retention, Start, Ticket, TopicOptions,
+    Address, BatchBuilder, Client, ConnectError, ConnectOptions, Consumer, ConsumerOptions,
+    Durability, GapReason, Publisher, QueueOptions, ReadError, Reader, Retention, Start, Ticket,
+    TopicOptions,
 };
-use tokio::runtime::Runtime;
 
-use super::alarm::Alarm;
 use super::{Broker, Failure, Kind, Process, Publish, Receive};
 use crate::load::Target;
 
@@ -107,14 +107,9 @@ impl Millstream {
         self.setup += setup;
     }
 
-    fn connect(&self) -> Result<(Runtime, Client, Driver), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+    fn connect(&self) -> Result<(Client, Driver), ConnectError> {
         let options = ConnectOptions::new().poll(self.poll);
-        let connecting = Client::connect_driven(self.address.clone(), &options);
-        let (client, driver) = runtime.block_on(connecting)?;
-        Ok((runtime, client, driver))
+        Driver::connect(self.address.clone(), &options)
     }
 }
 
@@ -154,8 +149,8 @@ impl Broker for Millstream {
     }
 
     fn create(&self, topic: &str, kind: Kind) -> Result<(), Failure> {
-        let (runtime, client, mut driver) = self.connect()?;
-        runtime.block_on(driver.run_until(async {
+        let (client, mut driver) = self.connect()?;
+        driver.run_until(async {
             let options = TopicOptions::new().durability(self.durability);
             client.create_topic(topic, options).await?;
             if self.retention_bytes > 0 {
@@ -170,12 +165,12 @@ impl Broker for Millstream {
                 client.create_queue(topic, QueueOptions::new()).await?;
             }
             Ok(())
-        }))
+        })
     }
 
     fn remove(&self, topic: &str) -> Result<(), Failure> {
-        let (runtime, client, mut driver) = self.connect()?;
-        runtime.block_on(driver.run_until(async {
+        let (client, mut driver) = self.connect()?;
+        driver.run_until(async {
             if client.queue(topic).await.is_ok() {
                 // And the topic with it.
                 client.delete_queue(topic).await?;
@@ -183,17 +178,14 @@ impl Broker for Millstream {
                 client.delete_topic(topic).await?;
             }
             Ok(())
-        }))
+        })
     }
 
     fn publisher(&self, topic: &str, batch: usize) -> Result<Box<dyn Publish>, Failure> {
-        let (runtime, client, mut driver) = self.connect()?;
-        let publisher = runtime.block_on(driver.run_until(client.publisher(topic)))?;
-        let alarm = runtime.block_on(async { Alarm::new() })?;
+        let (client, mut driver) = self.connect()?;
+        let publisher = driver.run_until(client.publisher(topic))?;
         Ok(Box::new(Publishing {
-            alarm,
             driver,
-            runtime,
             publisher,
             batch,
             builder: BatchBuilder::new(),
@@ -202,16 +194,13 @@ impl Broker for Millstream {
     }
 
     fn receiver(&self, topic: &str, kind: Kind) -> Result<Box<dyn Receive>, Failure> {
-        let (runtime, client, mut driver) = self.connect()?;
-        let alarm = runtime.block_on(async { Alarm::new() })?;
+        let (client, mut driver) = self.connect()?;
         Ok(match kind {
             Kind::Stream => {
                 let opening = client.reader(topic, Start::Earliest);
-                let reader = runtime.block_on(driver.run_until(opening))?;
+                let reader = driver.run_until(opening)?;
                 Box::new(Reading {
-                    alarm,
                     driver,
-                    runtime,
                     reader,
                     has_begun: false,
                     passed_over: 0,
@@ -221,11 +210,9 @@ impl Broker for Millstream {
             Kind::Queue => {
                 let options = ConsumerOptions::new().prefetch(PREFETCH);
                 let opened = client.consumer_with(topic, options);
-                let consumer = runtime.block_on(driver.run_until(opened))?;
+                let consumer = driver.run_until(opened)?;
                 Box::new(Working {
-                    alarm,
                     driver,
-                    runtime,
                     consumer: Some(consumer),
                     client: Some(client),
                 })
@@ -235,10 +222,7 @@ impl Broker for Millstream {
 }
 
 struct Publishing {
-    /// Go before the runtime they are in.
-    alarm: Alarm,
     driver: Driver,
-    runtime: Runtime,
     publisher: Publisher,
     batch: usize,
     builder: BatchBuilder,
@@ -249,16 +233,14 @@ struct Publishing {
 impl Publish for Publishing {
     fn send(&mut self, messages: &[u8], message_bytes: usize) -> Result<(), Failure> {
         let Self {
-            runtime,
             driver,
             publisher,
             batch,
             builder,
             under_way,
-            alarm: _,
         } = self;
-        // What is put into the connection goes to the socket now, not at the next wait.
-        let mut sending = pin!(driver.run_until(async {
+        // What is put into the connection goes to the socket with this call.
+        driver.run_until(async {
             if *batch == 1 {
                 for body in messages.chunks_exact(message_bytes) {
                     under_way.push_back((publisher.enqueue_body(body).await?, 1));
@@ -274,59 +256,38 @@ impl Publish for Publishing {
                 }
             }
             Ok(())
-        }));
-        // Mostly there is room, and nothing for the runtime to do but to be there.
-        let _here = runtime.enter();
-        match sending
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(sent) => sent,
-            Poll::Pending => runtime.block_on(sending),
-        }
+        })
     }
 
     fn acknowledged(&mut self, wait: Duration) -> Result<u64, Failure> {
-        let Self {
-            runtime,
-            driver,
-            under_way,
-            alarm,
-            ..
-        } = self;
-        runtime.block_on(driver.run_until(async {
-            let mut acknowledged = 0;
-            if wait.is_zero() {
-                tokio::task::yield_now().await;
-            } else if let Some((ticket, count)) = under_way.front_mut() {
-                match alarm.within(wait, ticket).await? {
-                    Some(receipt) => receipt?,
-                    None => return Ok(0),
-                };
-                acknowledged += *count;
-                under_way.pop_front();
-            }
-            let mut cx = Context::from_waker(Waker::noop());
-            while let Some((ticket, count)) = under_way.front_mut() {
-                match Pin::new(ticket).poll(&mut cx) {
-                    Poll::Ready(receipt) => {
-                        receipt?;
-                        acknowledged += *count;
-                        under_way.pop_front();
-                    }
-                    Poll::Pending => break,
+        let Some((first, count)) = self.under_way.front_mut() else {
+            // Nobody is waited for; the connection is looked at all the same.
+            self.driver.run_for(Duration::ZERO, pending::<()>());
+            return Ok(0);
+        };
+        let Some(receipt) = self.driver.run_for(wait, first) else {
+            return Ok(0);
+        };
+        receipt?;
+        let mut acknowledged = *count;
+        self.under_way.pop_front();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Some((ticket, count)) = self.under_way.front_mut() {
+            match Pin::new(ticket).poll(&mut cx) {
+                Poll::Ready(receipt) => {
+                    receipt?;
+                    acknowledged += *count;
+                    self.under_way.pop_front();
                 }
+                Poll::Pending => break,
             }
-            Ok(acknowledged)
-        }))
+        }
+        Ok(acknowledged)
     }
 }
 
 struct Reading {
-    /// Go before the runtime they are in.
-    alarm: Alarm,
     driver: Driver,
-    runtime: Runtime,
     reader: Reader,
     /// A message came.
     has_begun: bool,
@@ -339,18 +300,14 @@ struct Reading {
 impl Receive for Reading {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let Self {
-            alarm,
             driver,
-            runtime,
             reader,
             has_begun,
             passed_over,
             may_pass_over,
         } = self;
-        runtime.block_on(driver.run_until(async {
-            let Some(run) = alarm.within(wait, reader.next_run()).await? else {
-                return Ok(0);
-            };
+        let received = driver.run_for(wait, async {
+            let run = reader.next_run().await;
             let mut run = run.ok_or("the topic gives nothing more")?;
             let mut received = 0;
             while let Some(record) = run.next_view() {
@@ -374,7 +331,8 @@ impl Receive for Reading {
                 received += 1;
             }
             Ok(received)
-        }))
+        });
+        received.unwrap_or(Ok(0))
     }
 
     fn let_go(&self) -> u64 {
@@ -387,10 +345,7 @@ impl Receive for Reading {
 }
 
 struct Working {
-    /// Go before the runtime they are in.
-    alarm: Alarm,
     driver: Driver,
-    runtime: Runtime,
     /// Until it has finished.
     consumer: Option<Consumer>,
     client: Option<Client>,
@@ -399,18 +354,11 @@ struct Working {
 impl Receive for Working {
     fn receive(&mut self, wait: Duration, take: &mut dyn FnMut(&[u8])) -> Result<u64, Failure> {
         let Self {
-            alarm,
-            driver,
-            runtime,
-            consumer,
-            ..
+            driver, consumer, ..
         } = self;
         let consumer = consumer.as_mut().ok_or("the worker has finished")?;
-        runtime.block_on(driver.run_until(async {
-            let Some(first) = alarm.within(wait, consumer.next()).await? else {
-                return Ok(0);
-            };
-            let mut next = first;
+        let received = driver.run_for(wait, async {
+            let mut next = consumer.next().await;
             let mut received = 0;
             while let Some(delivery) = next {
                 let delivery = delivery?;
@@ -420,7 +368,8 @@ impl Receive for Working {
                 next = consumer.try_next();
             }
             Ok(received)
-        }))
+        });
+        received.unwrap_or(Ok(0))
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
@@ -428,8 +377,7 @@ impl Receive for Working {
             consumer.close();
         }
         if let Some(client) = self.client.take() {
-            self.runtime
-                .block_on(self.driver.run_until(client.close()))?;
+            self.driver.run_until(client.close())?;
         }
         Ok(())
     }

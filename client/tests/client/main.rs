@@ -6,6 +6,7 @@
 )]
 
 mod acknowledging;
+mod carrying;
 mod consuming;
 mod delivering;
 mod driving;

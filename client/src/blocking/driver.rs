@@ -1,0 +1,515 @@
+//! Carries a connection by the thread that waits for what it brings, which sleeps in the socket.
+//!
+//! What the client's futures wait for comes over the socket, so nothing needs to stand between the two: the
+//! thread polls the future, sends what that left to be sent, and sleeps in `poll` until the server has sent
+//! something. What else may wake it, a time-out or another thread, rings a bell beside the socket.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::bell::Bell;
+use super::on_a_thread;
+use crate::Client;
+use crate::address::Address;
+use crate::client::ConnectOptions;
+use crate::connection::{Output, Shared};
+use crate::core::Outgoing;
+use crate::driver::{EndOnDrop, TURNS_AWAKE};
+use crate::error::{ConnectError, ConnectionError};
+use crate::handshake::{self, Greeted, READ_BYTES, READ_BYTES_MIN, greet};
+
+/// Carries a connection by the thread that waits: as [`crate::Driver`], without a runtime in between.
+///
+/// It comes with an async [`Client`], whose futures and those of its handles it runs until they are done. A
+/// message takes two system calls to wait for, or one with [`ConnectOptions::poll`], and no turn to another
+/// thread or task.
+///
+/// Between two calls nothing is read or sent, but what was put in goes to the socket with the call that put it
+/// in, as far as that takes it at once. A server that hears nothing for three of its heartbeats gives the
+/// connection up. Dropped, it hangs up; `driver.run_until(client.close())` says goodbye.
+///
+/// A thread stays in the background, as with [`blocking::Client`](super::Client), for time-outs, for the task
+/// of a [`Producer`](crate::Producer) and for the connections of those who connect again: it sleeps otherwise.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use millstream_client::{ConnectOptions, Start, blocking::Driver};
+///
+/// let address = "millstream://localhost";
+/// let (client, mut driver) = Driver::connect(address, &ConnectOptions::new())?;
+/// let mut orders = driver.run_until(client.publisher("orders"))?;
+/// let receipt = driver.run_until(orders.publish("one order"))?; // on disk
+/// let mut reader = driver.run_until(client.reader("orders", Start::Offset(receipt.first)))?;
+/// while let Some(Some(record)) = driver.run_for(Duration::from_secs(1), reader.next()) {
+///     println!("{}", record?.offset());
+/// }
+/// driver.run_until(client.close())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a connection does nothing unless its driver runs"]
+pub struct Driver {
+    carrier: Carrier,
+    /// Where the time-outs and tasks of futures are.
+    runtime: Handle,
+    /// Keeps the runtime's thread.
+    _thread: mpsc::Sender<()>,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("socket", &self.carrier.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Connects to the server at `address`, such as `millstream://host:port`.
+    ///
+    /// # Errors
+    ///
+    /// What was given is no address, nobody answers there, or not as a server does.
+    pub fn connect<A>(address: A, options: &ConnectOptions) -> Result<(Client, Self), ConnectError>
+    where
+        A: TryInto<Address, Error: Into<ConnectError>>,
+    {
+        let address = address.try_into().map_err(Into::into)?;
+        let options = options.clone();
+        on_a_thread(async move |thread| {
+            let greeted = greet(&address, &options).await?;
+            let (shared, carrier) = Carrier::new(greeted, options.poll)
+                .map_err(|error| handshake::unreachable(&address, &error))?;
+            let client = Client::of(address, &options, shared, Some(thread.clone()));
+            let driver = Self {
+                carrier,
+                runtime: Handle::current(),
+                _thread: thread,
+            };
+            Ok(((client, driver), None))
+        })
+    }
+
+    /// What `future` comes to; blocks until then, and carries the connection meanwhile. Goes on also where
+    /// the connection ends.
+    ///
+    /// What `future` gave the connection to send is with the socket when this returns, as far as that took it
+    /// at once; the rest waits for the next call.
+    pub fn run_until<F: Future>(&mut self, future: F) -> F::Output {
+        self.run(None, future)
+            .expect("only an end to its time ends it sooner")
+    }
+
+    /// What `future` comes to within `time`, or nothing; otherwise as [`run_until`](Self::run_until). Without
+    /// any time it takes what is there already and does not block.
+    ///
+    /// A future that is not done is dropped: those of this crate may be, and lose nothing by it, but for
+    /// requests, whose answer then is not heard.
+    pub fn run_for<F: Future>(&mut self, time: Duration, future: F) -> Option<F::Output> {
+        // A time without an end that could be told is none.
+        self.run(Instant::now().checked_add(time), future)
+    }
+
+    fn run<F: Future>(&mut self, until: Option<Instant>, future: F) -> Option<F::Output> {
+        let Self {
+            carrier, runtime, ..
+        } = self;
+        let _here = runtime.enter();
+        let waker = Waker::from(Arc::clone(&carrier.bell));
+        let mut cx = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        let mut came = Instant::now();
+        loop {
+            carrier.bell.attend();
+            // What `future` gives the connection goes out below: nobody has to be woken for it.
+            carrier.end.0.forget_writer();
+            let output = future.as_mut().poll(&mut cx);
+            carrier.send(&mut cx);
+            if let Poll::Ready(output) = output {
+                return Some(output);
+            }
+            match carrier.wait(until, came) {
+                Woken::Came => came = Instant::now(),
+                Woken::Otherwise => {}
+                Woken::Late => return None,
+            }
+        }
+    }
+}
+
+/// A socket that does not block.
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Out of what a runtime waits for.
+    fn of(socket: handshake::Socket) -> io::Result<Self> {
+        Ok(match socket {
+            handshake::Socket::Tcp(socket) => Self::Tcp(socket.into_std()?),
+            handshake::Socket::Unix(socket) => Self::Unix(socket.into_std()?),
+        })
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read(room),
+            Self::Unix(socket) => socket.read(room),
+        }
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write_vectored(slices),
+            Self::Unix(socket) => socket.write_vectored(slices),
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+        }
+    }
+
+    fn poll_fd(&self, flags: PollFlags) -> PollFd<'_> {
+        match self {
+            Self::Tcp(socket) => PollFd::from_borrowed_fd(socket.as_fd(), flags),
+            Self::Unix(socket) => PollFd::from_borrowed_fd(socket.as_fd(), flags),
+        }
+    }
+}
+
+/// What came and was not taken, with room behind it in the same allocation.
+struct Input {
+    came: BytesMut,
+    /// Zeros, written once for each allocation.
+    room: BytesMut,
+}
+
+impl Input {
+    /// Reads what is there, as far as it has room; nothing at the end.
+    fn read(&mut self, socket: &mut Socket, wanted_bytes: usize) -> io::Result<usize> {
+        let missing_bytes = wanted_bytes.saturating_sub(self.came.len());
+        if self.room.len() < READ_BYTES_MIN.max(missing_bytes) {
+            let came_bytes = self.came.len();
+            let mut whole = BytesMut::zeroed(came_bytes + missing_bytes.max(READ_BYTES));
+            self.room = whole.split_off(came_bytes);
+            whole.copy_from_slice(&self.came);
+            self.came = whole;
+        }
+        let read = socket.read(&mut self.room)?;
+        // Beside what came before, in the same allocation: nothing is copied.
+        self.came.unsplit(self.room.split_to(read));
+        Ok(read)
+    }
+}
+
+/// How a wait went.
+enum Woken {
+    /// The server sent something, or has hung up.
+    Came,
+    Otherwise,
+    /// The time is over.
+    Late,
+}
+
+struct Carrier {
+    socket: Socket,
+    input: Input,
+    output: Outgoing,
+    /// Bytes of `output` that are with the socket.
+    sent_bytes: usize,
+    /// Nothing is sent any more.
+    is_over: bool,
+    bell: Arc<Bell>,
+    /// How long to look for more instead of sleeping.
+    poll: Duration,
+    /// Those to be woken by what came; kept for its room.
+    wakers: Vec<Waker>,
+    end: EndOnDrop,
+}
+
+impl Carrier {
+    fn new(greeted: Greeted, poll: Duration) -> io::Result<(Arc<Shared>, Self)> {
+        let Greeted {
+            core,
+            socket,
+            input,
+        } = greeted;
+        let shared = Arc::new(Shared::new(core));
+        let mut carrier = Self {
+            socket: Socket::of(socket)?,
+            input: Input {
+                came: input,
+                room: BytesMut::new(),
+            },
+            output: Outgoing::default(),
+            sent_bytes: 0,
+            is_over: false,
+            bell: Arc::new(Bell::new()?),
+            poll,
+            wakers: Vec::new(),
+            end: EndOnDrop(Arc::clone(&shared)),
+        };
+        // What came right behind the welcome.
+        carrier.take();
+        Ok((shared, carrier))
+    }
+
+    /// Hands what came to the core.
+    fn take(&mut self) {
+        let input = &mut self.input.came;
+        let shared = &self.end.0;
+        shared.tell(&mut self.wakers, |core| core.receive(Instant::now(), input));
+    }
+
+    fn end(&mut self, error: ConnectionError) {
+        self.end.0.tell(&mut self.wakers, |core| core.end(error));
+    }
+
+    /// Takes what the server sent; false if there is nothing.
+    fn receive(&mut self) -> bool {
+        let wanted_bytes = self.end.0.lock().core.wanted_bytes();
+        match self.input.read(&mut self.socket, wanted_bytes) {
+            Ok(0) => {
+                let shared = &self.end.0;
+                shared.tell(&mut self.wakers, |core| core.end_of_input());
+            }
+            Ok(_) => self.take(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => self.end(ConnectionError::io(&error)),
+        }
+        true
+    }
+
+    /// Sends what there is, as far as the socket takes it at once; `cx` is woken once there is more.
+    fn send(&mut self, cx: &mut Context<'_>) {
+        while !self.is_over {
+            let mut rest = Buf::chain(&self.output.head[..], &self.output.body[..]);
+            rest.advance(self.sent_bytes);
+            if rest.has_remaining() {
+                let mut slices = [IoSlice::new(&[]); 2];
+                let filled = rest.chunks_vectored(&mut slices);
+                match self.socket.write(slices.get(..filled).unwrap_or_default()) {
+                    Ok(written) => self.sent_bytes += written,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        self.is_over = true;
+                        self.end(ConnectionError::io(&error));
+                    }
+                }
+                continue;
+            }
+            self.sent_bytes = 0;
+            let output = pin!(self.end.0.output(&mut self.output)).poll(cx);
+            match output {
+                Poll::Pending => return,
+                Poll::Ready(Output::Some) => {}
+                Poll::Ready(Output::Finished) => {
+                    self.is_over = true;
+                    // The server may be gone already; nothing depends on it any more.
+                    let _ = self.socket.shutdown();
+                    self.end(ConnectionError::ClosedHere);
+                }
+            }
+        }
+    }
+
+    /// Waits for something to look at, at most until then, by looking for it or asleep. What the server sent
+    /// last came at `came`.
+    fn wait(&mut self, until: Option<Instant>, came: Instant) -> Woken {
+        let now = Instant::now();
+        let deadline = self.end.0.lock().core.deadline();
+        let is_late = |now| until.is_some_and(|until| now >= until);
+        let is_due = deadline.is_some_and(|deadline| now >= deadline);
+        let looks = now.duration_since(came) < self.poll;
+        if deadline.is_some() && (is_due || looks || is_late(now)) {
+            for _ in 0..TURNS_AWAKE {
+                if self.receive() {
+                    return Woken::Came;
+                }
+                if !looks || is_late(now) || self.bell.is_woken() {
+                    break;
+                }
+            }
+            if looks {
+                // Whoever else waits for this processor has a turn now: it may be the server.
+                thread::yield_now();
+            }
+            if is_due {
+                // Behind what had come, so that one's own pause is not taken for the server's silence.
+                let shared = &self.end.0;
+                shared.tell(&mut self.wakers, |core| core.tick(now));
+            }
+        } else if !is_late(now) {
+            let first = until.into_iter().chain(deadline).min();
+            let left = first.map(|first| first - now);
+            if self.sleep(left, deadline.is_some()) && self.receive() {
+                return Woken::Came;
+            }
+        }
+        match is_late(now) {
+            true => Woken::Late,
+            false => Woken::Otherwise,
+        }
+    }
+
+    /// Sleeps until it is rung for, or `time` is over, or the server has sent something where the connection
+    /// lives: then true.
+    fn sleep(&mut self, time: Option<Duration>, lives: bool) -> bool {
+        if !self.bell.fall_asleep() {
+            return false;
+        }
+        let mut flags = PollFlags::IN;
+        flags.set(
+            PollFlags::OUT,
+            self.sent_bytes < self.output.head.len() + self.output.body.len(),
+        );
+        let mut fds = [
+            PollFd::new(self.bell.socket(), PollFlags::IN),
+            self.socket.poll_fd(flags),
+        ];
+        let waited_for = if lives { &mut fds[..] } else { &mut fds[..1] };
+        // A time that can't be told has no end.
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match poll(waited_for, time.as_ref()) {
+            Ok(_) => fds[1].revents().intersects(!PollFlags::OUT),
+            Err(rustix::io::Errno::INTR) => false,
+            Err(error) => {
+                self.end(ConnectionError::io(&error.into()));
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use millstream_protocol::control::Welcome;
+    use millstream_protocol::limits::WIRE_VERSION;
+    use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::core::Greeting;
+
+    const HEARTBEAT_MS: u32 = 10;
+
+    /// A driver of a connection with short heartbeats, its server's end, and the runtime it is in.
+    fn carried(
+        input: &[u8],
+    ) -> (
+        Driver,
+        std::os::unix::net::UnixStream,
+        tokio::runtime::Runtime,
+    ) {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let welcome = Welcome {
+            version: WIRE_VERSION,
+            features: 0,
+            server: String::new(),
+            folder_id: [0; 16],
+            boot_epoch: 1,
+            frame_bytes_max: 1 << 20,
+            publish_window_bytes: 1 << 20,
+            publish_window_frames: 1,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        let mut bytes = Vec::new();
+        welcome.encode(StreamId::CONNECTION, 0, &mut bytes);
+        let core = Greeting::new("").receive(Instant::now(), &mut BytesMut::from(&bytes[..]));
+        near.set_nonblocking(true).unwrap();
+        let _here = runtime.enter();
+        let greeted = Greeted {
+            core: core.unwrap().unwrap(),
+            socket: handshake::Socket::Unix(tokio::net::UnixStream::from_std(near).unwrap()),
+            input: BytesMut::from(input),
+        };
+        let (_, carrier) = Carrier::new(greeted, Duration::ZERO).unwrap();
+        let driver = Driver {
+            carrier,
+            runtime: runtime.handle().clone(),
+            _thread: mpsc::channel(1).0,
+        };
+        (driver, far, runtime)
+    }
+
+    fn ended(driver: &Driver) -> Option<ConnectionError> {
+        driver.carrier.end.0.lock().core.ended().cloned()
+    }
+
+    /// The first message that was sent.
+    fn sent(far: &mut std::os::unix::net::UnixStream) -> MessageKind {
+        let mut bytes = [0; 64];
+        far.set_nonblocking(true).unwrap();
+        let read = far.read(&mut bytes).unwrap();
+        match next_message(&bytes[..read], Phase::Server) {
+            Ok(Next::Message { header, .. }) => header.kind,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until more than three heartbeats have passed.
+    fn pause() {
+        let began = Instant::now();
+        while began.elapsed() < 4 * Duration::from_millis(HEARTBEAT_MS.into()) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_idle_server_is_asked_for_a_sign_of_life_and_given_up_without_one() {
+        let (mut driver, mut far, _runtime) = carried(&[]);
+        while ended(&driver).is_none() {
+            assert_eq!(
+                driver.run_for(Duration::from_millis(100), pending::<()>()),
+                None
+            );
+        }
+        assert!(matches!(
+            ended(&driver),
+            Some(ConnectionError::Silent { .. })
+        ));
+        assert_eq!(sent(&mut far), MessageKind::Ping);
+    }
+
+    #[test]
+    fn what_came_right_behind_the_welcome_is_taken() {
+        let ping = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 7);
+        let (mut driver, mut far, _runtime) = carried(&ping.encode());
+        driver.run_for(Duration::ZERO, pending::<()>());
+        assert_eq!(sent(&mut far), MessageKind::Pong);
+    }
+
+    #[test]
+    fn ones_own_pause_is_not_taken_for_the_servers_silence() {
+        let (mut driver, mut far, _runtime) = carried(&[]);
+        for _ in 0..3 {
+            let header = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 7);
+            far.write_all(&header.encode()).unwrap();
+            pause();
+            driver.run_for(Duration::ZERO, pending::<()>());
+            assert_eq!(ended(&driver), None);
+        }
+    }
+}
