@@ -26,6 +26,7 @@ mod consumer;
 mod driver;
 mod producer;
 mod queues;
+mod socket;
 mod worker;
 
 pub use consumer::Consumer;

@@ -13,7 +13,6 @@ use millstream_protocol::limits::{
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{Offset, TopicName};
 use tokio::sync::oneshot;
-use tokio::task::coop::consume_budget;
 use tokio::time::{sleep_until, timeout_at};
 
 use crate::client::answered;
@@ -22,6 +21,7 @@ use crate::core::{SettleRequest, WorkItem};
 use crate::delivery::Delivery;
 use crate::error::{ConnectionError, ConsumeError, QueueAction, QueueError, QueueErrorCause};
 use crate::link::{Link, Pauses};
+use crate::turns;
 
 /// How long the server waits for a record that `next` asks for, before it is asked again.
 const PULL_WAIT: Duration = Duration::from_secs(20);
@@ -338,7 +338,7 @@ impl Consumer {
     /// See [`ConsumeError`].
     pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
         // A loop of calls that never wait would starve the tasks that do the sending.
-        consume_budget().await;
+        turns::spend().await;
         loop {
             if self.over {
                 return None;

@@ -23,7 +23,7 @@ use crate::error::ConnectionError;
 use crate::handshake::{Greeted, READ_BYTES, READ_BYTES_MIN, Socket};
 
 /// Reads after which the connection's others have their turn.
-const READS_A_TURN: u32 = 32;
+pub(crate) const READS_A_TURN: u32 = 32;
 
 /// Looks at the sockets between two of the times that the processor is offered to others, and the clock
 /// is looked at: each takes as long as a look.

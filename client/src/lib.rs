@@ -72,6 +72,7 @@ mod producer;
 mod publisher;
 mod queues;
 mod reader;
+mod turns;
 mod worker;
 
 pub use address::{Address, AddressError};

@@ -81,7 +81,12 @@ impl Link {
         let (shared, driver) = Driver::new(greeted, self.options.poll);
         let timeout = self.options.request_timeout;
         let connection = Arc::new(Connection::new(shared, timeout, self.thread.clone()));
-        tokio::spawn(driver);
+        let thread = self.thread.clone();
+        tokio::spawn(async move {
+            driver.await;
+            // The thread of a blocking client stays until all was sent.
+            drop(thread);
+        });
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *newest, Arc::clone(&connection));
         drop(newest);

@@ -11,13 +11,13 @@ use millstream_protocol::control::{OpenProducer, OpenPublisher, ProducerOpened};
 use millstream_protocol::wire::StreamId;
 use millstream_protocol::{AckLevel, Durability, Offset, TopicName};
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::task::coop::consume_budget;
 
 use crate::client::answered;
 use crate::connection::{Connection, Load, Opened, Untaken, offset_in};
 use crate::core::ReadyFrame;
 use crate::error::{Action, PublishError, TopicError, TopicErrorCause};
 use crate::outcomes::SlotId;
+use crate::turns;
 
 /// Calls that count as one against the budget of the task they are made in: tokio lets it do 128 such
 /// things before it has others go on.
@@ -401,7 +401,7 @@ impl Publisher {
         // would have them send little at a time.
         self.calls = self.calls.wrapping_add(1);
         if self.calls.is_multiple_of(CALLS_A_TURN) {
-            consume_budget().await;
+            turns::spend().await;
         }
         let mut tried = self.stream.put_now(load);
         loop {

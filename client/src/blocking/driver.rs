@@ -5,31 +5,31 @@
 //! something. What else may wake it, a time-out or another thread, rings a bell beside the socket.
 
 use std::fmt;
-use std::future::Future;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::future::{Future, ready};
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::bell::Bell;
 use super::on_a_thread;
+use super::socket::{Input, Socket};
 use crate::Client;
 use crate::address::Address;
 use crate::client::ConnectOptions;
 use crate::connection::{Output, Shared};
 use crate::core::Outgoing;
-use crate::driver::{EndOnDrop, TURNS_AWAKE};
+use crate::driver::{EndOnDrop, READS_A_TURN, TURNS_AWAKE};
 use crate::error::{ConnectError, ConnectionError};
-use crate::handshake::{self, Greeted, READ_BYTES, READ_BYTES_MIN, greet};
+use crate::handshake::{self, Greeted, greet};
+use crate::turns::Turn;
 
 /// Carries a connection by the thread that waits: as [`crate::Driver`], without a runtime in between.
 ///
@@ -43,6 +43,11 @@ use crate::handshake::{self, Greeted, READ_BYTES, READ_BYTES_MIN, greet};
 ///
 /// A thread stays in the background, as with [`blocking::Client`](super::Client), for time-outs, for the task
 /// of a [`Producer`](crate::Producer) and for the connections of those who connect again: it sleeps otherwise.
+/// What a producer was given by `enqueue` waits for that task: its `flush`, or the ticket, is what to run until.
+///
+/// # Panics
+///
+/// The calls that run a future do, in an async runtime: its threads may not block.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -115,8 +120,9 @@ impl Driver {
     /// What `future` comes to within `time`, or nothing; otherwise as [`run_until`](Self::run_until). Without
     /// any time it takes what is there already and does not block.
     ///
-    /// A future that is not done is dropped: those of this crate may be, and lose nothing by it, but for
-    /// requests, whose answer then is not heard.
+    /// A future that is not done is dropped. Waits for a record or a delivery lose nothing by it; of what was
+    /// asked for or published, the answer is not heard, so a [`Ticket`](crate::Ticket) is better lent: `&mut
+    /// ticket`.
     pub fn run_for<F: Future>(&mut self, time: Duration, future: F) -> Option<F::Output> {
         // A time without an end that could be told is none.
         self.run(Instant::now().checked_add(time), future)
@@ -126,96 +132,33 @@ impl Driver {
         let Self {
             carrier, runtime, ..
         } = self;
+        // Panics where that may not be.
+        runtime.block_on(ready(()));
         let _here = runtime.enter();
         let waker = Waker::from(Arc::clone(&carrier.bell));
         let mut cx = Context::from_waker(&waker);
         let mut future = pin!(future);
         let mut came = Instant::now();
+        let mut late_reads = 0;
+        // A future that is always ready leaves no other occasion to.
+        carrier.keep_up(came);
         loop {
             carrier.bell.attend();
             // What `future` gives the connection goes out below: nobody has to be woken for it.
             carrier.end.0.forget_writer();
+            let turn = Turn::begin();
             let output = future.as_mut().poll(&mut cx);
+            drop(turn);
             carrier.send(&mut cx);
             if let Poll::Ready(output) = output {
                 return Some(output);
             }
-            match carrier.wait(until, came) {
+            match carrier.wait(until, came, &mut late_reads) {
                 Woken::Came => came = Instant::now(),
                 Woken::Otherwise => {}
                 Woken::Late => return None,
             }
         }
-    }
-}
-
-/// A socket that does not block.
-#[derive(Debug)]
-enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-impl Socket {
-    /// Out of what a runtime waits for.
-    fn of(socket: handshake::Socket) -> io::Result<Self> {
-        Ok(match socket {
-            handshake::Socket::Tcp(socket) => Self::Tcp(socket.into_std()?),
-            handshake::Socket::Unix(socket) => Self::Unix(socket.into_std()?),
-        })
-    }
-
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.read(room),
-            Self::Unix(socket) => socket.read(room),
-        }
-    }
-
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.write_vectored(slices),
-            Self::Unix(socket) => socket.write_vectored(slices),
-        }
-    }
-
-    fn shutdown(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
-        }
-    }
-
-    fn poll_fd(&self, flags: PollFlags) -> PollFd<'_> {
-        match self {
-            Self::Tcp(socket) => PollFd::from_borrowed_fd(socket.as_fd(), flags),
-            Self::Unix(socket) => PollFd::from_borrowed_fd(socket.as_fd(), flags),
-        }
-    }
-}
-
-/// What came and was not taken, with room behind it in the same allocation.
-struct Input {
-    came: BytesMut,
-    /// Zeros, written once for each allocation.
-    room: BytesMut,
-}
-
-impl Input {
-    /// Reads what is there, as far as it has room; nothing at the end.
-    fn read(&mut self, socket: &mut Socket, wanted_bytes: usize) -> io::Result<usize> {
-        let missing_bytes = wanted_bytes.saturating_sub(self.came.len());
-        if self.room.len() < READ_BYTES_MIN.max(missing_bytes) {
-            let came_bytes = self.came.len();
-            let mut whole = BytesMut::zeroed(came_bytes + missing_bytes.max(READ_BYTES));
-            self.room = whole.split_off(came_bytes);
-            whole.copy_from_slice(&self.came);
-            self.came = whole;
-        }
-        let read = socket.read(&mut self.room)?;
-        // Beside what came before, in the same allocation: nothing is copied.
-        self.came.unsplit(self.room.split_to(read));
-        Ok(read)
     }
 }
 
@@ -254,10 +197,7 @@ impl Carrier {
         let shared = Arc::new(Shared::new(core));
         let mut carrier = Self {
             socket: Socket::of(socket)?,
-            input: Input {
-                came: input,
-                room: BytesMut::new(),
-            },
+            input: Input::new(input),
             output: Outgoing::default(),
             sent_bytes: 0,
             is_over: false,
@@ -307,13 +247,11 @@ impl Carrier {
                 let mut slices = [IoSlice::new(&[]); 2];
                 let filled = rest.chunks_vectored(&mut slices);
                 match self.socket.write(slices.get(..filled).unwrap_or_default()) {
+                    Ok(0) => self.give_up(&io::ErrorKind::WriteZero.into()),
                     Ok(written) => self.sent_bytes += written,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        self.is_over = true;
-                        self.end(ConnectionError::io(&error));
-                    }
+                    Err(error) => self.give_up(&error),
                 }
                 continue;
             }
@@ -332,50 +270,81 @@ impl Carrier {
         }
     }
 
-    /// Waits for something to look at, at most until then, by looking for it or asleep. What the server sent
-    /// last came at `came`.
-    fn wait(&mut self, until: Option<Instant>, came: Instant) -> Woken {
-        let now = Instant::now();
+    /// Nothing can be sent any more.
+    fn give_up(&mut self, error: &io::Error) {
+        self.is_over = true;
+        self.end(ConnectionError::io(error));
+    }
+
+    /// Where it is time for a sign of life, takes what the server sent, or asks for one if that is nothing. In
+    /// this order, so that one's own pause is not taken for the server's silence.
+    fn keep_up(&mut self, now: Instant) {
         let deadline = self.end.0.lock().core.deadline();
-        let is_late = |now| until.is_some_and(|until| now >= until);
-        let is_due = deadline.is_some_and(|deadline| now >= deadline);
-        let looks = now.duration_since(came) < self.poll;
-        if deadline.is_some() && (is_due || looks || is_late(now)) {
-            for _ in 0..TURNS_AWAKE {
-                if self.receive() {
-                    return Woken::Came;
-                }
-                if !looks || is_late(now) || self.bell.is_woken() {
-                    break;
-                }
-            }
-            if looks {
-                // Whoever else waits for this processor has a turn now: it may be the server.
-                thread::yield_now();
-            }
-            if is_due {
-                // Behind what had come, so that one's own pause is not taken for the server's silence.
-                let shared = &self.end.0;
-                shared.tell(&mut self.wakers, |core| core.tick(now));
-            }
-        } else if !is_late(now) {
-            let first = until.into_iter().chain(deadline).min();
-            let left = first.map(|first| first - now);
-            if self.sleep(left, deadline.is_some()) && self.receive() {
+        if deadline.is_some_and(|deadline| now >= deadline) && !self.receive() {
+            let shared = &self.end.0;
+            shared.tell(&mut self.wakers, |core| core.tick(now));
+        }
+    }
+
+    /// Waits for something to look at, at most until then, by looking for it or asleep. What the server sent
+    /// last came at `came`. Of what is there once the time is over it takes some, counted by `late_reads`.
+    fn wait(&mut self, until: Option<Instant>, came: Instant, late_reads: &mut u32) -> Woken {
+        let now = Instant::now();
+        let Some(deadline) = self.end.0.lock().core.deadline() else {
+            return self.wait_for_others(until, now);
+        };
+        if until.is_some_and(|until| now >= until) {
+            *late_reads += 1;
+            if *late_reads <= READS_A_TURN && self.receive() {
                 return Woken::Came;
             }
+            return Woken::Late;
         }
-        match is_late(now) {
-            true => Woken::Late,
+        if now >= deadline {
+            self.keep_up(now);
+            return Woken::Otherwise;
+        }
+        if now.duration_since(came) < self.poll {
+            return self.look();
+        }
+        let first = until.map_or(deadline, |until| until.min(deadline));
+        match self.sleep(Some(first - now), true) && self.receive() {
+            true => Woken::Came,
             false => Woken::Otherwise,
         }
     }
 
+    /// As [`wait`](Self::wait), where nothing comes from the server any more.
+    fn wait_for_others(&mut self, until: Option<Instant>, now: Instant) -> Woken {
+        let left = until.map(|until| until.saturating_duration_since(now));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Woken::Late;
+        }
+        self.sleep(left, false);
+        Woken::Otherwise
+    }
+
+    /// Looks for what the server sends a few times, instead of sleeping.
+    fn look(&mut self) -> Woken {
+        for _ in 0..TURNS_AWAKE {
+            if self.receive() {
+                return Woken::Came;
+            }
+            if self.bell.is_woken() {
+                return Woken::Otherwise;
+            }
+        }
+        // Whoever else waits for this processor has a turn now: it may be the server.
+        thread::yield_now();
+        Woken::Otherwise
+    }
+
     /// Sleeps until it is rung for, or `time` is over, or the server has sent something where the connection
-    /// lives: then true.
+    /// lives. Whether there may be something to read: also where it was woken before and does not sleep, as it
+    /// may be each time.
     fn sleep(&mut self, time: Option<Duration>, lives: bool) -> bool {
         if !self.bell.fall_asleep() {
-            return false;
+            return true;
         }
         let mut flags = PollFlags::IN;
         flags.set(
@@ -384,7 +353,7 @@ impl Carrier {
         );
         let mut fds = [
             PollFd::new(self.bell.socket(), PollFlags::IN),
-            self.socket.poll_fd(flags),
+            PollFd::new(&self.socket, flags),
         ];
         let waited_for = if lives { &mut fds[..] } else { &mut fds[..1] };
         // A time that can't be told has no end.
@@ -402,7 +371,10 @@ impl Carrier {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, poll_fn};
+    use std::io::{Read, Write};
+
+    use bytes::BytesMut;
 
     use millstream_protocol::control::Welcome;
     use millstream_protocol::limits::WIRE_VERSION;
@@ -414,8 +386,9 @@ mod tests {
 
     const HEARTBEAT_MS: u32 = 10;
 
-    /// A driver of a connection with short heartbeats, its server's end, and the runtime it is in.
+    /// A driver of a connection with such heartbeats that something came in, its server's end, and the runtime it is in.
     fn carried(
+        heartbeat_ms: u32,
         input: &[u8],
     ) -> (
         Driver,
@@ -433,7 +406,7 @@ mod tests {
             frame_bytes_max: 1 << 20,
             publish_window_bytes: 1 << 20,
             publish_window_frames: 1,
-            heartbeat_ms: HEARTBEAT_MS,
+            heartbeat_ms,
         };
         let mut bytes = Vec::new();
         welcome.encode(StreamId::CONNECTION, 0, &mut bytes);
@@ -458,6 +431,11 @@ mod tests {
         driver.carrier.end.0.lock().core.ended().cloned()
     }
 
+    fn ping() -> Vec<u8> {
+        let header = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 7);
+        header.encode().to_vec()
+    }
+
     /// The first message that was sent.
     fn sent(far: &mut std::os::unix::net::UnixStream) -> MessageKind {
         let mut bytes = [0; 64];
@@ -479,7 +457,7 @@ mod tests {
 
     #[test]
     fn an_idle_server_is_asked_for_a_sign_of_life_and_given_up_without_one() {
-        let (mut driver, mut far, _runtime) = carried(&[]);
+        let (mut driver, mut far, _runtime) = carried(HEARTBEAT_MS, &[]);
         while ended(&driver).is_none() {
             assert_eq!(
                 driver.run_for(Duration::from_millis(100), pending::<()>()),
@@ -495,18 +473,62 @@ mod tests {
 
     #[test]
     fn what_came_right_behind_the_welcome_is_taken() {
-        let ping = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 7);
-        let (mut driver, mut far, _runtime) = carried(&ping.encode());
+        let (mut driver, mut far, _runtime) = carried(HEARTBEAT_MS, &ping());
         driver.run_for(Duration::ZERO, pending::<()>());
         assert_eq!(sent(&mut far), MessageKind::Pong);
     }
 
     #[test]
+    fn a_future_that_wakes_itself_keeps_nothing_from_being_read() {
+        let (mut driver, mut far, _runtime) = carried(3_600_000, &[]);
+        far.write_all(&ping()).unwrap();
+        let shared = Arc::clone(&driver.carrier.end.0);
+        let mut polls = 0;
+        let until_read = poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            polls += 1;
+            assert!(polls < 1_000, "nothing is read");
+            match shared.lock().core.has_output() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        driver.run_until(until_read);
+    }
+
+    #[test]
+    fn a_time_ends_a_wait_also_while_more_and_more_comes() {
+        let (mut driver, mut far, _runtime) = carried(3_600_000, &[]);
+        let mut polls = 0;
+        let more = poll_fn(|_| {
+            polls += 1;
+            far.write_all(&ping()).unwrap();
+            Poll::<()>::Pending
+        });
+        assert_eq!(driver.run_for(Duration::ZERO, more), None);
+        assert_eq!(polls, READS_A_TURN + 1);
+    }
+
+    #[test]
+    fn calls_whose_futures_are_ready_give_signs_of_life_all_the_same() {
+        let (mut driver, mut far, _runtime) = carried(HEARTBEAT_MS, &[]);
+        far.write_all(&ping()).unwrap();
+        pause();
+        driver.run_until(ready(()));
+        assert_eq!(sent(&mut far), MessageKind::Pong);
+        pause();
+        driver.run_until(ready(()));
+        assert!(matches!(
+            ended(&driver),
+            Some(ConnectionError::Silent { .. })
+        ));
+    }
+
+    #[test]
     fn ones_own_pause_is_not_taken_for_the_servers_silence() {
-        let (mut driver, mut far, _runtime) = carried(&[]);
+        let (mut driver, mut far, _runtime) = carried(HEARTBEAT_MS, &[]);
         for _ in 0..3 {
-            let header = WireHeader::bare(MessageKind::Ping, StreamId::CONNECTION, 7);
-            far.write_all(&header.encode()).unwrap();
+            far.write_all(&ping()).unwrap();
             pause();
             driver.run_for(Duration::ZERO, pending::<()>());
             assert_eq!(ended(&driver), None);

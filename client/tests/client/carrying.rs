@@ -91,6 +91,68 @@ fn more_than_the_socket_takes_at_once_goes_on_its_way_in_both_directions() {
     }
 }
 
+/// As much as a future may do in one turn, and more; its turn ends, and what it put in goes out.
+#[test]
+fn a_future_that_never_waits_lets_the_connection_have_its_turn() {
+    let fake = Fake::tcp();
+    let (client, mut driver) = carried(&fake, &ConnectOptions::new());
+    let mut publisher = driver.run_until(client.publisher("t")).unwrap();
+    driver.run_until(async {
+        for _ in 0..600 {
+            drop(publisher.enqueue("x").await.unwrap());
+        }
+        until(|| fake.bodies("t").len() >= 500);
+    });
+    // As many at once have not done that to those behind them.
+    let receipt = driver.run_until(publisher.publish("y")).unwrap();
+    assert_eq!(receipt.first, Offset(600));
+}
+
+#[test]
+fn async_code_of_the_same_thread_has_its_own_turns() {
+    let fake = Fake::tcp();
+    let (client, mut driver) = carried(&fake, &ConnectOptions::new());
+    driver.run_until(client.topics()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(&fake.address).await.unwrap();
+        let mut publisher = client.publisher("t").await.unwrap();
+        for _ in 0..5_000 {
+            drop(publisher.enqueue("x").await.unwrap());
+        }
+        let receipt = publisher.publish("y").await.unwrap();
+        assert_eq!(receipt.first, Offset(5_000));
+    });
+}
+
+#[tokio::test]
+#[should_panic(expected = "runtime")]
+async fn in_an_async_runtime_it_panics() {
+    let fake = Fake::tcp();
+    let (_client, mut driver) = carried(&fake, &ConnectOptions::new());
+    driver.run_until(std::future::ready(()));
+}
+
+#[test]
+fn what_was_given_to_a_new_connection_is_sent_although_all_handles_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fake = Fake::unix(&folder.path().join("socket"));
+    for round in 1..=20 {
+        let (client, mut driver) = carried(&fake, &ConnectOptions::new());
+        fake.kill();
+        driver.run_for(LONG, client.topics()).unwrap().unwrap_err();
+        fake.restart();
+        driver.run_for(LONG, client.reconnect()).unwrap().unwrap();
+        let opened = driver.run_for(LONG, client.publisher("t"));
+        let mut publisher = opened.unwrap().unwrap();
+        drop(driver.run_until(publisher.enqueue("x")).unwrap());
+        drop((client, publisher, driver));
+        until(|| fake.goodbyes() == round);
+        assert_eq!(fake.bodies("t").len(), round);
+    }
+}
+
 /// The server says nothing meanwhile: room in the socket is all there is to wake it.
 #[test]
 fn what_the_socket_did_not_take_follows_as_it_has_room() {
