@@ -268,14 +268,14 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
     use std::task::Wake;
 
-    use millstream_protocol::control::{ListTopics, Welcome};
-    use millstream_protocol::limits::WIRE_VERSION;
+    use millstream_protocol::control::ListTopics;
     use millstream_protocol::wire::{MessageKind, StreamId, WireHeader};
     use tokio::io::ReadBuf;
 
     use super::*;
     use crate::connection::Connection;
-    use crate::core::{Core, Greeting, Request};
+    use crate::core::Request;
+    use crate::handshake::welcomed;
 
     #[derive(Default)]
     struct Count(Mutex<u32>);
@@ -290,27 +290,9 @@ mod tests {
         std::mem::take(&mut *count.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn greeted() -> Core {
-        let welcome = Welcome {
-            version: WIRE_VERSION,
-            features: 0,
-            server: String::new(),
-            folder_id: [0; 16],
-            boot_epoch: 1,
-            frame_bytes_max: 1 << 20,
-            publish_window_bytes: 1 << 20,
-            publish_window_frames: 1,
-            heartbeat_ms: 10_000,
-        };
-        let mut bytes = Vec::new();
-        welcome.encode(StreamId::CONNECTION, 0, &mut bytes);
-        let core = Greeting::new("").receive(Instant::now(), &mut BytesMut::from(&bytes[..]));
-        core.unwrap().unwrap()
-    }
-
     #[test]
     fn who_polled_the_writing_last_is_woken_once_for_what_there_is_to_send() {
-        let shared = Arc::new(Shared::new(greeted()));
+        let shared = Arc::new(Shared::new(welcomed(10_000)));
         let connection = Connection::new(Arc::clone(&shared), Duration::MAX, None);
         let mut out = Outgoing::default();
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
@@ -339,7 +321,7 @@ mod tests {
 
     #[test]
     fn who_carries_the_connection_is_not_woken_for_what_he_sends_himself() {
-        let shared = Arc::new(Shared::new(greeted()));
+        let shared = Arc::new(Shared::new(welcomed(10_000)));
         let connection = Connection::new(Arc::clone(&shared), Duration::MAX, None);
         let writing = write(Box::new(tokio::io::sink()), Arc::clone(&shared));
         let mut driver = Driver {
@@ -396,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_reads_without_end_gives_way_to_who_writes() {
-        let shared = Arc::new(Shared::new(greeted()));
+        let shared = Arc::new(Shared::new(welcomed(10_000)));
         let (reads, count) = (Arc::new(Count::default()), Arc::new(Count::default()));
         let pings = Box::new(Pings(Arc::clone(&reads)));
         let reading = read(pings, BytesMut::new(), Arc::clone(&shared), Duration::ZERO);

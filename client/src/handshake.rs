@@ -103,3 +103,25 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
 }
+
+/// The client's side of a connection to a server that welcomed it with such heartbeats.
+#[cfg(test)]
+pub(crate) fn welcomed(heartbeat_ms: u32) -> Core {
+    let welcome = millstream_protocol::control::Welcome {
+        version: millstream_protocol::limits::WIRE_VERSION,
+        features: 0,
+        server: String::new(),
+        folder_id: [0; 16],
+        boot_epoch: 1,
+        frame_bytes_max: 1 << 20,
+        publish_window_bytes: 1 << 20,
+        publish_window_frames: 1,
+        heartbeat_ms,
+    };
+    let mut bytes = Vec::new();
+    let stream = millstream_protocol::wire::StreamId::CONNECTION;
+    welcome.encode(stream, 0, &mut bytes);
+    let core = Greeting::new("").receive(Instant::now(), &mut BytesMut::from(&bytes[..]));
+    core.expect("it is as a server says it")
+        .expect("all of it is there")
+}

@@ -375,14 +375,11 @@ mod tests {
     use std::io::{Read, Write};
 
     use bytes::BytesMut;
-
-    use millstream_protocol::control::Welcome;
-    use millstream_protocol::limits::WIRE_VERSION;
     use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
     use tokio::runtime::Builder;
 
     use super::*;
-    use crate::core::Greeting;
+    use crate::handshake::welcomed;
 
     const HEARTBEAT_MS: u32 = 10;
 
@@ -397,24 +394,10 @@ mod tests {
     ) {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        let welcome = Welcome {
-            version: WIRE_VERSION,
-            features: 0,
-            server: String::new(),
-            folder_id: [0; 16],
-            boot_epoch: 1,
-            frame_bytes_max: 1 << 20,
-            publish_window_bytes: 1 << 20,
-            publish_window_frames: 1,
-            heartbeat_ms,
-        };
-        let mut bytes = Vec::new();
-        welcome.encode(StreamId::CONNECTION, 0, &mut bytes);
-        let core = Greeting::new("").receive(Instant::now(), &mut BytesMut::from(&bytes[..]));
         near.set_nonblocking(true).unwrap();
         let _here = runtime.enter();
         let greeted = Greeted {
-            core: core.unwrap().unwrap(),
+            core: welcomed(heartbeat_ms),
             socket: handshake::Socket::Unix(tokio::net::UnixStream::from_std(near).unwrap()),
             input: BytesMut::from(input),
         };
