@@ -24,6 +24,8 @@ pub(crate) async fn spend() {
     }
     poll_fn(|cx| match LEFT.get() {
         Some(0) => {
+            // A turn of its own is the next poll's, also where a runtime inside of the future polls.
+            LEFT.set(Some(BUDGET));
             cx.waker().wake_by_ref();
             Poll::Pending
         }

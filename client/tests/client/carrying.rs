@@ -126,6 +126,25 @@ fn async_code_of_the_same_thread_has_its_own_turns() {
     });
 }
 
+#[test]
+fn a_runtime_inside_of_a_future_goes_on() {
+    let fake = Fake::tcp();
+    let (_client, mut driver) = carried(&fake, &ConnectOptions::new());
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let inside = runtime.block_on(Client::connect(&fake.address)).unwrap();
+    let mut publisher = runtime.block_on(inside.publisher("t")).unwrap();
+    driver.run_until(async {
+        runtime.block_on(async {
+            for _ in 0..2_000 {
+                drop(publisher.enqueue("x").await.unwrap());
+            }
+        });
+    });
+    let receipt = runtime.block_on(publisher.publish("y")).unwrap();
+    assert_eq!(receipt.first, Offset(2_000));
+}
+
 #[tokio::test]
 #[should_panic(expected = "runtime")]
 async fn in_an_async_runtime_it_panics() {
