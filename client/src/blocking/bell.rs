@@ -69,6 +69,14 @@ impl Bell {
         may_sleep
     }
 
+    /// The thread sleeps no longer: it looks at what is woken from here on, and need not be rung for.
+    pub(super) fn wake_up(&self) {
+        let mut attention = self.lock();
+        if *attention == Attention::Asleep {
+            *attention = Attention::Awake;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Attention> {
         self.attention
             .lock()
@@ -126,8 +134,15 @@ mod tests {
     fn who_wakes_up_by_himself_is_not_rung_for() {
         let bell = Arc::new(Bell::new().unwrap());
         assert!(bell.fall_asleep());
-        bell.attend();
+        bell.wake_up();
         bell.wake_by_ref();
-        assert!(!rings(&bell));
+        assert!(!rings(&bell) && bell.is_woken());
+        bell.attend();
+        assert!(bell.fall_asleep());
+        bell.wake_by_ref();
+        bell.wake_up();
+        assert!(bell.is_woken(), "it was rung for while it slept");
+        bell.attend();
+        assert!(!rings(&bell), "it was attended to");
     }
 }

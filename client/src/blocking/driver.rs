@@ -308,7 +308,7 @@ impl Carrier {
             return self.look();
         }
         let first = until.map_or(deadline, |until| until.min(deadline));
-        match self.sleep(Some(first - now), true) && self.receive() {
+        match self.park(Some(first - now), true) && self.receive() {
             true => Woken::Came,
             false => Woken::Otherwise,
         }
@@ -320,7 +320,7 @@ impl Carrier {
         if left.is_some_and(|left| left.is_zero()) {
             return Woken::Late;
         }
-        self.sleep(left, false);
+        self.park(left, false);
         Woken::Otherwise
     }
 
@@ -342,7 +342,7 @@ impl Carrier {
     /// Sleeps until it is rung for, or `time` is over, or the server has sent something where the connection
     /// lives. Whether there may be something to read: also where it was woken before and does not sleep, as it
     /// may be each time.
-    fn sleep(&mut self, time: Option<Duration>, lives: bool) -> bool {
+    fn park(&mut self, time: Option<Duration>, lives: bool) -> bool {
         if !self.bell.fall_asleep() {
             return true;
         }
@@ -358,7 +358,10 @@ impl Carrier {
         let waited_for = if lives { &mut fds[..] } else { &mut fds[..1] };
         // A time that can't be told has no end.
         let time = time.and_then(|time| Timespec::try_from(time).ok());
-        match poll(waited_for, time.as_ref()) {
+        let slept = poll(waited_for, time.as_ref());
+        // Whom the server's bytes are for is looked at by this thread: it would ring for itself.
+        self.bell.wake_up();
+        match slept {
             Ok(_) => fds[1].revents().intersects(!PollFlags::OUT),
             Err(rustix::io::Errno::INTR) => false,
             Err(error) => {
@@ -373,6 +376,7 @@ impl Carrier {
 mod tests {
     use std::future::{pending, poll_fn};
     use std::io::{Read, Write};
+    use std::task::Wake;
 
     use bytes::BytesMut;
     use millstream_protocol::wire::{MessageKind, Next, Phase, StreamId, WireHeader, next_message};
@@ -459,6 +463,18 @@ mod tests {
         let (mut driver, mut far, _runtime) = carried(HEARTBEAT_MS, &ping());
         driver.run_for(Duration::ZERO, pending::<()>());
         assert_eq!(sent(&mut far), MessageKind::Pong);
+    }
+
+    #[test]
+    fn what_came_over_the_socket_rings_no_bell() {
+        let (mut driver, mut far, _runtime) = carried(3_600_000, &[]);
+        let carrier = &mut driver.carrier;
+        far.write_all(&ping()).unwrap();
+        assert!(carrier.park(None, true) && carrier.receive());
+        carrier.bell.wake_by_ref();
+        let mut rung = carrier.bell.socket();
+        assert!(rung.read(&mut [0]).is_err(), "the thread is awake");
+        assert!(carrier.bell.is_woken());
     }
 
     #[test]
