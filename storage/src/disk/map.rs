@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::fault::forget_exchanged;
 use super::unmap::{Mapping, Unmapper};
@@ -69,8 +70,12 @@ unsafe impl SegmentMemory for DiskSegment {
         // Of a file that was cut off a write would make a longer one, with zeros in the gap, and what
         // stands in for a lost page is not the file's (S6). A store tells of both.
         let end = position + bytes.len();
-        let is_whole =
-            || rustix::fs::fstat(self.file()).is_ok_and(|stat| stat.st_size >= end as i64);
+        // Asked for nothing but its length: who asks for its times as well (`fstat`) has each write after
+        // that give the file a new one, and a sync then waits for the file system's journal.
+        let is_whole = || {
+            rustix::fs::statx(self.file(), "", AtFlags::EMPTY_PATH, StatxFlags::SIZE)
+                .is_ok_and(|stat| stat.stx_size >= end as u64)
+        };
         let can_be = end <= self.mapped().len() && !any_page_lost() && is_whole();
         // A page may have been lost, and exchanged, meanwhile.
         can_be && self.file().write_all_at(bytes, position as u64).is_ok() && !any_page_lost()

@@ -458,7 +458,8 @@ pub(crate) struct SlotSpace {
 }
 
 impl SlotSpace {
-    /// Stores `slot` at the start of slot page `index` (0 or 1).
+    /// Puts `slot` at the start of slot page `index` (0 or 1): by a write to the file, which no kill cuts
+    /// within a page; a store through the map is a fault at each sync, since that write-protects the page.
     pub(crate) fn write(&mut self, index: usize, slot: &[u8]) {
         let position = if index.is_multiple_of(2) {
             SLOT_POSITIONS[0]
@@ -469,6 +470,10 @@ impl SlotSpace {
         assert!(bytes <= PAGE_BYTES);
         // SAFETY: the slot pages are written through this value alone (`&mut self`) and read only
         // from the file when the segment is opened.
+        if unsafe { self.region.memory.write(position as usize, slot) } {
+            return;
+        }
+        // SAFETY: as above.
         let place = unsafe { self.region.slice_mut(position, bytes) };
         let (Some(word), Some(place_word)) = (slot.first_chunk::<8>(), place.first_chunk_mut())
         else {
