@@ -144,6 +144,7 @@ impl Recovery {
             kind: Kind::Stream,
             topics: 1,
             silence: Duration::from_secs(20),
+            crowd: None,
             yardsticks: false,
             parameters: self.parameters(),
         }

@@ -36,6 +36,8 @@ pub enum Scenario {
     Ack,
     /// The same total under way over more and more connections.
     Connections,
+    /// Publishers that wait for each acknowledgement: one, many with a connection each, many on one.
+    Waiting,
     /// Streams and queues at once, sizes at random.
     Stress,
     /// End to end for long, and how the end differs from the beginning.
@@ -47,7 +49,7 @@ pub enum Scenario {
 }
 
 /// All scenarios, with their names.
-pub const SCENARIOS: [(&str, Scenario); 16] = [
+pub const SCENARIOS: [(&str, Scenario); 17] = [
     ("pub", Scenario::Publish),
     ("sub", Scenario::Read),
     ("e2e", Scenario::EndToEnd),
@@ -60,6 +62,7 @@ pub const SCENARIOS: [(&str, Scenario); 16] = [
     ("sweep", Scenario::Sweep),
     ("ack", Scenario::Ack),
     ("connections", Scenario::Connections),
+    ("waiting", Scenario::Waiting),
     ("stress", Scenario::Stress),
     ("endurance", Scenario::Endurance),
     ("embed", Scenario::Embed),
@@ -81,7 +84,10 @@ impl Scenario {
 
     /// Whether its loads ask what the first one's rate becomes.
     const fn compares(self) -> bool {
-        matches!(self, Self::Backlog | Self::Topics | Self::Connections)
+        matches!(
+            self,
+            Self::Backlog | Self::Topics | Self::Connections | Self::Waiting
+        )
     }
 }
 
@@ -111,6 +117,8 @@ const MESSAGES: u64 = 1_000_000;
 const READ_MESSAGES: u64 = 5_000_000;
 /// Connections of `connections`, unless told otherwise.
 const CONNECTIONS: usize = 1000;
+/// Publishers of `waiting`, unless told otherwise.
+const WAITING: usize = 32;
 
 /// What the caller asked for; the rest is the scenario's own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -144,6 +152,7 @@ impl Asked {
             kind,
             topics: 1,
             silence: SILENCE,
+            crowd: None,
             yardsticks: self.yardsticks,
             parameters: Parameters {
                 message_bytes: self.message_bytes.unwrap_or(own.message_bytes),
@@ -203,6 +212,7 @@ impl Scenario {
                 .into(),
             Self::Ack => vec![asked.load(Publish, Kind::Stream, waiting())],
             Self::Connections => connections(asked),
+            Self::Waiting => all_waiting(asked),
             Self::Stress => stress(asked),
             Self::Endurance => {
                 let own = Parameters {
@@ -290,9 +300,42 @@ fn connections(asked: &Asked) -> Vec<Load> {
             extra: format!("{publishers} connections"),
             ..publishing()
         };
-        asked.load(Course::Publish, Kind::Stream, own)
+        Load {
+            crowd: Some(publishers),
+            ..asked.load(Course::Publish, Kind::Stream, own)
+        }
     };
     vec![load(1), load(most)]
+}
+
+/// One publisher whose thread carries its connection, then as many as told, over a connection each and over
+/// one that they share.
+fn all_waiting(asked: &Asked) -> Vec<Load> {
+    let most = asked.publishers.unwrap_or(WAITING);
+    let load = |publishers, crowd, connections: &str| {
+        let asked = Asked {
+            publishers: None,
+            window: None,
+            batch: None,
+            ..*asked
+        };
+        let own = Parameters {
+            publishers,
+            // A crowd's is that of all together.
+            window: publishers,
+            extra: connections.to_owned(),
+            ..waiting()
+        };
+        Load {
+            crowd,
+            ..asked.load(Course::Publish, Kind::Stream, own)
+        }
+    };
+    vec![
+        load(1, None, "alone"),
+        load(most, Some(most), "a connection each"),
+        load(most, Some(1), "one connection"),
+    ]
 }
 
 /// Everything at once: batches and singles, streams and queues, sizes at random, a rate beside them.
@@ -378,9 +421,9 @@ pub fn measure(
         .collect();
     for repeat in 0..repeats {
         let name = |place| format!("bench-{}-{place}-{repeat}", scenario.name());
-        let run_one = |place: usize, load: &Load| match scenario {
-            Scenario::Connections => run_crowd(broker, load, &name(place), tell),
-            _ => run(broker, load, &name(place), tell),
+        let run_one = |place: usize, load: &Load| match load.crowd {
+            Some(connections) => run_crowd(broker, (load, connections), &name(place), tell),
+            None => run(broker, load, &name(place), tell),
         };
         let loads = loads.iter().enumerate();
         let mut runs = if scenario.is_together() {

@@ -91,10 +91,14 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
     }
     let is_read_back = matches!(
         args.scenario,
-        Scenario::Publish | Scenario::Ack | Scenario::Sizes | Scenario::Connections
+        Scenario::Publish
+            | Scenario::Ack
+            | Scenario::Sizes
+            | Scenario::Connections
+            | Scenario::Waiting
     );
     if args.retention_bytes.is_some() && (is_peer || !is_read_back) {
-        let message = "--retention-bytes is of millstream, and of scenarios that publish first and read afterwards: pub, ack, sizes, connections";
+        let message = "--retention-bytes is of millstream, and of scenarios that publish first and read afterwards: pub, ack, sizes, connections, waiting";
         return Err(Failure::new(Exit::Usage, message));
     }
     if !is_peer && args.peer_program.is_some() {

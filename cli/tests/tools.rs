@@ -433,3 +433,38 @@ fn one_bit_flipped_under_a_running_server_is_a_gap() {
         assert_eq!(report["problems"][0]["position"], position);
     }
 }
+
+#[test]
+fn publishers_that_wait_are_measured_alone_with_a_connection_each_and_on_one() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(SETUP, &place.path().join("data"));
+    let address = server.address();
+    let words = ["bench", "waiting", "--json", "--server", address];
+    let more = ["--publishers", "5", "--ack", "stored", "--repeat", "1"];
+    let short = ["--duration", "100ms", "--warmup", "1ms"];
+    let outcomes = millstream(&[&words[..], &more, &short].concat())
+        .expect(0)
+        .json_lines();
+    let wanted = [
+        ("alone", 1),
+        ("a connection each", 5),
+        ("one connection", 5),
+    ];
+    assert_eq!(outcomes.len(), wanted.len());
+    for (outcome, (extra, publishers)) in outcomes.iter().zip(wanted) {
+        let Value::Object(parameters) = &outcome["parameters"] else {
+            panic!("{outcome}");
+        };
+        assert_eq!(parameters["extra"], extra);
+        assert_eq!(parameters["publishers"], publishers);
+        assert_eq!(parameters["window"], publishers, "one under way of each");
+        let run = &outcome["runs"][0];
+        assert!(run["delivered"]["received"].as_u64() >= Some(publishers));
+        for fault in ["lost", "doubled", "reordered", "damaged"] {
+            assert_eq!(run["delivered"][fault], 0, "{extra}: {fault}");
+        }
+        let figures = run["figures"].as_array().unwrap();
+        let has_ratio = figures.iter().any(|it| it["name"] == "ratio_to_first");
+        assert_eq!(has_ratio, publishers > 1, "{extra}");
+    }
+}

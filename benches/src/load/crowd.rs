@@ -1,5 +1,5 @@
-//! A load over many connections: the same total under way, whoever sends it. Each processor has a thread
-//! that carries its share of them.
+//! A load of many publishers, over as many connections or fewer: the same total under way, whoever sends
+//! it. Each processor has a thread that carries its share of the connections.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -19,21 +19,21 @@ use super::receiving::read_back;
 use super::shared::{Load, Progress, Shared, Tell};
 use crate::broker::{Broker, Failure};
 
-/// Runs `load` once, single messages of as many publishers as it has, each with a connection of its
-/// own; its window is that of all together.
+/// Runs `load` once, single messages of as many publishers as it has, over this many connections; its
+/// window is that of all together.
 ///
 /// # Errors
 ///
 /// What the broker said, or that it does not speak Millstream's protocol.
 pub fn run_crowd(
     broker: &dyn Broker,
-    load: &Load,
+    (load, connections): (&Load, usize),
     name: &str,
     tell: Tell<'_>,
 ) -> Result<Run, Failure> {
     let topics = [name.to_owned()];
     broker.create(name, load.kind)?;
-    let ran = run_on(broker, load, &topics, tell);
+    let ran = run_on(broker, (load, connections), &topics, tell);
     let removed = broker.remove(name);
     let run = ran?;
     removed?;
@@ -42,12 +42,12 @@ pub fn run_crowd(
 
 fn run_on(
     broker: &dyn Broker,
-    load: &Load,
+    (load, connections): (&Load, usize),
     topics: &[String],
     tell: Tell<'_>,
 ) -> Result<Run, Failure> {
     tell(Progress::Phase("connecting"));
-    let shares = shares(broker, load, &topics[0], tell)?;
+    let shares = shares(broker, (load, connections), &topics[0], tell)?;
     tell(Progress::Phase("measuring"));
     let shared = Arc::new(Shared::new(load, &vec![0; load.publishers()], 0));
     let (mut run, shares) = thread::scope(|scope| {
@@ -87,6 +87,7 @@ fn run_on(
 /// What one thread carries. The connections end before the runtime they are in.
 struct Share {
     crowd: Vec<Member>,
+    _clients: Vec<Client>,
     runtime: Runtime,
 }
 
@@ -94,26 +95,24 @@ struct Share {
 struct Member {
     /// Among all publishers.
     number: usize,
-    _client: Client,
     publisher: Publisher,
 }
 
-/// The crowd, dealt out to as many threads as there are processors, and connected by them side by side: a
-/// runtime that stands still answers no heartbeat.
+/// The crowd, its connections dealt out to as many threads as there are processors, and made by them side
+/// by side: a runtime that stands still answers no heartbeat.
 fn shares(
     broker: &dyn Broker,
-    load: &Load,
+    (load, connections): (&Load, usize),
     topic: &str,
     tell: Tell<'_>,
 ) -> Result<Vec<Share>, Failure> {
     let address = broker.address().ok_or("only Millstream takes a crowd")?;
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-    let publishers = load.publishers();
+    let dealt = dealt(load.publishers(), connections, processors);
     thread::scope(|scope| {
-        let connecting = (0..processors.min(publishers)).map(|first| {
-            let numbers = (first..publishers).step_by(processors);
-            scope.spawn(move || share(address, topic, numbers, tell))
-        });
+        let connecting = dealt
+            .into_iter()
+            .map(|connections| scope.spawn(move || share(address, topic, connections, tell)));
         let connecting: Vec<_> = connecting.collect();
         let join = |thread: ScopedJoinHandle<'_, _>| {
             thread.join().map_err(|_| "a thread of the load panicked")?
@@ -122,31 +121,44 @@ fn shares(
     })
 }
 
-/// Connects the publishers with these numbers.
+/// Of each thread, of each of its connections, the numbers of its publishers.
+fn dealt(publishers: usize, connections: usize, threads: usize) -> Vec<Vec<Vec<usize>>> {
+    let connections = connections.clamp(1, publishers);
+    let of_connection = |connection| (connection..publishers).step_by(connections).collect();
+    let of_thread = |first| (first..connections).step_by(threads).map(of_connection);
+    (0..threads.min(connections))
+        .map(|first| of_thread(first).collect())
+        .collect()
+}
+
+/// Makes these connections, each with publishers of these numbers.
 fn share(
     address: &Address,
     topic: &str,
-    numbers: impl Iterator<Item = usize>,
+    connections: Vec<Vec<usize>>,
     tell: Tell<'_>,
 ) -> Result<Share, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let crowd = runtime.block_on(async {
-        let mut crowd = Vec::new();
-        for number in numbers {
+    let (crowd, clients) = runtime.block_on(async {
+        let (mut crowd, mut clients) = (Vec::new(), Vec::new());
+        for numbers in connections {
             let client = Client::connect(address.clone()).await?;
-            let publisher = client.publisher(topic).await?;
-            crowd.push(Member {
-                number,
-                _client: client,
-                publisher,
-            });
+            for number in numbers {
+                let publisher = client.publisher(topic).await?;
+                crowd.push(Member { number, publisher });
+            }
+            clients.push(client);
             tell(Progress::Messages(0));
         }
-        Ok::<_, Failure>(crowd)
+        Ok::<_, Failure>((crowd, clients))
     })?;
-    Ok(Share { crowd, runtime })
+    Ok(Share {
+        crowd,
+        _clients: clients,
+        runtime,
+    })
 }
 
 async fn publish(crowd: Vec<Member>, shared: &Arc<Shared>) -> Result<(Part, Vec<Member>), Failure> {
@@ -193,5 +205,26 @@ async fn one(mut member: Member, shared: &Shared, part: &Mutex<Part>) -> Result<
         part.count(shared, times, (1, bytes));
         // Relaxed: a count; the last one is read when all tasks were joined.
         shared.acknowledged[number].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_publisher_has_one_connection_and_each_connection_one_thread() {
+        for (publishers, connections, threads) in [(1, 1, 2), (32, 32, 2), (32, 1, 2), (10, 3, 4)] {
+            let dealt = dealt(publishers, connections, threads);
+            assert_eq!(dealt.len(), threads.min(connections));
+            let made: Vec<_> = dealt.into_iter().flatten().collect();
+            assert_eq!(made.len(), connections);
+            let few = publishers / connections;
+            let is_even = |numbers: &Vec<usize>| (few..=few + 1).contains(&numbers.len());
+            assert!(made.iter().all(is_even), "{made:?}");
+            let mut numbers: Vec<_> = made.into_iter().flatten().collect();
+            numbers.sort_unstable();
+            assert!(numbers.into_iter().eq(0..publishers));
+        }
     }
 }

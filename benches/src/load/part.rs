@@ -126,6 +126,7 @@ mod tests {
             kind: Kind::Stream,
             topics: 1,
             silence: Duration::from_secs(1),
+            crowd: None,
             yardsticks: false,
             parameters: Parameters {
                 rate,

@@ -30,6 +30,9 @@ pub struct Load {
     pub topics: usize,
     /// Without a message for so long, what did not come is lost.
     pub silence: Duration,
+    /// Connections that its publishers share, carried by one thread for each processor, where not each of
+    /// them has a connection and a thread of its own.
+    pub crowd: Option<usize>,
     /// Whether to measure beside it what bounds it on this machine.
     pub yardsticks: bool,
     /// How much of it.

@@ -97,7 +97,8 @@ pub(crate) struct RunArgs {
     /// topics: the same load over 1, 10 and 100 topics; connections: over one and over many
     /// connections; sizes: 24 B to 1 MiB; recover: starts of a server; mixed: publish and read as fast
     /// as it goes; fanout: one publisher, four readers; stress: all at once, sizes at random;
-    /// endurance: e2e for long; sweep: e2e at rising rates; ack: one message at a time
+    /// endurance: e2e for long; sweep: e2e at rising rates; ack: one message at a time; waiting: so, by
+    /// one publisher, by 32 with a connection each, by 32 on one connection
     #[arg(verbatim_doc_comment)]
     pub(crate) scenario: Scenario,
 

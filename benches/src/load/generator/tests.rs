@@ -177,6 +177,7 @@ fn found(fault: Fault, course: Course, kind: Kind) -> Delivered {
         kind,
         topics: 1,
         silence: Duration::from_millis(500),
+        crowd: None,
         yardsticks: false,
         parameters: Parameters {
             message_bytes: 32,
