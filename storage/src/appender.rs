@@ -193,8 +193,8 @@ impl Appender {
     ///
     /// The frame is committed but nobody was woken: call [`announce`](Self::announce) after the last
     /// of a run. No lock, allocation or system call while the segment lasts, but for one write of a body
-    /// of 12 KiB or more, and a read of a header where, in a file that served before, another publisher
-    /// committed the next frame before this one looked behind its own (L7).
+    /// of 12 KiB or more in a segment made without zeros, and a read of a header where, in a file that
+    /// served before, another publisher committed the next frame before this one looked behind its own (L7).
     ///
     /// # Errors
     ///

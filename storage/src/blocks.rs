@@ -51,8 +51,8 @@ pub(crate) struct Past {
     pub(crate) us: u64,
     /// Its syncs so far.
     pub(crate) syncs: u64,
-    /// Bodies of it were written to the file, and not stored through its map.
-    pub(crate) is_written_to: bool,
+    /// Some of its bodies are large enough to be written to a file without pages.
+    pub(crate) has_large_bodies: bool,
     /// Publishers waited for it to be made.
     pub(crate) is_late: bool,
 }
@@ -62,8 +62,7 @@ impl Past {
     /// be there too late, or written over as they are made. Where its file is to serve again they are not too
     /// late: they are what has the kernel keep its pages in large pieces (decision 0019).
     pub(crate) fn blocks(&self, plan: &Plan, is_trimmed: bool) -> Blocks {
-        let is_late = self.is_late && !is_trimmed;
-        if self.fills_fast() && (self.is_written_to || is_late) {
+        if !is_trimmed && self.fills_fast() && (self.has_large_bodies || self.is_late) {
             return Blocks::Reserved;
         }
         // And the sync to come.
@@ -99,7 +98,7 @@ mod tests {
         claimed_bytes: 16 << 20,
         us: 65_000,
         syncs: 0,
-        is_written_to: false,
+        has_large_bodies: false,
         is_late: false,
     };
 
@@ -112,24 +111,27 @@ mod tests {
         let within_a_tick = Past { us: 0, ..fast };
         for fast in [fast, within_a_tick] {
             assert_ne!(fast.blocks(&stored(), false), Blocks::Reserved);
-            let written_to = Past {
-                is_written_to: true,
+            let large = Past {
+                has_large_bodies: true,
                 ..fast
             };
             let late = Past {
                 is_late: true,
                 ..fast
             };
-            assert_eq!(written_to.blocks(&stored(), false), Blocks::Reserved);
-            assert_eq!(late.blocks(&stored(), false), Blocks::Reserved);
-            // What serves again is to have them, and what is written to has no use for them.
-            assert_ne!(late.blocks(&stored(), true), Blocks::Reserved);
-            assert_eq!(written_to.blocks(&stored(), true), Blocks::Reserved);
+            for past in [large, late] {
+                assert_eq!(past.blocks(&stored(), false), Blocks::Reserved);
+                assert_ne!(
+                    past.blocks(&stored(), true),
+                    Blocks::Reserved,
+                    "it serves again"
+                );
+            }
         }
         for us in [65_000, u64::MAX] {
             let slow = Past {
                 us,
-                is_written_to: true,
+                has_large_bodies: true,
                 is_late: true,
                 ..QUARTER
             };

@@ -389,9 +389,6 @@ impl Chain {
                 return;
             };
             kept.footer_bytes = footer_bytes;
-            if let Mapped::Held(segment) = &kept.mapped {
-                kept.maps.note_written_to(segment.is_written_to());
-            }
             let weak = match &kept.mapped {
                 Mapped::Held(segment) => Arc::downgrade(segment),
                 Mapped::Shared(weak) => Weak::clone(weak),
@@ -628,13 +625,13 @@ impl ChainState {
             claimed_bytes: active.claimed_bytes(),
             us: run_us().saturating_sub(self.active_since_us),
             syncs: active.syncs(),
-            is_written_to: active.is_written_to(),
+            has_large_bodies: active.has_large_bodies(),
             is_late: self.active_is_late,
         }
     }
 
     fn activate(&mut self, standby: Standby) {
-        let mut maps = Maps::of_this_run(standby.is_worth_reuse);
+        let mut maps = Maps::of_this_run(standby.is_filled);
         let segment = Arc::new(standby.activate(self.next_base, self.ended_bytes));
         maps.add(&segment);
         self.kept.insert(
@@ -685,7 +682,7 @@ mod tests {
             memory,
             identity,
             Origin::Made {
-                is_worth_reuse: true,
+                blocks: Blocks::Written { piece_bytes: 4096 },
             },
         )
     }

@@ -76,7 +76,8 @@ impl<'a> Claim<'a> {
     /// Copies the body in.
     #[inline]
     pub(crate) fn copy_body(&mut self, body: &[u8]) {
-        if body.len() >= WRITTEN_BYTES_MIN && self.write_body(body) {
+        let is_large = body.len() >= WRITTEN_BYTES_MIN;
+        if is_large && self.segment.note_large_body() && self.write_body(body) {
             return;
         }
         if let Some(room) = self.body_mut().get_mut(..body.len()) {
@@ -86,11 +87,7 @@ impl<'a> Claim<'a> {
 
     fn write_body(&mut self, body: &[u8]) -> bool {
         let space = self.space.as_mut();
-        let written = space.is_some_and(|space| space.write(FRAME_HEADER_BYTES as u32, body));
-        if written {
-            self.segment.note_written_to();
-        }
-        written
+        space.is_some_and(|space| space.write(FRAME_HEADER_BYTES as u32, body))
     }
 
     /// Writes the header and publishes the frame. The body must have been written; `body_crc`

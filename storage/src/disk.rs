@@ -194,10 +194,6 @@ impl Folder for DiskFolder {
         Ok(Arc::new(segment))
     }
 
-    fn is_worth_reuse(&self, blocks: Blocks) -> bool {
-        matches!(blocks, Blocks::Written { .. })
-    }
-
     fn reuse_segment(
         &self,
         from: &str,
@@ -482,6 +478,8 @@ fn make_dirs(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]
@@ -505,6 +503,28 @@ mod tests {
         }
         let beyond = memory.read_at(len_bytes - 63, &mut [0; 64]);
         assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// A write would make the file grow again, with zeros where records were.
+    #[test]
+    fn s6_nothing_is_written_to_a_file_that_was_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DiskFolder::open_or_create(dir.path()).unwrap();
+        let memory = folder.create_segment("1.seg", 64 << 10, Blocks::Reserved);
+        let memory = memory.unwrap();
+        // SAFETY: nobody else has them.
+        let write = |position| unsafe { memory.write(position, &[7; 20_000]) };
+        assert!(write(0) && write(45_536));
+        assert!(!write(45_537), "behind its end");
+        let file = dir.path().join("1.seg");
+        let opened = OpenOptions::new().write(true).open(&file).unwrap();
+        opened.set_len(40_000).unwrap();
+        for position in [20_001, 39_999, 45_000] {
+            assert!(!write(position), "{position}");
+        }
+        assert_eq!(std::fs::metadata(file).unwrap().len(), 40_000);
+        assert!(write(20_000), "up to its end");
+        assert!(std::fs::read(dir.path().join("1.seg")).unwrap()[20_000..] == [7; 20_000]);
     }
 
     #[test]

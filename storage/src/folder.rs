@@ -74,10 +74,6 @@ pub trait Folder: Send + Sync + fmt::Debug {
         blocks: Blocks,
     ) -> io::Result<Arc<dyn SegmentMemory>>;
 
-    /// Whether a file is worth using again whose blocks were made so, and to which all was stored through its map.
-    /// In one whose pages the kernel keeps one by one it is not: each is a fault the next time as well.
-    fn is_worth_reuse(&self, blocks: Blocks) -> bool;
-
     /// Makes a segment of the file `from`, which served as one and which nobody has mapped: it is called `to`
     /// from now on and has `len_bytes` bytes, as many as it had when it was made, all allocated. They are what they
     /// were, zeros where the file was shorter. Nothing of it is synced.

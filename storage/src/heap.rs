@@ -295,10 +295,6 @@ impl Folder for HeapFolder {
         }))
     }
 
-    fn is_worth_reuse(&self, _: Blocks) -> bool {
-        true
-    }
-
     fn reuse_segment(
         &self,
         from: &str,

@@ -80,7 +80,7 @@ fn small_log(durability: Durability) -> Arc<Log> {
             len_bytes: SEGMENT_BYTES,
         };
         let origin = Origin::Made {
-            is_worth_reuse: false,
+            blocks: Blocks::Reserved,
         };
         let standby = Standby::new(memory, identity, origin);
         log.chain().install(standby).unwrap();

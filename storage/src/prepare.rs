@@ -167,8 +167,8 @@ impl Log {
                         .max(least_bytes);
                 }
                 made => {
-                    let is_worth_reuse = self.shared().folder.is_worth_reuse(wanted.blocks);
-                    return Ok((made?, len_bytes, Origin::Made { is_worth_reuse }));
+                    let blocks = wanted.blocks;
+                    return Ok((made?, len_bytes, Origin::Made { blocks }));
                 }
             }
         }
@@ -349,7 +349,7 @@ mod tests {
             move || Ok(drawn.next().unwrap())
         };
         let made = Origin::Made {
-            is_worth_reuse: true,
+            blocks: crate::folder::Blocks::Reserved,
         };
         let reused = Origin::Reused {
             former_nonce: (9 << 32) | 5,

@@ -11,6 +11,7 @@ use millstream_protocol::frame::{FrameError, FrameHeader, FrameSeed};
 
 use crate::chain::{Finished, KnownDamage};
 use crate::claim::Claim;
+use crate::folder::Blocks;
 use crate::footer::PageIndex;
 use crate::layout::{FRAMES_START, Identity, limit_bytes};
 use crate::manifest::SegmentNumber;
@@ -32,15 +33,15 @@ pub(crate) struct SegmentEnd {
 pub(crate) struct Standby {
     pub(crate) identity: Identity,
     parts: RegionParts,
-    /// Its file is worth using again, whatever is stored to it.
-    pub(crate) is_worth_reuse: bool,
+    /// Its pages are there, in pieces: it was made of zeros, or of a file that was.
+    pub(crate) is_filled: bool,
 }
 
 /// Where the file of a segment comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// It was made for it; [`Folder::is_worth_reuse`](crate::Folder::is_worth_reuse) says how.
-    Made { is_worth_reuse: bool },
+    /// It was made for it.
+    Made { blocks: Blocks },
     /// It served as another of the same log, under this nonce.
     Reused { former_nonce: u64 },
 }
@@ -49,8 +50,8 @@ impl Standby {
     /// Writes `identity` into `memory`, which nobody else has. The caller syncs before the segment is used.
     pub(crate) fn new(memory: Arc<dyn SegmentMemory>, identity: Identity, origin: Origin) -> Self {
         let limit = limit_bytes(identity.len_bytes);
-        let (head, is_worth_reuse) = match origin {
-            Origin::Made { is_worth_reuse } => (identity.encode(), is_worth_reuse),
+        let (head, is_filled) = match origin {
+            Origin::Made { blocks } => (identity.encode(), blocks != Blocks::Reserved),
             Origin::Reused { former_nonce } => (identity.encode_over(former_nonce), true),
         };
         // The slots with it: a file that served before has the last ones of then.
@@ -62,7 +63,7 @@ impl Standby {
         Self {
             identity,
             parts: Region::writable(memory, limit, identity.nonce, &first_pages, served_before),
-            is_worth_reuse,
+            is_filled,
         }
     }
 
@@ -81,7 +82,8 @@ impl Standby {
             standby_asked: Mark::clean(),
             sealed: Mark::clean(),
             syncs: Frontier::new(0),
-            written_to: Mark::clean(),
+            is_filled: self.is_filled,
+            large_bodies: Mark::clean(),
         }
     }
 }
@@ -109,8 +111,10 @@ pub(crate) struct Segment {
     sealed: Mark,
     /// How often it was synced.
     syncs: Frontier,
-    /// Set once a body was written to the file and not stored through the map.
-    written_to: Mark,
+    /// Its pages are there, in pieces: what is stored to them costs less than what is written to the file.
+    is_filled: bool,
+    /// Set once it had a body large enough to be written to a file without pages.
+    large_bodies: Mark,
 }
 
 /// What [`Segment::try_claim`] found.
@@ -142,7 +146,8 @@ impl Segment {
             standby_asked: Mark::clean(),
             sealed: Mark::clean(),
             syncs: Frontier::new(0),
-            written_to: Mark::clean(),
+            is_filled: false,
+            large_bodies: Mark::clean(),
         }
     }
 
@@ -209,14 +214,15 @@ impl Segment {
         self.syncs.get()
     }
 
-    /// A body was written to the file.
-    pub(crate) fn note_written_to(&self) {
-        self.written_to.set();
+    /// It has a body large enough to be written to a file without pages. Gives whether this is one.
+    pub(crate) fn note_large_body(&self) -> bool {
+        self.large_bodies.set();
+        !self.is_filled
     }
 
-    /// Whether bodies were written to the file.
-    pub(crate) fn is_written_to(&self) -> bool {
-        self.written_to.is_set()
+    /// Whether it has such bodies.
+    pub(crate) fn has_large_bodies(&self) -> bool {
+        self.large_bodies.is_set()
     }
 
     pub(crate) fn index(&self) -> &Mutex<PageIndex> {

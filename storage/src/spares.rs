@@ -17,22 +17,18 @@ pub(crate) struct Maps {
     made: Vec<Weak<dyn SegmentMemory>>,
     /// So many more are being made.
     begun: u32,
-    /// Storing to the file again costs less than to a new one. Of one of an earlier run that is not known.
-    is_worth_reuse: bool,
+    /// Its pages are there, in pieces: storing to it again costs less than to a new one. Of one of an
+    /// earlier run that is not known.
+    is_filled: bool,
 }
 
 impl Maps {
     /// Of a file that this run made or took into use.
-    pub(crate) fn of_this_run(is_worth_reuse: bool) -> Self {
+    pub(crate) fn of_this_run(is_filled: bool) -> Self {
         Self {
-            is_worth_reuse,
+            is_filled,
             ..Self::default()
         }
-    }
-
-    /// Bodies were written to the file, or none.
-    pub(crate) fn note_written_to(&mut self, is_written_to: bool) {
-        self.is_worth_reuse |= is_written_to;
     }
 
     /// A map is being made: until [`end`](Self::end) the file serves nobody else.
@@ -58,7 +54,7 @@ impl Maps {
         let are_gone = self.made.iter().all(|made| made.strong_count() == 0);
         // Behind the last drop of each memory, which released what its holders did (REUSE-1).
         fence(Ordering::Acquire);
-        are_gone && self.begun == 0 && self.is_worth_reuse
+        are_gone && self.begun == 0 && self.is_filled
     }
 }
 

@@ -267,10 +267,6 @@ impl Folder for CrashFolder {
         Ok(self.segment(name, live)?)
     }
 
-    fn is_worth_reuse(&self, blocks: Blocks) -> bool {
-        self.live.is_worth_reuse(blocks)
-    }
-
     fn reuse_segment(
         &self,
         from: &str,
