@@ -97,6 +97,16 @@ fn asked(args: &RunArgs) -> Result<Asked, Failure> {
             | Scenario::Connections
             | Scenario::Waiting
     );
+    let is_crowd = matches!(args.scenario, Scenario::Connections | Scenario::Waiting);
+    if is_crowd && (args.rate.is_some() || args.poll.is_some()) {
+        let message = "connections and waiting take no --rate and no --poll: their publishers go as fast as they are acknowledged, and sleep";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if args.scenario == Scenario::Waiting && (args.window.is_some() || args.batch.is_some()) {
+        let message =
+            "waiting takes no --window and no --batch: each publisher waits for each message";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     if args.retention_bytes.is_some() && (is_peer || !is_read_back) {
         let message = "--retention-bytes is of millstream, and of scenarios that publish first and read afterwards: pub, ack, sizes, connections, waiting";
         return Err(Failure::new(Exit::Usage, message));

@@ -349,6 +349,10 @@ fn a_benchmark_of_another_broker_is_refused_in_a_sentence() {
         &["embed", "--poll", "1ms"],
         &["pub", "--target", "nats", "--retention-bytes", "1GiB"],
         &["sub", "--retention-bytes", "1GiB"],
+        &["waiting", "--rate", "1000"],
+        &["waiting", "--window", "4"],
+        &["waiting", "--batch", "4"],
+        &["connections", "--poll", "1ms"],
         &["pub", "--profile", "cpu", "--out", "nowhere"],
     ] {
         let ended = bench(arguments);

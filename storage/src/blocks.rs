@@ -58,11 +58,11 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// How the segment behind it is made, of a log that `is_trimmed` or not. Zeros are left out where they would
+    /// How the segment behind it is made, of a log whose files serve again or not. Zeros are left out where they would
     /// be there too late, or written over as they are made. Where its file is to serve again they are not too
     /// late: they are what has the kernel keep its pages in large pieces (decision 0019).
-    pub(crate) fn blocks(&self, plan: &Plan, is_trimmed: bool) -> Blocks {
-        if !is_trimmed && self.fills_fast() && (self.has_large_bodies || self.is_late) {
+    pub(crate) fn blocks(&self, plan: &Plan, serves_again: bool) -> Blocks {
+        if !serves_again && self.fills_fast() && (self.has_large_bodies || self.is_late) {
             return Blocks::Reserved;
         }
         // And the sync to come.

@@ -133,8 +133,9 @@ pub(crate) struct ChainState {
     failure: Option<PrepareFailure>,
     next_number: u32,
     spares: Spares,
-    /// Segments of it were dropped in this run: more will be, and serve again.
-    is_trimmed: bool,
+    /// Whether files of it serve again: none was dropped in this run, or more will be; or the last that was
+    /// to serve had left memory.
+    serves_again: Option<bool>,
     closed: bool,
 }
 
@@ -174,7 +175,7 @@ impl Chain {
                 failure: None,
                 next_number,
                 spares: Spares::default(),
-                is_trimmed: false,
+                serves_again: None,
                 closed: false,
             }),
         }
@@ -256,7 +257,9 @@ impl Chain {
             Some(active) => (
                 Offset(active.base_offset().0 + u64::from(active.len_bytes() / 4)),
                 active.len_bytes(),
-                state.past_now(active).blocks(plan, state.is_trimmed),
+                state
+                    .past_now(active)
+                    .blocks(plan, state.serves_again == Some(true)),
             ),
             None => (
                 state.next_base,
@@ -496,7 +499,7 @@ impl Chain {
                 useless.push(*number);
             }
         }
-        state.is_trimmed = true;
+        state.serves_again.get_or_insert(true);
         Forgotten {
             bytes,
             useless,
@@ -507,6 +510,11 @@ impl Chain {
     /// Takes a file of `len_bytes` that may serve again, the last to have become free.
     pub(crate) fn take_spare(&self, len_bytes: u32) -> Option<Spare> {
         self.lock().spares.take(len_bytes)
+    }
+
+    /// A file that was kept serves again, or could not.
+    pub(crate) fn note_reuse(&self, serves: bool) {
+        self.lock().serves_again = Some(serves);
     }
 
     /// Numbers of the files that are kept to serve again.

@@ -187,6 +187,7 @@ impl Log {
         let former = segment_name(self.identity().id, spare.number);
         match folder.reuse_segment(&former, name, len_bytes as usize) {
             Ok(Some(memory)) => {
+                self.chain().note_reuse(true);
                 let former_nonce = spare.nonce;
                 return Ok(Some((memory, Origin::Reused { former_nonce })));
             }
@@ -196,7 +197,7 @@ impl Log {
                 return Err(error);
             }
             Err(error) => tracing::warn!(%former, %error, "making a new segment instead"),
-            Ok(None) => {}
+            Ok(None) => self.chain().note_reuse(false),
         }
         retention::remove(folder, &former);
         Ok(None)

@@ -154,9 +154,9 @@ fn s6_a_file_cut_off_under_a_publisher_costs_its_topic_alone() {
     }
 }
 
-/// A write would make the file grow again, with zeros where records were.
+/// By whatever way it gets there.
 #[test]
-fn s6_a_large_body_is_not_written_to_a_file_that_was_cut_off() {
+fn s6_a_large_body_does_not_make_a_file_that_was_cut_off_grow() {
     catch_page_faults().unwrap();
     let body = vec![7; 20_000];
     let fields = PublisherFields::single(body.len() as u32);

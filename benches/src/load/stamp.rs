@@ -80,16 +80,13 @@ impl Stamp {
         whole.then_some(stamp)
     }
 
-    /// The numbers times odd constants, which loses no change of one, and folded to 32 bits.
+    /// The numbers times odd constants, together, and folded to 32 bits. Of zeros it is not zero.
     #[inline]
     fn checksum(&self) -> u32 {
         let sum = u64::from(self.producer).wrapping_mul(0xD6E8_FEB8_6659_FD93)
             ^ self.sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            ^ self
-                .due_ns
-                .wrapping_mul(0xC2B2_AE3D_27D4_EB4F)
-                .rotate_left(32);
-        (sum ^ (sum >> 32)) as u32
+            ^ self.due_ns.wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        !((sum ^ (sum >> 32)) as u32)
     }
 
     /// What follows the stamp, up to a piece; longer messages have it again.
@@ -120,6 +117,7 @@ mod tests {
             body[bit / 8] ^= 1 << (bit % 8);
         }
         assert_eq!(Stamp::read(&body[..STAMP_BYTES - 1]), None);
+        assert_eq!(Stamp::read(&[0; STAMP_BYTES]), None, "a page that was lost");
     }
 
     #[test]
