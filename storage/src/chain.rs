@@ -737,6 +737,20 @@ mod tests {
     }
 
     #[test]
+    fn files_serve_again_from_the_first_drop_until_one_had_left_memory() {
+        let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
+        let serves_again = || chain.lock().serves_again;
+        assert_eq!(serves_again(), None);
+        chain.forget(&[]);
+        assert_eq!(serves_again(), Some(true));
+        chain.note_reuse(false);
+        chain.forget(&[]);
+        assert_eq!(serves_again(), Some(false), "more of them left memory");
+        chain.note_reuse(true);
+        assert_eq!(serves_again(), Some(true));
+    }
+
+    #[test]
     fn a_segment_that_has_only_begun_is_judged_by_the_one_before() {
         let folder = HeapFolder::new();
         let chain = Chain::new(BTreeMap::new(), Offset(0), 1);
