@@ -282,17 +282,25 @@ fn backlog(asked: &Asked) -> Vec<Load> {
     vec![load(300_000.min(most)), load(most)]
 }
 
+/// A load whose publishers share so many connections; what was asked of all its loads together is in `own`.
+fn crowd(asked: &Asked, connections: Option<usize>, own: Parameters) -> Load {
+    let asked = Asked {
+        publishers: None,
+        window: None,
+        batch: None,
+        ..*asked
+    };
+    Load {
+        crowd: connections,
+        ..asked.load(Course::Publish, Kind::Stream, own)
+    }
+}
+
 /// One connection, then as many as told, with the same total under way.
 fn connections(asked: &Asked) -> Vec<Load> {
     let most = asked.publishers.unwrap_or(CONNECTIONS);
     let window = asked.window.unwrap_or(most).max(most);
     let load = |publishers| {
-        let asked = Asked {
-            publishers: None,
-            window: None,
-            batch: None,
-            ..*asked
-        };
         let own = Parameters {
             batch: 1,
             window,
@@ -300,10 +308,7 @@ fn connections(asked: &Asked) -> Vec<Load> {
             extra: format!("{publishers} connections"),
             ..publishing()
         };
-        Load {
-            crowd: Some(publishers),
-            ..asked.load(Course::Publish, Kind::Stream, own)
-        }
+        crowd(asked, Some(publishers), own)
     };
     vec![load(1), load(most)]
 }
@@ -312,24 +317,15 @@ fn connections(asked: &Asked) -> Vec<Load> {
 /// one that they share.
 fn all_waiting(asked: &Asked) -> Vec<Load> {
     let most = asked.publishers.unwrap_or(WAITING);
-    let load = |publishers, crowd, connections: &str| {
-        let asked = Asked {
-            publishers: None,
-            window: None,
-            batch: None,
-            ..*asked
-        };
+    let load = |publishers, connections, extra: &str| {
         let own = Parameters {
             publishers,
             // A crowd's is that of all together.
             window: publishers,
-            extra: connections.to_owned(),
+            extra: extra.to_owned(),
             ..waiting()
         };
-        Load {
-            crowd,
-            ..asked.load(Course::Publish, Kind::Stream, own)
-        }
+        crowd(asked, connections, own)
     };
     vec![
         load(1, None, "alone"),
