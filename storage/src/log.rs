@@ -27,6 +27,8 @@ use crate::work::{IDLE_PROOF, Later, OPEN_CLAIM, Preparation, STORED_SYNC};
 pub(crate) const STORED_UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 /// And where its oldest unsynced commit is this old.
 const STORED_UNSYNCED_US_MAX: u64 = 1_000_000;
+/// From so much on a sync is asked for: what comes while that is at work has the rest of the bound.
+pub(crate) const STORED_HURRIED_BYTES: u64 = STORED_UNSYNCED_BYTES_MAX / 4;
 
 /// How far a promise reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -326,7 +328,7 @@ impl Log {
         if unsynced_bytes > STORED_UNSYNCED_BYTES_MAX || age_us > STORED_UNSYNCED_US_MAX {
             self.gate.shut(Gate::HELD);
             self.shared.work.sync_soon(self);
-        } else if unsynced_bytes > STORED_UNSYNCED_BYTES_MAX / 2 && self.hurried.set() {
+        } else if unsynced_bytes > STORED_HURRIED_BYTES && self.hurried.set() {
             self.shared.work.sync_soon(self);
         }
     }

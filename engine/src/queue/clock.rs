@@ -74,6 +74,11 @@ pub(crate) fn boot_us() -> u64 {
     read_us(ClockId::Boottime)
 }
 
+/// Time of a processor that this thread has had.
+pub(super) fn thread_us() -> u64 {
+    read_us(ClockId::ThreadCPUTime)
+}
+
 /// What to believe after both clocks were read.
 fn believe(believed: Believed, boot_us: u64, wall_us: u64) -> Believed {
     let passed_us = boot_us.saturating_sub(believed.boot_us);

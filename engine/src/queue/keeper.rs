@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use millstream_storage::Handed;
 
-use super::clock::boot_us;
+use super::clock::{boot_us, thread_us};
 use super::shared::QueueShared;
 
 /// Settles that nobody handed over wait this long at most.
@@ -24,7 +24,8 @@ const NUDGE: Duration = Duration::from_millis(1);
 const CHORES_US_MIN: u64 = 25_000;
 /// And this often at least.
 const CHORES_US_MAX: u64 = 500_000;
-/// In between, one part in so many of the thread's time is spent on them.
+/// In between, they have one part in so many of a processor, and half of the time. The disk, for which they wait, is
+/// slow just where much is published and the files of what goes are to serve again.
 const CHORES_SHARE: u64 = 20;
 
 #[derive(Default)]
@@ -332,13 +333,14 @@ impl Keeper {
             if is_due && since_us >= pause_us {
                 chores.begin();
                 drop(chores);
+                let begun_us = thread_us();
                 if catch_unwind(AssertUnwindSafe(repeated)).is_err() {
                     tracing::error!("a queue chore panicked");
                     self.try_again();
                 }
                 repeated_us = boot_us();
-                let spent_us = repeated_us.saturating_sub(now_us);
-                pause_soon_us = (spent_us * (CHORES_SHARE - 1)).clamp(CHORES_US_MIN, CHORES_US_MAX);
+                let spent_us = thread_us().saturating_sub(begun_us);
+                pause_soon_us = pause_behind_us(spent_us, repeated_us.saturating_sub(now_us));
                 continue;
             }
             let left_us = match chores.at_us {
@@ -365,6 +367,13 @@ impl Keeper {
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The shortest pause behind chores that had a processor for `spent_us` of the `took_us` they took.
+fn pause_behind_us(spent_us: u64, took_us: u64) -> u64 {
+    (spent_us * (CHORES_SHARE - 1))
+        .max(took_us)
+        .clamp(CHORES_US_MIN, CHORES_US_MAX)
 }
 
 impl Lists {
@@ -405,5 +414,13 @@ mod tests {
         assert!(keeper.take_chore());
         keeper.look_after();
         assert_eq!(keeper.chores().pause_us(soon_us), soon_us);
+    }
+
+    #[test]
+    fn the_disk_puts_chores_off_by_no_more_than_it_takes() {
+        assert_eq!(pause_behind_us(100, 15_000), CHORES_US_MIN);
+        assert_eq!(pause_behind_us(100, 40_000), 40_000);
+        assert_eq!(pause_behind_us(10_000, 15_000), 190_000);
+        assert_eq!(pause_behind_us(10_000, 900_000), CHORES_US_MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! S1 to S5: syncing, the slots, the open mark, the bound of stored topics, footers.
 
 use super::*;
+use crate::crash::Piece;
 use crate::verify::{Fault, verify_folder};
 
 #[test]
@@ -336,6 +337,45 @@ fn s4_a_stored_topic_holds_publishers_where_the_disk_is_slower_than_the_bound() 
     drop(go);
     park_until(|cx| appender.poll_room(cx));
     append(&mut appender, b"let go").unwrap();
+}
+
+/// The disk is to be at work long before anybody is held.
+#[test]
+fn s4_a_stored_topic_asks_for_a_sync_at_a_quarter_of_the_bound() {
+    // So that nothing is asked for by the time that passes.
+    crate::hand::set_time_us(1_000_000_000);
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: 1 << 20,
+        segment_bytes_max: 1 << 20,
+    };
+    let store = Store::open_by_hand(Arc::new(HeapFolder::new()), &options).unwrap();
+    let log = log_of(&store, Durability::Stored);
+    let mut appender = Appender::new(&log);
+    let body = vec![3; 100_000];
+    let fields = PublisherFields::single(100_000);
+    let quarter_bytes = crate::log::STORED_UNSYNCED_BYTES_MAX / 4;
+    for _ in 0..2 {
+        let mut appended_bytes = 0_u64;
+        while !store.work_by_hand(Piece::Sync) {
+            match appender.try_append_with(&fields, |room| room.put(&body)) {
+                Ok(_) => appended_bytes += 100_064,
+                Err(AppendError::Rotating) => while store.work_by_hand(Piece::Prepare) {},
+                Err(error) => panic!("{error}"),
+            }
+            appender.announce();
+            assert!(
+                appended_bytes < quarter_bytes + 2_000_000,
+                "nothing was asked for"
+            );
+        }
+        assert!(
+            appended_bytes > quarter_bytes - 2_000_000,
+            "{appended_bytes}"
+        );
+        assert_eq!(log.synced(), log.committed());
+    }
+    crate::hand::let_go();
 }
 
 #[test]
