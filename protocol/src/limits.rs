@@ -69,7 +69,7 @@ pub const CONNECTIONS_MAX: usize = 10_240;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 10_240;
 
 /// Most bytes of frames a publisher stream may have sent and not seen acknowledged.
-pub const PUBLISH_WINDOW_BYTES: u32 = 8 << 20;
+pub const PUBLISH_WINDOW_BYTES: u32 = 32 << 20;
 /// Most frames a publisher stream may have sent and not seen acknowledged.
 pub const PUBLISH_WINDOW_FRAMES: u32 = 4096;
 /// Frames of one producer whose repetition is recognised: the last ones.

@@ -156,6 +156,6 @@ fn a_welcome_nobody_can_live_with_is_refused() {
     };
     let core = welcomed(&greedy).unwrap().unwrap();
     assert_eq!(core.limits().frame_bytes_max, 16 << 20);
-    assert_eq!(core.limits().publish_window_bytes, 8 << 20);
+    assert_eq!(core.limits().publish_window_bytes, 32 << 20);
     assert_eq!(core.limits().publish_window_frames, 4096);
 }

@@ -11,8 +11,12 @@ use millstream_client::{
     ReadError, ReaderOptions, Receipt, Start, TopicErrorCause, TopicOptions,
 };
 use millstream_protocol::frame::{FrameKind, ProducerStamp};
+use millstream_protocol::limits::PUBLISH_WINDOW_BYTES;
 
 use crate::fake::{Fake, Fault};
+
+/// Messages of a mebibyte that fill the window.
+const WINDOW_MIB: u64 = PUBLISH_WINDOW_BYTES as u64 >> 20;
 
 async fn connected() -> (Fake, Client) {
     let fake = Fake::tcp();
@@ -195,7 +199,7 @@ async fn enqueueing_waits_while_the_window_is_full() {
     fake.hold_acks(true);
     let body = vec![1; 1 << 20];
     let mut tickets = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..WINDOW_MIB {
         tickets.push(publisher.enqueue(body.clone()).await.unwrap());
     }
     let mut waits = Box::pin(publisher.enqueue(body.clone()));
@@ -209,7 +213,10 @@ async fn enqueueing_waits_while_the_window_is_full() {
     // Whoever waits may go away; the next in line is served.
     drop(waits);
     fake.hold_acks(false);
-    assert_eq!(waits_too.await.unwrap().await, Ok(receipt(8, 8)));
+    assert_eq!(
+        waits_too.await.unwrap().await,
+        Ok(receipt(WINDOW_MIB, WINDOW_MIB))
+    );
     for (number, ticket) in tickets.into_iter().enumerate() {
         assert_eq!(ticket.await, Ok(receipt(number as u64, number as u64)));
     }
@@ -223,7 +230,7 @@ async fn who_comes_when_there_is_room_again_goes_behind_who_waited() {
     fake.hold_acks(true);
     let body = vec![1; 1 << 20];
     let mut tickets = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..WINDOW_MIB {
         tickets.push(first.enqueue(body.clone()).await.unwrap());
     }
     let mut waits = Box::pin(first.enqueue("waited"));
@@ -239,7 +246,7 @@ async fn who_comes_when_there_is_room_again_goes_behind_who_waited() {
     let (waited, came) = tokio::join!(waited.unwrap(), came.unwrap());
     assert_eq!(
         (waited.unwrap().first, came.unwrap().first),
-        (Offset(8), Offset(9))
+        (Offset(WINDOW_MIB), Offset(WINDOW_MIB + 1))
     );
     // Nobody waits any more.
     assert!(
