@@ -19,7 +19,9 @@ use crate::sync::{FooterSpace, SlotSpace, lock};
 use crate::walker::{Step, Walker};
 
 /// From so many bytes on it pays to unmap what is about to be synced.
-const UNMAP_BYTES_MIN: usize = 16 * PAGE_BYTES as usize;
+const UNMAP_BYTES_MIN: u32 = 16 * PAGE_BYTES;
+/// The kernel maps as many pages at one fault as it keeps as one: at most those of a piece of zeros (decision 0017).
+const MAPPED_BYTES_MAX: u32 = 256 << 10;
 
 /// A segment whose end is proven; its footer is still to be written (S5).
 #[derive(Debug)]
@@ -176,13 +178,16 @@ impl InSegment {
         }
     }
 
-    /// Unmaps the whole pages up to `attempted`, where that are many.
+    /// Unmaps the whole pages up to `attempted`, where that are many, and with them what the first store behind
+    /// the last sync had mapped anew in front of it. Behind them somebody may be storing.
     fn unmap_to(&self, attempted: Watermark) {
+        let start = self.proven.position - self.proven.position % MAPPED_BYTES_MAX;
         let end = attempted.position - attempted.position % PAGE_BYTES;
-        let unsynced = self.proven.position as usize..end as usize;
-        if unsynced.len() >= UNMAP_BYTES_MIN {
+        if end >= self.proven.position + UNMAP_BYTES_MIN {
             let region = self.walker.segment().region();
-            region.memory().unmap_before_sync(unsynced);
+            region
+                .memory()
+                .unmap_before_sync(start as usize..end as usize);
         }
     }
 

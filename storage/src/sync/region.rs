@@ -80,15 +80,15 @@ impl Region {
         let mut region = Self::new(memory, FRAMES_START, limit_bytes, nonce);
         region.served_before = served_before;
         // SAFETY: nobody else knows the region yet.
-        unsafe { region.slice_mut(0, FRAMES_START) }.copy_from_slice(head);
+        unsafe { region.put(0, head) };
         if served_before {
             // Where the first frame will start, and where frames end behind which no other fits.
-            for (position, bytes) in [
-                (FRAMES_START, COMMIT_WORD_BYTES),
-                (limit_bytes - HEADER, 2 * HEADER),
+            for (position, zeros) in [
+                (FRAMES_START, &[0; COMMIT_WORD_BYTES as usize][..]),
+                (limit_bytes - HEADER, &[0; 2 * HEADER as usize]),
             ] {
                 // SAFETY: as above.
-                unsafe { region.slice_mut(position, bytes) }.fill(0);
+                unsafe { region.put(position, zeros) };
             }
             #[cfg(loom)]
             {
@@ -307,6 +307,22 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.at(position).as_ptr(), bytes as usize) }
     }
 
+    /// Puts `bytes` at `position`, by a write to the file where that can be: the first store to pages that the
+    /// kernel keeps as one maps all of them, and the next sync write-protects them one by one.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else reads or writes these bytes meanwhile.
+    unsafe fn put(&self, position: u32, bytes: &[u8]) {
+        // SAFETY: as the caller says.
+        if unsafe { self.memory.write(position as usize, bytes) } {
+            return;
+        }
+        let len_bytes = u32::try_from(bytes.len()).expect("less than a segment");
+        // SAFETY: as above.
+        unsafe { self.slice_mut(position, len_bytes) }.copy_from_slice(bytes);
+    }
+
     #[cfg(not(loom))]
     fn commit_word(&self, position: u32) -> &AtomicU64 {
         debug_assert!(position.is_multiple_of(8) && position + 8 <= self.len_bytes);
@@ -510,10 +526,9 @@ impl FooterSpace {
     /// If the segment has not ended.
     pub(crate) fn write(&mut self, position: u32, footer: &[u8]) {
         assert!(self.region.claimed().is_none(), "the segment has ended");
-        let bytes = u32::try_from(footer.len()).expect("a footer is smaller than a segment");
         // SAFETY: the tail is tripped, so no claim reaches behind the seal, and `position` lies
         // behind it; this value alone writes there (`&mut self`), and nobody reads it in this run.
-        unsafe { self.region.slice_mut(position, bytes) }.copy_from_slice(footer);
+        unsafe { self.region.put(position, footer) };
     }
 }
 
