@@ -306,6 +306,7 @@ impl Store {
             start("ms-prepare".to_owned(), |shared| {
                 shared.work.run_preparer();
             })?;
+            start("ms-finish".to_owned(), |shared| shared.work.run_finisher())?;
             start("ms-fetch".to_owned(), |shared| shared.work.run_fetcher())
         };
         let started = all();

@@ -25,7 +25,8 @@ pub(crate) const SPARES_KEPT: Duration = Duration::from_secs(1);
 /// A claim that is open this long is named.
 pub(crate) const OPEN_CLAIM: Duration = Duration::from_secs(1);
 
-/// Work for the preparing thread.
+/// Work for the threads that make and finish segments: publishers may wait for one that is made, and not
+/// for what waits for the disk behind it.
 #[derive(Debug)]
 pub(crate) enum Preparation {
     /// Make the next segment of this log ready.
@@ -43,6 +44,10 @@ impl Preparation {
             Self::Footer(log, sealed) => log.finish_segment(sealed),
             Self::Spares(log) => log.release_unneeded(),
         }
+    }
+
+    fn is_standby(&self) -> bool {
+        matches!(self, Self::Standby(_))
     }
 }
 
@@ -165,7 +170,8 @@ impl Work {
             return drop(work);
         }
         lists.prepare.push_back(work);
-        self.prepare_bell.notify_one();
+        // Two threads hear it, for one of whom it is.
+        self.prepare_bell.notify_all();
     }
 
     pub(crate) fn fetch(&self, fetch: Fetch) {
@@ -278,9 +284,22 @@ impl Work {
         }
     }
 
-    /// Runs the preparing thread until [`stop`](Self::stop).
+    /// Runs the thread that makes segments until [`stop`](Self::stop).
     pub(crate) fn run_preparer(&self) {
-        while let Some(work) = self.next_of(&self.prepare_bell, |lists| lists.prepare.pop_front()) {
+        self.run_preparations(Preparation::is_standby);
+    }
+
+    /// Runs the thread that finishes them until [`stop`](Self::stop).
+    pub(crate) fn run_finisher(&self) {
+        self.run_preparations(|work| !work.is_standby());
+    }
+
+    fn run_preparations(&self, is_its: impl Fn(&Preparation) -> bool) {
+        let pop = |lists: &mut Lists| {
+            let at = lists.prepare.iter().position(&is_its)?;
+            lists.prepare.remove(at)
+        };
+        while let Some(work) = self.next_of(&self.prepare_bell, pop) {
             work.run();
         }
     }

@@ -378,6 +378,40 @@ fn s4_a_stored_topic_asks_for_a_sync_at_a_quarter_of_the_bound() {
     crate::hand::let_go();
 }
 
+/// Publishers wait for the next segment, and for nothing that becomes of the last.
+#[test]
+fn segments_are_made_while_the_disk_keeps_a_footer_waiting() {
+    let folder = HeapFolder::new();
+    let store = open(&folder);
+    let log = log_of(&store, Durability::Stored);
+    let (waits, waiting) = mpsc::channel::<()>();
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    folder.on_sync(move |_| {
+        if std::thread::current().name() == Some("ms-finish") {
+            waits.send(()).unwrap_or_default();
+            let _ = gate.lock().unwrap().recv();
+        }
+    });
+    let mut appender = Appender::new(&log);
+    let mut publish_to_segment = |number: u32| {
+        while log
+            .chain()
+            .numbers()
+            .last()
+            .is_none_or(|last| last.0.0 < number)
+        {
+            append(&mut appender, &[3; 10_000]).unwrap();
+        }
+    };
+    publish_to_segment(2);
+    log.hurry();
+    waiting.recv().unwrap();
+    publish_to_segment(5);
+    drop(go);
+    store.close().unwrap();
+}
+
 #[test]
 fn s5_a_sealed_segment_ends_with_a_synced_footer_that_the_manifest_names() {
     let folder = HeapFolder::new();
