@@ -1,4 +1,4 @@
-//! Making the next segment ready, and finishing the last one: the preparing thread's part of a log.
+//! Making the next segment ready, and finishing the last one: what two threads do for a log.
 
 use std::io;
 use std::sync::Arc;

@@ -22,6 +22,9 @@ pub(crate) const STORED_SYNC: Duration = Duration::from_millis(500);
 /// How often it is looked for files that nobody takes for a next segment: one that is found twice goes.
 pub(crate) const SPARES_KEPT: Duration = Duration::from_secs(1);
 
+/// While so many segments are listed for their footers, no other is made.
+const FOOTERS_LISTED_MAX: usize = 8;
+
 /// A claim that is open this long is named.
 pub(crate) const OPEN_CLAIM: Duration = Duration::from_secs(1);
 
@@ -46,8 +49,8 @@ impl Preparation {
         }
     }
 
-    fn is_standby(&self) -> bool {
-        matches!(self, Self::Standby(_))
+    fn is_footer(&self) -> bool {
+        matches!(self, Self::Footer(..))
     }
 }
 
@@ -284,22 +287,20 @@ impl Work {
         }
     }
 
-    /// Runs the thread that makes segments until [`stop`](Self::stop).
+    /// Runs the thread that makes segments until [`stop`](Self::stop). It makes none while many wait for their
+    /// footers: those can't be dropped, so publishers wait with them.
     pub(crate) fn run_preparer(&self) {
-        self.run_preparations(Preparation::is_standby);
+        while let Some(work) = self.next_of(&self.prepare_bell, Lists::pop_to_make) {
+            work.run();
+        }
     }
 
     /// Runs the thread that finishes them until [`stop`](Self::stop).
     pub(crate) fn run_finisher(&self) {
-        self.run_preparations(|work| !work.is_standby());
-    }
-
-    fn run_preparations(&self, is_its: impl Fn(&Preparation) -> bool) {
-        let pop = |lists: &mut Lists| {
-            let at = lists.prepare.iter().position(&is_its)?;
-            lists.prepare.remove(at)
-        };
+        let pop = |lists: &mut Lists| lists.take_preparation(Preparation::is_footer);
         while let Some(work) = self.next_of(&self.prepare_bell, pop) {
+            // One less is listed.
+            self.prepare_bell.notify_all();
             work.run();
         }
     }
@@ -312,6 +313,15 @@ impl Work {
                 tracing::error!("reading back cold pages panicked");
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+impl Work {
+    /// Makes a segment as the thread that makes them would; false where that would wait.
+    pub(crate) fn make_by_hand(&self) -> bool {
+        let next = self.lock().pop_to_make();
+        next.map(Preparation::run).is_some()
     }
 }
 
@@ -357,6 +367,20 @@ impl Lists {
 
     fn start(&mut self, log: Arc<Log>) {
         self.running.push(Running { log, again: false });
+    }
+
+    /// The next listed segment to make, or files to remove.
+    fn pop_to_make(&mut self) -> Option<Preparation> {
+        let footers = self.prepare.iter().filter(|work| work.is_footer()).count();
+        if footers >= FOOTERS_LISTED_MAX && !self.stopping {
+            return None;
+        }
+        self.take_preparation(|work| !work.is_footer())
+    }
+
+    fn take_preparation(&mut self, is_it: impl Fn(&Preparation) -> bool) -> Option<Preparation> {
+        let at = self.prepare.iter().position(is_it)?;
+        self.prepare.remove(at)
     }
 
     /// The next listed log that nobody is at; those somebody is at are noted there instead.

@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_puts_chores_off_by_no_more_than_it_takes() {
+    fn what_chores_wait_for_is_no_time_of_a_processor() {
         assert_eq!(pause_behind_us(100, 15_000), CHORES_US_MIN);
         assert_eq!(pause_behind_us(100, 40_000), 40_000);
         assert_eq!(pause_behind_us(10_000, 15_000), 190_000);

@@ -378,9 +378,9 @@ fn s4_a_stored_topic_asks_for_a_sync_at_a_quarter_of_the_bound() {
     crate::hand::let_go();
 }
 
-/// Publishers wait for the next segment, and for nothing that becomes of the last.
+/// Publishers wait for the next segment, and not for the footers of a few before it.
 #[test]
-fn segments_are_made_while_the_disk_keeps_a_footer_waiting() {
+fn segments_are_made_while_the_disk_keeps_few_footers_waiting() {
     let folder = HeapFolder::new();
     let store = open(&folder);
     let log = log_of(&store, Durability::Stored);
@@ -401,15 +401,49 @@ fn segments_are_made_while_the_disk_keeps_a_footer_waiting() {
             .last()
             .is_none_or(|last| last.0.0 < number)
         {
-            append(&mut appender, &[3; 10_000]).unwrap();
+            append(&mut appender, &[3; 100_000]).unwrap();
         }
     };
     publish_to_segment(2);
     log.hurry();
     waiting.recv().unwrap();
-    publish_to_segment(5);
+    publish_to_segment(4);
     drop(go);
     store.close().unwrap();
+}
+
+/// What has no footer can't be dropped.
+#[test]
+fn no_segment_is_made_while_eight_wait_for_their_footers() {
+    crate::hand::set_time_us(1_000_000_000);
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: 256 << 10,
+        segment_bytes_max: 256 << 10,
+    };
+    let store = Store::open_by_hand(Arc::new(HeapFolder::new()), &options).unwrap();
+    let log = log_of(&store, Durability::Synced);
+    let work = &log.shared().work;
+    let mut appender = Appender::new(&log);
+    let body = vec![3; 40_000];
+    let fields = PublisherFields::single(40_000);
+    loop {
+        match appender.try_append_with(&fields, |room| room.put(&body)) {
+            Ok(_) => {}
+            Err(AppendError::Rotating) if work.make_by_hand() => {}
+            Err(AppendError::Rotating) => break,
+            Err(error) => panic!("{error}"),
+        }
+        appender.announce();
+        while store.work_by_hand(Piece::Sync) {}
+    }
+    // The last has just been sealed, and was not synced since.
+    assert_eq!(log.chain().held().len(), 9);
+    // The first that is listed is a footer.
+    assert!(store.work_by_hand(Piece::Prepare));
+    assert_eq!(log.chain().held().len(), 8);
+    assert!(work.make_by_hand());
+    crate::hand::let_go();
 }
 
 #[test]
