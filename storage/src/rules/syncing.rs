@@ -339,17 +339,22 @@ fn s4_a_stored_topic_holds_publishers_where_the_disk_is_slower_than_the_bound() 
     append(&mut appender, b"let go").unwrap();
 }
 
+/// Without threads, so that the test does their work.
+fn open_by_hand(segment_bytes: u32) -> Store {
+    let options = StoreOptions {
+        sync_workers: 1,
+        segment_bytes_first: segment_bytes,
+        segment_bytes_max: segment_bytes,
+    };
+    Store::open_by_hand(Arc::new(HeapFolder::new()), &options).unwrap()
+}
+
 /// The disk is to be at work long before anybody is held.
 #[test]
 fn s4_a_stored_topic_asks_for_a_sync_at_a_quarter_of_the_bound() {
     // So that nothing is asked for by the time that passes.
     crate::hand::set_time_us(1_000_000_000);
-    let options = StoreOptions {
-        sync_workers: 1,
-        segment_bytes_first: 1 << 20,
-        segment_bytes_max: 1 << 20,
-    };
-    let store = Store::open_by_hand(Arc::new(HeapFolder::new()), &options).unwrap();
+    let store = open_by_hand(1 << 20);
     let log = log_of(&store, Durability::Stored);
     let mut appender = Appender::new(&log);
     let body = vec![3; 100_000];
@@ -416,12 +421,7 @@ fn segments_are_made_while_the_disk_keeps_few_footers_waiting() {
 #[test]
 fn no_segment_is_made_while_eight_wait_for_their_footers() {
     crate::hand::set_time_us(1_000_000_000);
-    let options = StoreOptions {
-        sync_workers: 1,
-        segment_bytes_first: 256 << 10,
-        segment_bytes_max: 256 << 10,
-    };
-    let store = Store::open_by_hand(Arc::new(HeapFolder::new()), &options).unwrap();
+    let store = open_by_hand(256 << 10);
     let log = log_of(&store, Durability::Synced);
     let work = &log.shared().work;
     let mut appender = Appender::new(&log);
