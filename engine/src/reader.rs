@@ -96,7 +96,7 @@ impl Reader {
             }
             let from = self.log.next_offset();
             let chunk = self.log.try_next(DELIVERY_BYTES)?;
-            if let ControlFlow::Break(end) = self.take(from, chunk.map_err(ReadError::from)) {
+            if let ControlFlow::Break(end) = self.take(from, chunk) {
                 return end.map(Err);
             }
         }
@@ -109,7 +109,7 @@ impl Reader {
                 return Poll::Ready(owned(self.give(found)));
             }
             let from = self.log.next_offset();
-            let chunk = ready!(self.poll_frames(DELIVERY_BYTES, cx));
+            let chunk = ready!(self.log.poll_next(DELIVERY_BYTES, cx));
             if let ControlFlow::Break(end) = self.take(from, chunk) {
                 return Poll::Ready(end.map(Err));
             }
@@ -117,10 +117,11 @@ impl Reader {
     }
 
     /// Takes up what came while `from` was the next offset; breaks with what is to be told of it.
+    #[inline]
     fn take(
         &mut self,
         from: Offset,
-        chunk: Result<Chunk, ReadError>,
+        chunk: Result<Chunk, millstream_storage::ReadError>,
     ) -> ControlFlow<Option<ReadError>> {
         match chunk {
             Ok(Chunk::Frames(slice)) => {
@@ -132,8 +133,10 @@ impl Reader {
             }
             Ok(Chunk::Gap(gap)) if gap.reason == GapReason::Void => ControlFlow::Continue(()),
             Ok(Chunk::Gap(gap)) => ControlFlow::Break(Some(ReadError::Gap(gap))),
-            Err(ReadError::Closed) => ControlFlow::Break(None),
-            Err(error) => ControlFlow::Break(Some(error)),
+            Err(error) => ControlFlow::Break(match ReadError::from(error) {
+                ReadError::Closed => None,
+                error => Some(error),
+            }),
         }
     }
 

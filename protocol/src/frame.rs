@@ -29,7 +29,7 @@ pub(crate) use stored::reopen_stored;
 pub use stored::{StoredFrame, check_stored, walk_stored};
 
 use crate::Offset;
-use crate::bytes_at::{put, u8_at, u16_at, u32_at, u64_at};
+use crate::bytes_at::{u8_at, u16_at, u32_at, u64_at};
 use crate::checksum::{crc32c, crc32c_append};
 use crate::coded::coded_enum;
 use crate::limits::{BODY_BYTES_MAX, FRAME_ALIGN, FRAME_HEADER_BYTES, LAYOUT_VERSION};
@@ -125,11 +125,7 @@ impl PublisherFields {
     #[inline]
     #[must_use]
     pub fn encode(&self) -> [u8; PUBLISHER_BYTES] {
-        let mut bytes = [0; PUBLISHER_BYTES];
-        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.words()) {
-            *place = word.to_le_bytes();
-        }
-        bytes
+        to_le_bytes(self.words())
     }
 
     /// The same as little-endian words, so that what is put together in registers is stored whole:
@@ -239,21 +235,11 @@ impl FrameHeader {
     #[must_use]
     pub fn encode(&self, seed: FrameSeed, position: u32) -> [u8; REST_BYTES] {
         let [a, b, c, d] = self.fields.words();
-        let body_crc = (self.body_crc as u64) << 32;
-        let covered = Covered::new(
-            seed,
-            [
-                u64::from(position) | body_crc,
-                self.base_offset.0,
-                self.append_time_us,
-                a,
-                b,
-                c,
-                d,
-            ],
-        );
-        let crc = u64::from(covered.crc());
-        covered.with_first_word(crc | body_crc)
+        let body_crc = u64::from(self.body_crc) << 32;
+        let (base, time) = (self.base_offset.0, self.append_time_us);
+        let covered = [u64::from(position) | body_crc, base, time, a, b, c, d];
+        let crc = u64::from(Covered::new(seed, covered).crc());
+        to_le_bytes([crc | body_crc, base, time, a, b, c, d])
     }
 
     /// Reads the header of a frame at `position`. The commit word is not looked at.
@@ -400,24 +386,23 @@ impl Covered {
     #[inline]
     fn new(seed: FrameSeed, words: [u64; REST_BYTES / 8]) -> Self {
         let [b, c, d, e, f, g, h] = words;
-        let mut bytes = [0; FRAME_HEADER_BYTES];
-        let words = [u64::from(seed.0) << 32 | NEUTRAL, b, c, d, e, f, g, h];
-        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *place = word.to_le_bytes();
-        }
-        Self(bytes)
+        let first = u64::from(seed.0) << 32 | NEUTRAL;
+        Self(to_le_bytes([first, b, c, d, e, f, g, h]))
     }
 
     #[inline]
     fn crc(&self) -> u32 {
         crc32c(&self.0)
     }
+}
 
-    /// Bytes 8 to 64 with `word` in front.
-    #[inline]
-    fn with_first_word(mut self, word: u64) -> [u8; REST_BYTES] {
-        put::<8, 8, FRAME_HEADER_BYTES>(&mut self.0, word.to_le_bytes());
-        let (_, rest) = self.0.split_at(COMMIT_WORD_BYTES);
-        rest.first_chunk().copied().unwrap_or([0; REST_BYTES])
+/// The words' bytes, one behind the other.
+#[inline]
+fn to_le_bytes<const WORDS: usize, const BYTES: usize>(words: [u64; WORDS]) -> [u8; BYTES] {
+    const { assert!(WORDS * 8 == BYTES, "all bytes are given") };
+    let mut bytes = [0; BYTES];
+    for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
     }
+    bytes
 }

@@ -208,7 +208,7 @@ impl Appender {
     ) -> Result<Appended, AppendError> {
         debug_assert_eq!(body.len(), fields.body_bytes as usize);
         let fields = *fields;
-        self.with_claim(&fields, |mut claim| {
+        self.with_claim(&fields, |claim| {
             let base = claim.base_offset();
             claim.copy_body(body);
             claim.commit(&fields, body_crc);
@@ -231,7 +231,7 @@ impl Appender {
         fill: impl FnOnce(&mut BodyWriter<'_>),
     ) -> Result<Appended, AppendError> {
         let fields = *fields;
-        self.with_claim(&fields, |mut claim| {
+        self.with_claim(&fields, |claim| {
             let base = claim.base_offset();
             let body = claim
                 .body_mut()
@@ -257,7 +257,7 @@ impl Appender {
     fn with_claim(
         &mut self,
         fields: &PublisherFields,
-        fill: impl FnOnce(Claim<'_>) -> Result<Offset, AppendError>,
+        fill: impl FnOnce(&mut Claim<'_>) -> Result<Offset, AppendError>,
     ) -> Result<Appended, AppendError> {
         if fields.body_bytes as usize > BODY_BYTES_MAX {
             return Err(AppendError::TooLarge {
@@ -273,13 +273,16 @@ impl Appender {
                 self.next_segment()?;
                 continue;
             };
-            match segment.try_claim(frame_bytes, fields.record_count, time_us) {
-                TryClaim::Claim(claim) => {
+            {
+                // Dropped behind the claim: tells of the void frame it became.
+                let void = AnnounceVoid(&self.log);
+                // Filled where it lies (decision 0027).
+                let mut tried = segment.try_claim(frame_bytes, fields.record_count, time_us);
+                if let TryClaim::Claim(claim) = &mut tried {
                     let position = claim.position();
                     if segment.wants_standby(position) {
                         self.log.ask_standby();
                     }
-                    let void = AnnounceVoid(&self.log);
                     let base = fill(claim)?;
                     std::mem::forget(void);
                     self.unannounced = true;
@@ -294,8 +297,10 @@ impl Appender {
                     }
                     return Ok(Appended { base, end });
                 }
-                TryClaim::Crossed(seal) => self.log.seal(segment, seal, frame_bytes),
-                TryClaim::Tripped => {}
+                std::mem::forget(void);
+                if let TryClaim::Crossed(seal) = tried {
+                    self.log.seal(segment, seal, frame_bytes);
+                }
             }
             self.next_segment()?;
         }

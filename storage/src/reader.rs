@@ -226,7 +226,8 @@ impl LogReader {
                 continue;
             }
             match self.advance(max_bytes) {
-                Advance::Deliver(chunk) => return Poll::Ready(Ok(chunk)),
+                Advance::Frames => return Poll::Ready(Ok(Chunk::Frames(self.take_run()))),
+                Advance::Gap(gap) => return Poll::Ready(Ok(Chunk::Gap(gap))),
                 Advance::Again => {}
                 Advance::Wait => ready!(wait(self, cx))?,
             }
@@ -398,7 +399,7 @@ impl LogReader {
                 GapReason::Void
             };
             return match self.gap_to(next, reason) {
-                Some(gap) => Advance::Deliver(Chunk::Gap(gap)),
+                Some(gap) => Advance::Gap(gap),
                 None => Advance::Again,
             };
         }
@@ -436,7 +437,7 @@ impl LogReader {
         Advance::Wait
     }
 
-    /// Hands out the frames taken, unless they lie in pages that may have to be read back first.
+    /// Whether the frames taken may be handed out: unless they lie in pages that may have to be read back first.
     fn deliver(&mut self) -> Advance {
         let Some(at) = &mut self.at else {
             return Advance::Again;
@@ -451,10 +452,17 @@ impl LogReader {
             self.at = None;
             return Advance::Again;
         }
+        Advance::Frames
+    }
+
+    /// Hands out the frames taken.
+    #[inline]
+    fn take_run(&mut self) -> FrameSlice {
+        let at = self.at.as_mut().expect("frames were taken from it");
         let slice = FrameSlice::new(at.run.clone(), at.segment.seed(), self.from, at.offset);
         at.run.restart();
         self.from = at.offset;
-        Advance::Deliver(Chunk::Frames(slice))
+        slice
     }
 
     fn behind_checked(&mut self) -> Advance {
@@ -468,7 +476,7 @@ impl LogReader {
             return match self.gap_to(damage.next, GapReason::Damaged) {
                 Some(gap) => {
                     self.gap_may_pass = damage.passing;
-                    Advance::Deliver(Chunk::Gap(gap))
+                    Advance::Gap(gap)
                 }
                 None => Advance::Again,
             };
@@ -550,7 +558,9 @@ impl Drop for LogReader {
 }
 
 enum Advance {
-    Deliver(Chunk),
+    /// Frames, which lie in the run.
+    Frames,
+    Gap(Gap),
     Again,
     Wait,
 }

@@ -243,16 +243,24 @@ impl Segment {
     ) -> TryClaim<'_> {
         match self.region.claim(frame_bytes, u32::from(records)) {
             ClaimOutcome::Space(space) => {
+                space.write_behind_soon();
                 let end = space.end();
                 let claim = Claim::new(self, space, records, append_time_us);
                 if self.region.may_read_on(end) {
-                    self.clear_behind(end, append_time_us);
+                    return self.cleared_behind(claim, end, append_time_us);
                 }
                 TryClaim::Claim(claim)
             }
             ClaimOutcome::Crossed(seal) => TryClaim::Crossed(seal),
             ClaimOutcome::Tripped => TryClaim::Tripped,
         }
+    }
+
+    /// `claim`, which ends at `end`, with nothing behind it that would read as a commit.
+    #[cold]
+    fn cleared_behind<'a>(&self, claim: Claim<'a>, end: u32, append_time_us: u64) -> TryClaim<'a> {
+        self.clear_behind(end, append_time_us);
+        TryClaim::Claim(claim)
     }
 
     /// Sees to it that a walk finds no commit behind the caller's frame, which ends at `end` and is not committed

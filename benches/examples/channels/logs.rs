@@ -72,7 +72,7 @@ impl Take for Reading {
     #[inline]
     fn take(&mut self, mut each: impl FnMut(&[u8])) -> u64 {
         let mut taken = 0;
-        while let Some(record) = self.0.try_next() {
+        while let Some(record) = self.0.try_next_view() {
             each(record.expect("nothing is damaged").as_bytes());
             taken += 1;
         }

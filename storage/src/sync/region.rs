@@ -16,8 +16,8 @@ use std::sync::atomic::compiler_fence;
 use millstream_protocol::limits::{FRAME_ALIGN, FRAME_HEADER_BYTES};
 
 use super::atomic::{AtomicU64, Ordering, fence};
-use super::mutated;
 use super::tail::{Tail, TailClaim};
+use super::{hint, mutated};
 use crate::layout::{FRAMES_START, PAGE_BYTES, SEGMENT_BYTES_MAX, SLOT_POSITIONS};
 use crate::memory::SegmentMemory;
 
@@ -364,6 +364,9 @@ impl Region {
     }
 }
 
+/// Bytes of a frame up to which the lines behind it are asked for.
+const SMALL_BYTES: u32 = 256;
+
 /// What became of a claim.
 #[derive(Debug)]
 pub(crate) enum ClaimOutcome<'a> {
@@ -392,6 +395,15 @@ impl Space<'_> {
     /// Where the frame ends.
     pub(crate) fn end(&self) -> u32 {
         self.position + self.bytes
+    }
+
+    /// Has the lines come that the next claims are to write, if this one is small: else they come by themselves
+    /// while it is filled, or somebody else fills them by then.
+    #[inline]
+    pub(crate) fn write_behind_soon(&self) {
+        if self.bytes <= SMALL_BYTES {
+            hint::write_behind_soon(self.region.at(self.end()).as_ptr());
+        }
     }
 
     /// Number of the frame's first record within the segment.
