@@ -394,6 +394,7 @@ impl BatchBuilder {
     }
 
     /// Whether one more record fits, with this many bytes of body and these values of options.
+    #[inline]
     fn admit(&self, body_bytes: usize, values: Option<&ValueBytes>) -> Result<(), PushError> {
         let alone = body_bytes + values.map_or(0, |values| 4 + ROOT_BYTES + fresh_bytes(values));
         if alone > self.bytes_max {
@@ -405,22 +406,29 @@ impl BatchBuilder {
         if self.is_empty() {
             return Ok(());
         }
-        let mut after = self.payload_bytes + body_bytes + self.columns_bytes() + 4;
-        let any = self.has_options || values.is_some();
-        for (kind, column) in ColumnKind::ALL.iter().zip(&self.columns).filter(|_| any) {
-            let value = values.and_then(|values| values.get(kind.index()).copied().flatten());
-            after += match (column.is_present(), value) {
-                (true, value) => entry_bytes(*kind) + value.unwrap_or(0),
-                (false, Some(value)) => {
-                    COLUMN_BYTES + entry_bytes(*kind) * (self.len() + 1) + value
-                }
-                (false, None) => 0,
-            };
+        let mut after = self.payload_bytes + body_bytes + self.ends.len() + 4 + ROOT_BYTES;
+        if self.has_options || values.is_some() {
+            after += self.options_bytes_with(values);
         }
         if self.len() == RECORDS_PER_FRAME_MAX || after > self.bytes_max {
             return Err(PushError::Full);
         }
         Ok(())
+    }
+
+    /// Bytes of the optional columns with one more record, which has these values.
+    fn options_bytes_with(&self, values: Option<&ValueBytes>) -> usize {
+        let columns = ColumnKind::ALL.iter().zip(&self.columns);
+        let bytes = columns.map(|(kind, column)| {
+            let value = values.and_then(|values| values.get(kind.index()).copied().flatten());
+            let before = match (column.is_present(), value) {
+                (true, _) => column.len_bytes(),
+                (false, Some(_)) => entry_bytes(*kind) * self.len(),
+                (false, None) => return 0,
+            };
+            COLUMN_BYTES + before + entry_bytes(*kind) + value.unwrap_or(0)
+        });
+        bytes.sum()
     }
 
     /// Enters the options of the next record; columns it is the first to use begin with empty
@@ -453,21 +461,25 @@ impl BatchBuilder {
         }
     }
 
-    /// Counts a record whose body and options are in, and gives it empty entries in the columns
-    /// it did not use.
+    /// Counts a record whose body and options are in.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "admit keeps a payload to 16 MiB"
     )]
+    #[inline]
     fn finish_record(&mut self, body_bytes: usize) {
         self.payload_bytes += body_bytes;
         self.ends
             .extend_from_slice(&(self.payload_bytes as u32).to_le_bytes());
         self.record_count += 1;
         self.compressed_bytes = None;
-        if !self.has_options {
-            return;
+        if self.has_options {
+            self.fill_columns();
         }
+    }
+
+    /// Gives the last record empty entries in the columns it did not use.
+    fn fill_columns(&mut self) {
         let records = self.len();
         for (kind, column) in ColumnKind::ALL.iter().zip(&mut self.columns) {
             if column.is_present() && column.entries(*kind).len() < records * entry_bytes(*kind) {

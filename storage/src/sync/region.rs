@@ -185,6 +185,7 @@ impl Region {
         self.outcome(self.tail.trip(), HEADER)
     }
 
+    #[inline]
     fn outcome(&self, claim: TailClaim, bytes: u32) -> ClaimOutcome<'_> {
         if self.served_before {
             self.take_over(claim, bytes);
