@@ -540,7 +540,9 @@ fn a_dropped_server_frees_its_port() {
             Err(error @ BindError::InUse { .. }) => {
                 assert_eq!(
                     error.to_string(),
-                    format!("{address} is in use by another program")
+                    format!(
+                        "{address} is in use by another program: stop that, or choose another address"
+                    )
                 );
             }
             other => panic!("{other:?}"),

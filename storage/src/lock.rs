@@ -197,14 +197,14 @@ impl fmt::Display for LockError {
             } => {
                 write!(
                     f,
-                    "data folder {} is in use by process {pid}",
+                    "data folder {} is in use by process {pid}: stop that, or choose another folder",
                     path.display()
                 )
             }
             Self::InUse { path, pid: None } => {
                 write!(
                     f,
-                    "data folder {} is in use by another process",
+                    "data folder {} is in use by another process: stop that, or choose another folder",
                     path.display()
                 )
             }
@@ -386,7 +386,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .ends_with(&format!("by process {}", std::process::id()))
+                .contains(&format!(" by process {}: ", std::process::id()))
         );
         drop(lock);
         FolderLock::acquire_within(root.path(), now()).unwrap();
