@@ -1,7 +1,7 @@
-//! Writes the table of `tools/compare-peers`: what its runs came to, a row a target.
+//! Writes the tables and plots of `tools/compare-peers`: what its runs came to, a row a target.
 //!
 //! ```text
-//! compared FOLDER      reads runs.jsonl and channels.json there, writes peers.md and peers.json
+//! compared FOLDER      reads runs.jsonl and channels.json there, writes peers.md, peers.json and plots/
 //! ```
 #![allow(
     clippy::indexing_slicing,
@@ -15,6 +15,7 @@ use std::fs;
 use std::path::Path;
 
 use millstream_benches::load::{Outcome, Run};
+use millstream_benches::report::{Bar, Plot, plots};
 use serde::{Deserialize, Serialize};
 
 /// A line of `runs.jsonl`.
@@ -71,11 +72,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     rates(&targets, &mut text)?;
     latencies(&targets, &mut text)?;
     ratios(&targets, &mut text)?;
+    let drawn = folder.join("plots");
+    fs::create_dir_all(&drawn)?;
+    draw(&targets, &drawn)?;
     if let Ok(channels) = fs::read_to_string(folder.join("channels.json")) {
-        in_process(
-            &serde_json::from_str::<Vec<Contender>>(&channels)?,
-            &mut text,
-        )?;
+        let contenders: Vec<Contender> = serde_json::from_str(&channels)?;
+        in_process(&contenders, &mut text)?;
+        draw_in_process(&contenders, &drawn)?;
     }
     fs::write(folder.join("peers.md"), text)?;
     fs::write(
@@ -236,6 +239,63 @@ fn latencies(targets: &[Target], text: &mut String) -> Result<(), Box<dyn Error>
         writeln!(text)?;
     }
     writeln!(text)?;
+    Ok(())
+}
+
+/// Writes a plot of each row: of rates, bars; of deliveries, latencies by percentile. What was not whole, or did
+/// not keep the rate, is in none.
+fn draw(targets: &[Target], folder: &Path) -> Result<(), Box<dyn Error>> {
+    let rates = RATES.map(|row| (row, "rates"));
+    let latencies = LATENCIES.map(|row| (row, "latencies"));
+    for ((row, column), kind) in rates.into_iter().chain(latencies) {
+        let outcomes = targets.iter().filter_map(|target| {
+            let outcome = target.rows.get(row)?;
+            let kept = outcome.spread(|run| run.messages_per_s).0;
+            let it = &outcome.target;
+            let name = format!("{} {}, {}", target.name, it.version, it.durability);
+            let shown = outcome.is_whole() && kept >= 0.98 * outcome.parameters.rate as f64;
+            shown.then_some((name, outcome))
+        });
+        let outcomes: Vec<_> = outcomes.collect();
+        let title = match kind {
+            "rates" => format!("{column}, 100 B: messages a second, median, lowest and highest"),
+            _ => format!("Publish to delivery at {column}, µs by percentile, the middle run"),
+        };
+        for plot in plots(&outcomes) {
+            if plot.name() == kind {
+                fs::write(
+                    folder.join(format!("{row}.svg")),
+                    plot.titled(&title).file(),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn draw_in_process(contenders: &[Contender], folder: &Path) -> Result<(), Box<dyn Error>> {
+    let shapes = contenders.first().map(|first| first.hops.len());
+    for shape in 0..shapes.unwrap_or(0) {
+        let name = &contenders[0].hops[shape].0;
+        let bars = contenders.iter().filter_map(|it| {
+            let mut rates = it.hops.get(shape)?.1.clone();
+            rates.sort_by(f64::total_cmp);
+            Some(Bar {
+                name: format!("{} {}", it.name, it.version),
+                spread: (
+                    rates.get(rates.len() / 2).copied()?,
+                    rates[0],
+                    rates[rates.len() - 1],
+                ),
+            })
+        });
+        let title =
+            format!("In one process, {name}: messages a second, median, lowest and highest");
+        if let Some(plot) = Plot::of_bars("rates", &title, &bars.collect::<Vec<_>>()) {
+            let name = name.replace(' ', "");
+            fs::write(folder.join(format!("in-process-{name}.svg")), plot.file())?;
+        }
+    }
     Ok(())
 }
 

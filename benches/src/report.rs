@@ -9,6 +9,9 @@ use crate::compare::Ratio;
 use crate::load::{Outcome, Run};
 
 mod page;
+mod plot;
+
+pub use plot::{Bar, Plot, plots};
 
 /// Name of the file with the results.
 const RESULT: &str = "result.json";
@@ -160,7 +163,7 @@ fn count(number: f64) -> String {
 }
 
 /// Writes `outcomes` into `folder`, made when absent: `result.json`, `result.md`,
-/// `result.html`, and the latencies of each outcome's middle run as `N-SCENARIO.hgrm`. A result that is there
+/// `result.html`, each of its plots as `rates.svg`, `over-time.svg` and `latencies.svg`, and the latencies of each outcome's middle run as `N-SCENARIO.hgrm`. A result that is there
 /// is kept as `history/RFC-3339-time.json`.
 ///
 /// # Errors
@@ -186,7 +189,14 @@ pub fn write_results(folder: &Path, outcomes: &[Outcome]) -> io::Result<()> {
             fs::write(folder.join(name), &run.hgrm)?;
         }
     }
-    fs::write(folder.join("result.html"), page::page(outcomes))?;
+    let named = outcomes
+        .iter()
+        .map(|outcome| (plot::name_of(outcome), outcome));
+    let plots = plots(&named.collect::<Vec<_>>());
+    for plot in &plots {
+        fs::write(folder.join(format!("{}.svg", plot.name())), plot.file())?;
+    }
+    fs::write(folder.join("result.html"), page::page(outcomes, &plots))?;
     fs::write(folder.join("result.md"), markdown(outcomes))
 }
 
@@ -235,6 +245,17 @@ mod tests {
             "escaped"
         );
         assert_eq!(page.matches("<polyline").count(), 4, "two plots of two");
+        for name in ["rates.svg", "over-time.svg", "latencies.svg"] {
+            let plot = read(name);
+            assert!(
+                plot.starts_with("<svg xmlns=") && plot.contains("&lt;b&gt;"),
+                "{name}"
+            );
+            assert!(
+                !plot.contains("NaN") && !plot.contains("inf"),
+                "all is finite in {name}"
+            );
+        }
         assert!(
             !page.contains("NaN") && !page.contains("inf"),
             "all is finite"
