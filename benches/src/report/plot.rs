@@ -150,34 +150,24 @@ impl Plot {
 
     /// As a part of a page.
     pub(super) fn figure(&self) -> String {
-        let Self {
-            title,
-            width,
-            height,
-            drawn,
-            ..
-        } = self;
+        let (width, height) = (self.width, self.height);
         format!(
-            "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\">{drawn}</svg></figure>\n",
-            escape(title)
+            "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\">{}</svg></figure>\n",
+            escape(&self.title),
+            self.drawn
         )
     }
 
     /// As a file that needs nothing else.
     #[must_use]
     pub fn file(&self) -> String {
-        let Self {
-            title,
-            width,
-            height,
-            drawn,
-            ..
-        } = self;
+        let (width, height) = (self.width, self.height);
         let whole = height + TITLE_HEIGHT;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 -{TITLE_HEIGHT} {width} {whole}\" width=\"{width}\" height=\"{whole}\" font-family=\"system-ui,sans-serif\" fill=\"#222\">\
-             <rect y=\"-{TITLE_HEIGHT}\" width=\"{width}\" height=\"{whole}\" fill=\"#fff\"/><text x=\"2\" y=\"-10\" font-size=\"14\">{}</text>{drawn}</svg>\n",
-            escape(title)
+             <rect y=\"-{TITLE_HEIGHT}\" width=\"{width}\" height=\"{whole}\" fill=\"#fff\"/><text x=\"2\" y=\"-10\" font-size=\"14\">{}</text>{}</svg>\n",
+            escape(&self.title),
+            self.drawn
         )
     }
 
