@@ -281,7 +281,12 @@ fn draw_in_process(contenders: &[Contender], folder: &Path) -> Result<(), Box<dy
             let mut rates = it.hops.get(shape)?.1.clone();
             rates.sort_by(f64::total_cmp);
             Some(Bar {
-                name: format!("{} {}", it.name, it.version),
+                name: format!(
+                    "{} {}, {}",
+                    it.name,
+                    it.version,
+                    it.keeps.split([',', ';']).next().unwrap_or_default()
+                ),
                 spread: (
                     rates.get(rates.len() / 2).copied()?,
                     rates[0],

@@ -163,8 +163,8 @@ fn count(number: f64) -> String {
 }
 
 /// Writes `outcomes` into `folder`, made when absent: `result.json`, `result.md`,
-/// `result.html`, each of its plots as `rates.svg`, `over-time.svg` and `latencies.svg`, and the latencies of each outcome's middle run as `N-SCENARIO.hgrm`. A result that is there
-/// is kept as `history/RFC-3339-time.json`.
+/// `result.html`, each of its plots as `rates.svg`, `over-time.svg` and `latencies.svg`, and the latencies of each
+/// outcome's middle run as `N-SCENARIO.hgrm`. A result that is there is kept as `history/RFC-3339-time.json`.
 ///
 /// # Errors
 ///
@@ -224,6 +224,7 @@ mod tests {
             scenario: "pub".to_owned(),
             target: Target {
                 name: "<b>".to_owned(),
+                durability: "stored".to_owned(),
                 ..Target::default()
             },
             parameters: Parameters::default(),
@@ -248,7 +249,7 @@ mod tests {
         for name in ["rates.svg", "over-time.svg", "latencies.svg"] {
             let plot = read(name);
             assert!(
-                plot.starts_with("<svg xmlns=") && plot.contains("&lt;b&gt;"),
+                plot.starts_with("<svg xmlns=") && plot.contains("&lt;b&gt; stored"),
                 "{name}"
             );
             assert!(

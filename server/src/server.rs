@@ -170,7 +170,10 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NowhereToListen => f.write_str("no address to listen at was given"),
-            Self::InUse { place } => write!(f, "{place} is in use by another program: stop that, or choose another address"),
+            Self::InUse { place } => write!(
+                f,
+                "{place} is in use by another program: stop that, or choose another address"
+            ),
             Self::Listen { place, error } => write!(f, "cannot listen at {place}: {error}"),
             Self::UringRefused { reason } => f.write_str(reason),
             Self::PollNeedsEpoll => f.write_str(

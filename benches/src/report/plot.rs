@@ -101,14 +101,14 @@ pub fn plots(outcomes: &[(String, &Outcome)]) -> Vec<Plot> {
         .collect()
 }
 
-/// Name of an outcome in a plot: its target, and how it differs from others of its scenario.
+/// Name of an outcome in a plot: its target with its durability, and how it differs from others of its scenario.
 pub(super) fn name_of(outcome: &Outcome) -> String {
-    let extra = &outcome.parameters.extra;
-    if extra.is_empty() {
-        format!("{}, {}", outcome.target.name, load_text(outcome))
-    } else {
-        format!("{}, {extra}", outcome.target.name)
-    }
+    let (target, extra) = (&outcome.target, &outcome.parameters.extra);
+    let load = match extra.is_empty() {
+        true => &load_text(outcome),
+        false => extra,
+    };
+    format!("{} {}, {load}", target.name, target.durability)
 }
 
 pub(super) fn escape(text: &str) -> String {
@@ -343,5 +343,28 @@ impl Scale {
             Self::Plain => count(at),
             Self::Percentiles => format!("{}", 100.0 - 100.0 / at),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_its_median_and_percentiles_are_marked_by_nines() {
+        let bar = |rate| Bar {
+            name: "one".to_owned(),
+            spread: (rate, rate, rate),
+        };
+        let bars = Plot::of_bars("rates", "two", &[bar(1e6), bar(2e6)]).unwrap();
+        let file = bars.file();
+        assert!(file.contains("width=\"210.0\"") && file.contains("width=\"420.0\""));
+        assert!(Plot::of_bars("rates", "none", &[]).is_none());
+        let labels = Scale::Percentiles.ticks(0.0, 3.2);
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|at| Scale::Percentiles.x_label(*at))
+            .collect();
+        assert_eq!(labels, ["0", "90", "99", "99.9"]);
     }
 }
